@@ -1,0 +1,45 @@
+# `make` alone lists what there is. `make demo` and `make test` do their own set-up.
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= torch==2.13.0
+EXTRAS ?= dev
+OUT    ?= out/demo
+BIN    := $(VENV)/bin
+
+# Wheels that pip is told to find (find-links) win; elsewhere uv picks the CPU or CUDA build of torch for this machine.
+FIND_LINKS    := $(shell $(PYTHON) -m pip config list 2>/dev/null | sed -n "s/.*find-links='\(.*\)'/\1/p" | head -1)
+TORCH_BACKEND ?= auto
+UV = $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)",UV_TORCH_BACKEND=$(TORCH_BACKEND)) \
+     $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
+
+.PHONY: help install demo test lint fix benchmarks clean
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed  ## Make .venv and install the package with its development tools
+
+$(VENV)/.installed: pyproject.toml Makefile
+	@test -x $(BIN)/uv || { echo "Making $(VENV) ..."; $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv; }
+	@echo "Installing anyphoto and its dependencies into $(VENV) (about 2 GB; a minute or two) ..."
+	@$(UV) "$(TORCH)" -e ".[$(EXTRAS)]"
+	@touch $@
+
+demo: install  ## Render the example layout with the embedded model and say where the picture lies
+	@$(BIN)/anyphoto layout preview examples/two_people.json -o $(OUT)/two_people_layout.png
+	@$(BIN)/anyphoto generate examples/two_people.json -o $(OUT)
+
+test: install  ## Run the tests
+	@$(BIN)/python -m pytest
+
+lint: install  ## ruff, mypy, and the import direction
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+fix: install  ## Let ruff mend what it can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+benchmarks: install  ## Measure, print a table, write docs/performance/
+	@$(BIN)/python -m benchmarks
+
+clean:  ## Remove .venv, caches and rendered pictures
+	rm -rf $(VENV) out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,38 @@
+"""What `anyphoto generate` can be told beside the layout."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Memory = Literal["auto", "full", "offload", "nf4", "fp8"]
+Attention = Literal["auto", "split", "masked"]
+
+
+class GenerateConfig(BaseModel):
+    """Where a layout is silent, the layout's own defaults hold; what is given here wins over the layout."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    model: str = Field(
+        "tiny-random",
+        min_length=1,
+        description="Base model: a name (tiny-random, flux-dev, flux-schnell), a hub id, or a diffusers folder.",
+    )
+    adapter: str | None = Field(None, description="AnyPhoto weights: a folder or a hub id. None: no trained identity.")
+    face_pack: str | None = Field(
+        None,
+        description="Face models: an insightface pack by name or folder. Default: the one the base model asks for.",
+    )
+    seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of the first picture; the k-th has seed + k.")
+    steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps.")
+    num_images: int | None = Field(None, ge=1, le=10_000, description="Pictures per layout.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="Number format of the weights. auto: bfloat16 on a GPU, float32 on a CPU."
+    )
+    memory: Memory = Field("auto", description="How to fit the model: full, offload, nf4, fp8; auto picks by free memory.")
+    attention: Attention = Field(
+        "auto", description="split: exact, without a mask; masked: the dense reference. auto: split on a GPU."
+    )

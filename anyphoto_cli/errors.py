@@ -1,0 +1,39 @@
+"""The two ways in which anyphoto says no, each one line that a user can act on."""
+
+from __future__ import annotations
+
+
+class AnyPhotoError(Exception):
+    """A refusal. Its text is one line: where, what, what to do.
+
+    file, field: where it is wrong, as the user knows it (`trip.json`, `faces[1].landmarks`); either may be "".
+    what: what is wrong. remedy: what to do about it, a sentence, or "".
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, file: object = "", field: str = "", remedy: str = "") -> None:
+        self.what, self.file, self.field, self.remedy = what, str(file), field, remedy
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        where = [part for part in (self.file, self.field) if part]
+        line = ": ".join([*where, self.what])
+        return f"{line}. {self.remedy}" if self.remedy else line
+
+    def at(self, *, file: object, field: str) -> AnyPhotoError:
+        """The same refusal, told from the file and field that led to it."""
+        what = f"{self.file}: {self.what}" if self.file else self.what
+        return type(self)(what, file=file, field=field, remedy=self.remedy)
+
+
+class InputError(AnyPhotoError):
+    """The input is wrong; nothing was done. Exit code 2."""
+
+    exit_code = 2
+
+
+class EnvironmentFault(AnyPhotoError):
+    """The machine lacks something: a package, a model, memory, disk. Exit code 1."""
+
+    exit_code = 1

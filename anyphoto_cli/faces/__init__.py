@@ -1,0 +1,1 @@
+"""Who: detectors, recognisers and norm-crops (paper 3.3, A.2)."""

@@ -1,0 +1,96 @@
+"""insightface's FaceAnalysis over any pack folder: boxes, five landmarks, scores, embeddings."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.files.commit import sha256_of
+from anyphoto_cli.types import Box, Embeddings, Face, Picture
+
+BATCH = 64
+
+
+class InsightFacePack:
+    """A detector (SCRFD or RetinaFace with landmarks) and an ArcFace recogniser, run by onnxruntime."""
+
+    detects = True
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        self.folder, self.name = folder, folder.name
+        self.providers = onnx_providers(device)
+        from insightface.app import FaceAnalysis
+
+        try:
+            # insightface prints what it loads; stdout belongs to our results.
+            with contextlib.redirect_stdout(io.StringIO()):
+                analysis = FaceAnalysis(
+                    name=str(folder), allowed_modules=["detection", "recognition"], providers=self.providers
+                )
+                # Given explicitly: from 1.0 on insightface's default runs two sizes and merges them.
+                analysis.prepare(ctx_id=0 if device.startswith("cuda") else -1, det_size=(640, 640))
+        except Exception as error:  # onnxruntime and insightface raise bare AssertionErrors and kinds of their own
+            raise InputError(
+                f"cannot be used as a face pack ({type(error).__name__}: {str(error)[:120]})", file=folder,
+                field="--face-pack", remedy="It needs a detector with 5 landmarks and a recogniser",
+            ) from error  # fmt: skip
+        if "recognition" not in analysis.models:
+            raise InputError("holds no recogniser", file=folder, field="--face-pack")
+        self._detector, self._recogniser = analysis.models["detection"], analysis.models["recognition"]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest of the recogniser's file."""
+        return sha256_of(self.recogniser_file)
+
+    @property
+    def recogniser_file(self) -> Path:
+        """The recogniser's ONNX file, for `recogniser_torch`."""
+        return Path(self._recogniser.model_file)
+
+    @property
+    def fixed_size(self) -> int | None:
+        """The one input side the detector was exported for, px, or None when any will do."""
+        size = getattr(self._detector, "static_input_size", None)
+        return int(size[0]) if size else None
+
+    def detect(self, pictures: Sequence[Picture], size: int = 640) -> list[list[Face]]:
+        """[H, W, 3] RGB each -> its faces, best first. A detector of fixed size ignores `size`."""
+        side = self.fixed_size or size
+        return [self._detect_one(picture, side) for picture in pictures]
+
+    def _detect_one(self, picture: Picture, side: int) -> list[Face]:
+        boxes, points = self._detector.detect(np.ascontiguousarray(picture[..., ::-1]), input_size=(side, side))
+        if points is None:
+            return []
+        faces = [
+            Face(Box(*map(float, box[:4])), landmarks.astype(np.float64), float(box[4]))
+            for box, landmarks in zip(boxes, points, strict=True)
+        ]
+        return sorted(faces, key=lambda face: -face.score)
+
+    def embed(self, crops: Picture) -> Embeddings:
+        """[n, 112, 112, 3] RGB norm-crops -> [n, 512], unit length. insightface runs one a call; this runs 64."""
+        batches = [crops[i : i + BATCH] for i in range(0, len(crops), BATCH)]
+        found = [self._recogniser.forward(batch.transpose(0, 3, 1, 2).astype(np.float32)) for batch in batches]
+        return unit_length(np.concatenate(found)) if found else np.zeros((0, 512), np.float32)
+
+
+def unit_length(vectors: np.ndarray) -> Embeddings:
+    """[n, d] -> the same directions, each of length 1."""
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def onnx_providers(device: str) -> list[str]:
+    """What onnxruntime is to use: CUDA first where it is both asked for and installed."""
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") and "CUDAExecutionProvider" in available else []
+    return [*wanted, "CPUExecutionProvider"]

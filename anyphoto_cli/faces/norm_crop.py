@@ -1,0 +1,48 @@
+"""Norm-crops: a face turned and scaled so that its landmarks meet the ArcFace template."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from anyphoto_cli.geometry import ARCFACE_SIZE, arcface_template, fit_similarity
+from anyphoto_cli.types import Patch, Picture, Points
+
+
+def norm_crop(picture: Picture, landmarks: Points, size: int = ARCFACE_SIZE) -> Picture:
+    """[H, W, 3] -> [size, size, 3]; size is a multiple of 112, px. Black beyond the picture.
+
+    The recogniser was trained on exactly this warp (bilinear, pixel centres at whole numbers, as cv2.warpAffine and
+    insightface do it), so it is not antialiased. Raises ValueError when the landmarks coincide.
+    """
+    return _warp(picture, fit_similarity(landmarks, arcface_template(size)).matrix, size)
+
+
+def face_patch(picture: Picture, landmarks: Points, size: int) -> Patch:
+    """[H, W, 3] -> [size, size, 4]: the norm-crop for the location canvas, transparent beyond the picture.
+
+    Antialiased when the face is larger than the patch. size: px, a multiple of 112. Source: A.3, "canonical size".
+    """
+    picture, landmarks = _shrink(picture, landmarks, fit_similarity(landmarks, arcface_template(size)).scale)
+    opaque = np.concatenate([picture, np.full((*picture.shape[:2], 1), 255, np.uint8)], -1)
+    return _warp(opaque, fit_similarity(landmarks, arcface_template(size)).matrix, size)
+
+
+def _shrink(picture: Picture, landmarks: Points, scale: float) -> tuple[Picture, Points]:
+    """Average down to twice the final size first: bilinear sampling alone skips pixels below scale 1/2."""
+    if scale >= 0.5:
+        return picture, landmarks
+    import cv2
+
+    height, width = picture.shape[:2]
+    small = cv2.resize(
+        picture, (max(1, round(width * 2 * scale)), max(1, round(height * 2 * scale))), interpolation=cv2.INTER_AREA
+    )
+    ratio = np.array([small.shape[1] / width, small.shape[0] / height])
+    return small, (landmarks + 0.5) * ratio - 0.5
+
+
+def _warp(picture: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    import cv2
+
+    warped: np.ndarray = cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=0)
+    return warped

@@ -1,0 +1,93 @@
+"""Face packs: folders of ONNX files, found by name or path, named and hashed, with their terms."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from anyphoto_cli.config.home import anyphoto_home
+from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.registry import find
+from anyphoto_cli.seams import FaceAnalyzer
+
+LICENCES = {
+    "insightface": "insightface packs (antelopev2, buffalo_l ...): non-commercial research only",
+    "tiny-random": "random numbers made on this machine: no terms, and it knows nobody",
+}
+TINY_RANDOM = "tiny-random"
+
+
+def open_faces(pack: str | Path, device: str = "cpu") -> FaceAnalyzer:
+    """The face models of a pack: a name (antelopev2, buffalo_l, tiny-random) or a folder.
+
+    device: "cuda" uses onnxruntime's CUDA provider where it is installed, else the CPU.
+    Raises InputError for a folder that is no pack, EnvironmentFault when a named pack cannot be had.
+    """
+    folder = find_pack(pack)
+    kind = "insightface" if has_detector(folder) else "recogniser-only"
+    opened: FaceAnalyzer = find("faces", kind)(folder, device)
+    return opened
+
+
+def find_pack(pack: str | Path) -> Path:
+    """The folder that holds a pack's ONNX files; a named insightface pack is downloaded when it is not there."""
+    text = str(pack)
+    if text == TINY_RANDOM:
+        from anyphoto_cli.faces.tiny_pack import build_tiny_pack
+
+        return build_tiny_pack(anyphoto_home() / "face-packs" / TINY_RANDOM)
+    if os.sep in text or text.startswith(".") or Path(text).is_dir():
+        return _folder_with_models(Path(text), "--face-pack")
+    installed = installed_pack(text)
+    return installed if installed is not None else _download(text)
+
+
+def installed_pack(name: str) -> Path | None:
+    """Where a named pack already lies on this machine (~/.insightface/models first), or None."""
+    for root in (Path("~/.insightface/models").expanduser(), anyphoto_home() / "face-packs"):
+        if any((root / name).rglob("*.onnx")):
+            return _folder_with_models(root / name, "--face-pack")
+    return None
+
+
+def _folder_with_models(folder: Path, field: str) -> Path:
+    """`folder`, or the one folder inside it that holds ONNX files (antelopev2's zip nests one; roots hold models/NAME)."""
+    if not folder.is_dir():
+        raise InputError("no such folder", file=folder, field=field)
+    if any(folder.glob("*.onnx")):
+        return folder
+    holding = sorted({file.parent for file in folder.rglob("*.onnx")})
+    if len(holding) == 1:
+        return holding[0]
+    if not holding:
+        remedy = "A pack holds a detector and a recogniser; download it anew if it was cut off"
+        raise InputError("holds no .onnx files", file=folder, field=field, remedy=remedy)
+    choices = ", ".join(str(path.relative_to(folder)) for path in holding[:6])
+    raise InputError("holds several packs", file=folder, field=field, remedy=f"Name one of: {choices}")
+
+
+def has_detector(folder: Path) -> bool:
+    """Whether one of the ONNX files is an SCRFD or RetinaFace detector (five outputs or more)."""
+    import onnx
+
+    for file in sorted(folder.glob("*.onnx")):
+        try:
+            if len(onnx.load(file, load_external_data=False).graph.output) >= 5:
+                return True
+        except Exception as error:  # protobuf raises its own kinds
+            raise InputError(f"is a broken ONNX file ({type(error).__name__})", file=file, field="--face-pack") from error
+    return False
+
+
+def _download(name: str) -> Path:
+    """insightface's own download into ~/.insightface/models; no hash is published for these files."""
+    from insightface.utils.storage import ensure_available
+
+    try:
+        folder = Path(ensure_available("models", name))
+    except Exception as error:  # requests, zipfile and insightface raise their own kinds
+        raise EnvironmentFault(
+            f"the face pack {name!r} is not on this machine and could not be downloaded ({type(error).__name__})",
+            remedy=f"Put its .onnx files into ~/.insightface/models/{name}, or give --face-pack DIR",
+        ) from error
+    return _folder_with_models(folder, "--face-pack")

@@ -1,0 +1,71 @@
+"""The face a reference picture stands for: retried at other sizes and with padding, the largest one wins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.seams import FaceAnalyzer
+from anyphoto_cli.types import Box, Face, Picture
+
+SIZES = (640, 320, 160)
+PADDINGS = (0.0, 0.5, 1.0)
+"""Shares of the longer side added on every edge: detectors miss faces that fill the picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceFace:
+    """The chosen face, in the picture's own px. choice: one sentence on how it was found, for the user."""
+
+    face: Face
+    choice: str
+
+
+def find_reference_face(analyzer: FaceAnalyzer, picture: Picture) -> ReferenceFace:
+    """The largest face of a reference picture.
+
+    picture: [H, W, 3] RGB. Tries the picture as it is first, then smaller detector inputs, then padding; the first
+    try that finds any face decides. Raises InputError when none does.
+    """
+    fixed = getattr(analyzer, "fixed_size", None)
+    for padding in PADDINGS:
+        for size in SIZES[:1] if fixed else SIZES:
+            if faces := _detect_padded(analyzer, picture, size, padding):
+                return _largest(faces, padding)
+    height, width = picture.shape[:2]
+    raise InputError(
+        f"no face was found in the reference ({width}x{height})",
+        remedy="Use a clear frontal photo, or give reference_landmarks",
+    )
+
+
+def _detect_padded(analyzer: FaceAnalyzer, picture: Picture, size: int, padding: float) -> list[Face]:
+    pad = round(max(picture.shape[:2]) * padding)
+    padded = np.pad(picture, ((pad, pad), (pad, pad), (0, 0)), constant_values=127) if pad else picture
+    found = analyzer.detect([padded], size)[0]
+    return [_shift(face, pad) for face in found if _inside(_shift(face, pad), picture)]
+
+
+def _shift(face: Face, pad: int) -> Face:
+    x0, y0, x1, y1 = face.box
+    return Face(Box(x0 - pad, y0 - pad, x1 - pad, y1 - pad), face.landmarks - pad, face.score)
+
+
+def _inside(face: Face, picture: Picture) -> bool:
+    """Whether the face's middle is in the picture itself, not in the padding."""
+    height, width = picture.shape[:2]
+    x, y = face.landmarks.mean(0)
+    return bool(0 <= x < width and 0 <= y < height)
+
+
+def _largest(faces: list[Face], padding: float) -> ReferenceFace:
+    face = max(faces, key=lambda face: face.box.area)
+    x0, y0, x1, y1 = (round(value) for value in face.box)
+    choice = f"face at {x0},{y0} - {x1},{y1}, score {face.score:.2f}"
+    if len(faces) > 1:
+        choice += f", the largest of {len(faces)}"
+    if padding:
+        choice += ", found after padding a tight crop"
+    return ReferenceFace(face, choice)

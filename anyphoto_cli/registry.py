@@ -1,0 +1,44 @@
+"""Names to objects: built-in ones here, others through entry points named `anyphoto.<seam>`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from anyphoto_cli.errors import InputError
+
+BUILT_IN: dict[str, dict[str, str]] = {
+    "bases": {
+        "tiny-random": "anyphoto_cli.model.bases:TINY_RANDOM",
+        "flux-dev": "anyphoto_cli.model.bases:FLUX_DEV",
+        "flux-schnell": "anyphoto_cli.model.bases:FLUX_SCHNELL",
+    },
+    # The pipeline class that a folder's model_index.json names -> ours.
+    "backbones": {
+        "FluxPipeline": "anyphoto_cli.model.pipeline:AnyPhotoPipeline",
+        "AnyPhotoPipeline": "anyphoto_cli.model.pipeline:AnyPhotoPipeline",
+    },
+    # What kind of face pack a folder holds -> the class that reads it.
+    "faces": {
+        "insightface": "anyphoto_cli.faces.insightface_pack:InsightFacePack",
+        "recogniser-only": "anyphoto_cli.faces.recogniser_only:RecogniserOnly",
+    },
+}
+DEFAULT_BASE = "tiny-random"
+
+
+def names(seam: str) -> list[str]:
+    """Every name known for a seam, built-in ones first."""
+    plugged = [point.name for point in entry_points(group=f"anyphoto.{seam}")]
+    return list(dict.fromkeys([*BUILT_IN[seam], *plugged]))
+
+
+def find(seam: str, name: str) -> Any:
+    """The object behind a name. Raises InputError, listing the names there are."""
+    if name in BUILT_IN[seam]:
+        module, _, attribute = BUILT_IN[seam][name].partition(":")
+        return getattr(import_module(module), attribute)
+    for point in entry_points(group=f"anyphoto.{seam}", name=name):
+        return point.load()
+    raise InputError(f"{name!r} is not a known name", field=seam, remedy=f"Known: {', '.join(names(seam))}")

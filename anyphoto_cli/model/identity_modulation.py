@@ -1,0 +1,62 @@
+"""Identity-adaptive modulation: each identity's tokens get a modulation of their own. Source: paper 3.3, Eq. 15-18; A.1.
+
+Rows, not tokens: y and y + Δ_1 .. y + Δ_N go through each modulation layer once, and what comes out is spread over the
+tokens it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anyphoto_cli.model.location_lora import split_lora
+
+
+class IdentityProjector(nn.Module):
+    """Δ_i = MLP(e_i): Linear, GELU, Linear. [N, 512] -> [N, dim]. Source: Eq. 16, A.1.
+
+    The last layer starts at zero, so that training starts from the base model. Weights stay float32.
+    """
+
+    def __init__(self, embedding: int, hidden: int, dim: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(embedding, hidden), nn.Linear(hidden, dim)
+        nn.init.zeros_(self.fc2.weight)
+        nn.init.zeros_(self.fc2.bias)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """embeddings: [N, 512], unit length, or zero for a dropped identity."""
+        return cast(Tensor, self.fc2(F.gelu(self.fc1(embeddings.to(self.fc1.weight.dtype)))))
+
+
+def identity_rows(y: Tensor, y_identity: Tensor, delta: Tensor | None, counts: Sequence[int]) -> Tensor:
+    """[y_1 .. y_B | y'_1,1 .. y'_B,N], y' = y + Δ. Source: Eq. 17.
+
+    y: [B, dim] of the noise tokens. y_identity: [B, dim], the same unless identity_time is "zero". delta: [ΣN, dim],
+    None for an untrained model. counts: identities of each sample. Returns [B + ΣN, dim].
+    """
+    if not sum(counts):
+        return y
+    own = spread(y_identity, counts)
+    return torch.cat([y, own if delta is None else own + delta.to(own.dtype)])
+
+
+def modulation_rows(linear: nn.Module, rows: Tensor, chunks: int, identities: int) -> tuple[Tensor, ...]:
+    """(γ, β, α ..) = Mod(y'): the modulation layer once per row, LoRA on the identity rows alone. Source: Eq. 18.
+
+    linear: `norm.linear` of a block, [dim -> chunks * dim]. rows: [B + ΣN, dim]. Returns `chunks` x [B + ΣN, dim].
+    """
+    return split_lora(linear, F.silu(rows), tail=identities).chunk(chunks, dim=-1)
+
+
+def spread(rows: Tensor, lengths: Sequence[int]) -> Tensor:
+    """[R, dim] -> [sum(lengths), dim]: row r repeated lengths[r] times.
+
+    Built of views and one concatenation: its backward is a plain sum, where an index would need atomics.
+    """
+    parts = [row.expand(n, -1) for row, n in zip(rows.split(1), lengths, strict=True)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,0 +1,113 @@
+"""Identity-isolated attention: identities never look at each other. Source: paper 3.4, Eq. 19.
+
+Tokens stand in the order [T | X | E_1 .. E_N]. T and X are global: they attend to everything.
+E_i attends to the global tokens and to itself, never to E_j.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from anyphoto_cli.model.token_pruning import Spans
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Eq. 19 as written, one dense mask: the reference for every faster form, and the faster one on a CPU.
+
+    q, k, v: [batch, heads, |T|+|X|+sum(lengths), head_dim], RoPE applied. Returns the shape of q.
+    """
+    if len(lengths) <= 1:
+        return F.scaled_dot_product_attention(q, k, v)  # one identity has nobody to be kept from
+    n_global = q.shape[-2] - sum(lengths)
+    owner = torch.tensor([0] * n_global + [i for i, n in enumerate(lengths, 1) for _ in range(n)], device=q.device)
+    i, j = owner[:, None], owner[None, :]
+    allowed = (i == 0) | (j == 0) | (i == j)  # M_ij = 0 where True, -inf elsewhere
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+
+
+def split_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The same without a mask, so that flash kernels apply: 1 + N dense calls.
+
+    q, k, v: as in `masked_attention`. lengths: ints, no device sync.
+    """
+    if len(lengths) <= 1:
+        return F.scaled_dot_product_attention(q, k, v)
+    n_global = q.shape[-2] - sum(lengths)
+    q_global, *q_own = q.split([n_global, *lengths], -2)
+    k_global, *k_own = k.split([n_global, *lengths], -2)
+    v_global, *v_own = v.split([n_global, *lengths], -2)
+    out = [F.scaled_dot_product_attention(q_global, k, v)]
+    for q_i, k_i, v_i in zip(q_own, k_own, v_own, strict=True):
+        keys, values = torch.cat([k_global, k_i], -2), torch.cat([v_global, v_i], -2)
+        out.append(F.scaled_dot_product_attention(q_i, keys, values))
+    return torch.cat(out, -2)
+
+
+KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]] = {
+    "masked": masked_attention,
+    "split": split_attention,
+}
+
+
+def choose_kernel(name: str, device: torch.device) -> str:
+    """"auto" resolved: split on CUDA, where a mask costs the flash kernels; the dense mask elsewhere, measured faster."""
+    if name == "auto":
+        return "split" if device.type == "cuda" else "masked"
+    if name not in KERNELS:
+        raise ValueError(f"attention must be one of auto, {', '.join(KERNELS)}; got {name!r}")
+    return name
+
+
+def isolated_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
+    """Eq. 19 over the flat joint stream of a batch, whose samples may have different faces.
+
+    q, k, v: [S, heads, head_dim], S = B|T| + B|X| + ΣL. Returns [S, heads, head_dim].
+    """
+    kernel = KERNELS[spans.attention]
+    groups = zip(_samples(q, spans), _samples(k, spans), _samples(v, spans), _group_lengths(spans), strict=True)
+    return _flat([_swap(kernel(*map(_swap, qkv), lengths)) for *qkv, lengths in groups], spans)
+
+
+def noise_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
+    """The rows of `isolated_attention` that belong to noise tokens; they may see everything, so no mask at all.
+
+    q: [B|X|, heads, head_dim] noise queries. k, v: [S, heads, head_dim]. Returns the shape of q.
+    """
+    queries = q.unflatten(0, (spans.batch, spans.noise))
+    queries = [queries] if spans.rectangular else list(queries.split(1))
+    pairs = zip(queries, _samples(k, spans), _samples(v, spans), strict=True)
+    out = [_swap(F.scaled_dot_product_attention(*map(_swap, qkv))) for qkv in pairs]
+    return torch.cat(out).flatten(0, 1)
+
+
+def _group_lengths(spans: Spans) -> Sequence[tuple[int, ...]]:
+    return spans.lengths[:1] if spans.rectangular else spans.lengths
+
+
+def _samples(x: Tensor, spans: Spans) -> list[Tensor]:
+    """The flat joint stream -> [b, S_b, heads, head_dim], one entry for equal samples, else one a sample."""
+    if spans.batch == 1:
+        return [x[None]]
+    b, lengths = spans.batch, [sum(sample) for sample in spans.lengths]
+    text, noise, located = x.split([b * spans.text, b * spans.noise, sum(lengths)])
+    text, noise = text.unflatten(0, (b, spans.text)), noise.unflatten(0, (b, spans.noise))
+    if spans.rectangular:
+        return [torch.cat([text, noise, located.unflatten(0, (b, lengths[0]))], 1)]
+    return [torch.cat(parts)[None] for parts in zip(text, noise, located.split(lengths), strict=True)]
+
+
+def _flat(samples: list[Tensor], spans: Spans) -> Tensor:
+    """The way back."""
+    if spans.batch == 1:
+        return samples[0][0]
+    cut = [[*s.split([spans.text, spans.noise, s.shape[1] - spans.text - spans.noise], 1)] for s in samples]
+    return torch.cat([part.flatten(0, 1) for kind in zip(*cut, strict=True) for part in kind])
+
+
+def _swap(x: Tensor) -> Tensor:
+    """[b, S, heads, head_dim] <-> [b, heads, S, head_dim]."""
+    return x.transpose(1, 2)

@@ -1,0 +1,85 @@
+"""LoRA on location tokens only. Source: paper A.1.
+
+The modules are peft's own, so that saving, loading and quantised base layers work as everywhere; only the call is ours:
+the base layer sees all tokens once, the adapter sees the tail. Other adapters (a style LoRA) act on all tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anyphoto_cli.config.method import MethodConfig
+
+ADAPTER = "anyphoto"
+
+_DOUBLE = r"transformer_blocks\.\d+\.(norm1\.linear|attn\.to_[qkv]|attn\.to_out\.0|ff\.net\.2)"
+_SINGLE = r"single_transformer_blocks\.\d+\.(norm\.linear|proj_mlp|proj_out|attn\.to_[qkv])"
+_FEED_FORWARD_IN = r"transformer_blocks\.\d+\.ff\.net\.0\.proj"
+
+
+def split_lora(layer: nn.Module, x: Tensor, tail: int) -> Tensor:
+    """layer(x), with the AnyPhoto adapter on the last `tail` rows alone.
+
+    layer: a linear layer, adapted by peft or not. x: [S, d_in]. Returns [S, d_out].
+    Literal twin: the layer with and without its adapter, each on its own rows (tests/model/test_location_lora.py).
+    """
+    if not isinstance(layer, LoraLayer):
+        return cast(Tensor, layer(x))
+    if layer.merged:
+        raise ValueError("an AnyPhoto model cannot run with merged LoRA weights: they would act on every token")
+    out = cast(Tensor, layer.base_layer(x))
+    if layer.disable_adapters:
+        return out
+    for name in layer.active_adapters:
+        if name != ADAPTER and name in layer.lora_A:
+            out = out + _delta(layer, name, x)
+    if not tail or ADAPTER not in layer.lora_A:
+        return out
+    # A slice would keep all of x alive for the backward pass; the adapter needs only its own rows.
+    own = x[-tail:].clone() if torch.is_grad_enabled() else x[-tail:]
+    delta = _delta(layer, ADAPTER, own)
+    if torch.is_grad_enabled():
+        return torch.cat([out[:-tail], out[-tail:] + delta])
+    out[-tail:] += delta
+    return out
+
+
+def _delta(layer: LoraLayer, name: str, x: Tensor) -> Tensor:
+    """B A x · alpha / r, in x's number format: masters stay float32, products do not."""
+    x = layer.lora_dropout[name](x)
+    down = F.linear(x, layer.lora_A[name].weight.to(x.dtype))
+    return F.linear(down, layer.lora_B[name].weight.to(x.dtype)) * layer.scaling[name]
+
+
+def location_lora_config(method: MethodConfig, single_blocks: int) -> LoraConfig:
+    """peft's config for the modules of A.1, without the three whose output nobody reads.
+
+    Of location tokens the last single block is asked for keys and values alone: LoRA on its query, MLP and output
+    would never get a gradient. single_blocks: their number, 38 in FLUX.1.
+    """
+    wanted = [r"x_embedder", _DOUBLE, _SINGLE, *([_FEED_FORWARD_IN] if method.lora_feed_forward_in else [])]
+    return LoraConfig(
+        r=method.lora_rank,
+        lora_alpha=method.alpha,
+        init_lora_weights="gaussian",
+        target_modules="|".join(wanted),
+        exclude_modules=rf"single_transformer_blocks\.{single_blocks - 1}\.(attn\.to_q|proj_mlp|proj_out)",
+    )
+
+
+def add_location_lora(transformer: Any, method: MethodConfig) -> None:
+    """Put a fresh adapter into a transformer: A gaussian, B zero, float32 masters whatever the base's number format."""
+    transformer.add_adapter(location_lora_config(method, len(transformer.single_transformer_blocks)), ADAPTER)
+    for parameter in lora_parameters(transformer).values():
+        parameter.data = parameter.data.float()
+
+
+def lora_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's own parameters by name."""
+    return {name: p for name, p in transformer.named_parameters() if f".{ADAPTER}.weight" in name}

@@ -1,0 +1,129 @@
+"""Fitting a model: what each way of loading needs, which one is taken, and how the pipeline is opened in it.
+
+The figures of FLUX.1 follow from its parameter counts (bfloat16: 23.8 GB transformer, 9.5 GB T5, 0.4 GB the rest) plus
+working memory at 1024x1024; they are computed, not measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anyphoto_cli.errors import EnvironmentFault, InputError
+
+FLUX_NEEDS_GB = {"full": 37.0, "offload": 27.0, "fp8": 19.0, "nf4": 11.0}
+"""Peak memory on the device by mode, FLUX.1 at 1024x1024, batch 1. Best quality first."""
+
+EXPLAINED = {
+    "full": "everything stays on the device",
+    "offload": "models come to the device one after another; the rest waits in main memory",
+    "fp8": "transformer weights in 8-bit floats (norms and modulation in bfloat16), with offload",
+    "nf4": "transformer and T5 in 4-bit NF4 (bitsandbytes), with offload",
+}
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """mode: full, offload, fp8 or nf4. reason: one sentence for the user."""
+
+    mode: str
+    reason: str
+
+
+def plan_memory(mode: str, device: torch.device, parameters: float) -> MemoryPlan:
+    """Resolve "auto" for a device. parameters: the base's weights, in units of FLUX.1's (1.0; a toy: near 0).
+
+    Raises InputError for offload on a CPU: there is nothing to offload from.
+    """
+    if device.type == "cpu" and mode == "offload":
+        raise InputError("offload needs a GPU", field="--memory", remedy="On a CPU use full")
+    if mode != "auto":
+        return MemoryPlan(mode, "as asked")
+    if device.type != "cuda":
+        return MemoryPlan("full", f"{device.type} has no other way" if device.type != "cpu" else "CPU")
+    free = torch.cuda.mem_get_info(device)[0] / 1e9
+    for name, need in FLUX_NEEDS_GB.items():
+        if need * max(parameters, 0.01) <= free:
+            return MemoryPlan(name, f"{free:.0f} GB free on the GPU, {name} needs about {need * parameters:.0f}")
+    return MemoryPlan("nf4", f"only {free:.0f} GB free on the GPU; the smallest way needs about {FLUX_NEEDS_GB['nf4']:.0f}")
+
+
+def pick_device(name: str) -> torch.device:
+    """"auto" resolved: cuda, mps, cpu. Raises InputError for a device this machine does not have."""
+    if name == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(kind)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"{name!r} is no device", field="--device", remedy="Known: auto, cpu, cuda, cuda:1, mps") from error
+    missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise InputError(f"this machine has no {name}", field="--device", remedy="See: anyphoto doctor")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """"auto" resolved: bfloat16 on a GPU, float32 on a CPU."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def open_pipeline(folder: Path, cls: Any, device: torch.device, dtype: torch.dtype, mode: str) -> Any:
+    """`cls.from_pretrained(folder)` in one of the memory modes, ready to call.
+
+    Raises EnvironmentFault when bitsandbytes is missing for nf4, or memory does not suffice; InputError for a folder
+    that cannot be opened.
+    """
+    options = {"quantization_config": _nf4(dtype)} if mode == "nf4" else {}
+    try:
+        pipeline = cls.from_pretrained(str(folder), dtype=dtype, local_files_only=True, **options)
+    except (OSError, ValueError, KeyError) as error:
+        line = str(error).strip().splitlines()[0][:200]
+        raise InputError(f"cannot be opened as a diffusers model ({line})", file=folder, field="--model") from error
+    if mode == "fp8":
+        pipeline.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+    place(pipeline, device, mode)
+    return pipeline
+
+
+def place(pipeline: Any, device: torch.device, mode: str) -> None:
+    """Move the pipeline, or set it to move its models one after another. Raises EnvironmentFault out of memory."""
+    try:
+        if mode == "full" or device.type == "cpu":
+            if mode != "nf4":
+                pipeline.to(device)
+        else:
+            pipeline.enable_model_cpu_offload(device=device)
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(mode) from error
+
+
+def out_of_memory(mode: str) -> EnvironmentFault:
+    """The one line for a full device, naming the next smaller mode."""
+    smaller = [name for name in FLUX_NEEDS_GB if FLUX_NEEDS_GB[name] < FLUX_NEEDS_GB.get(mode, 99)]
+    remedy = f"Try --memory {smaller[0]}" if smaller else "Make the picture smaller"
+    return EnvironmentFault(f"the device ran out of memory with --memory {mode}", remedy=remedy)
+
+
+def _nf4(dtype: torch.dtype) -> Any:
+    """diffusers' quantisation of transformer and T5. CLIP and VAE stay: they are small."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        remedy = 'Run: pip install "anyphoto[gpu]"'
+        raise EnvironmentFault("--memory nf4 needs bitsandbytes, which is not installed", remedy=remedy) from error
+    from diffusers.quantizers import PipelineQuantizationConfig
+
+    return PipelineQuantizationConfig(
+        quant_backend="bitsandbytes_4bit",
+        quant_kwargs={"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
+        components_to_quantize=["transformer", "text_encoder_2"],
+    )

@@ -1,0 +1,269 @@
+"""`AnyPhotoPipeline`: diffusers' FLUX pipeline with people in it. For diffusers users and for `anyphoto generate` alike.
+
+    pipe = AnyPhotoPipeline.from_pretrained("black-forest-labs/FLUX.1-dev", dtype=torch.bfloat16)
+    pipe.load_anyphoto("path/or/hub-id")
+    picture = pipe("two friends on a beach", faces=prepared_faces).images[0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift, retrieve_timesteps
+from diffusers.pipelines.flux.pipeline_output import FluxPipelineOutput
+from torch import Tensor
+
+from anyphoto_cli.config.method import MethodConfig
+from anyphoto_cli.model.adapter import AdapterCard, find_adapter, load_adapter
+from anyphoto_cli.model.token_pruning import LocationTokens, grid_ids, prune
+from anyphoto_cli.model.transformer import AnyPhotoTransformer
+from anyphoto_cli.model.vae import DOWN, decode, encode, to_pixels
+from anyphoto_cli.types import PreparedFace
+
+StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+
+
+class AnyPhotoPipeline(FluxPipeline):
+    """Several people at chosen places in one generated picture.
+
+    Opens any FLUX.1 folder (`from_pretrained`), or takes over a loaded pipeline (`from_pipe`), whose transformer it
+    re-types in place. Without `faces` it renders what FluxPipeline renders. `method`: the choices of the adapter.
+    """
+
+    def __init__(
+        self,
+        scheduler: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        text_encoder_2: Any,
+        tokenizer_2: Any,
+        transformer: Any,
+        image_encoder: Any = None,
+        feature_extractor: Any = None,
+    ) -> None:
+        # Spelt out, because from_pretrained and from_pipe read the components off this signature.
+        super().__init__(
+            scheduler, vae, text_encoder, tokenizer, text_encoder_2, tokenizer_2, transformer, image_encoder,
+            feature_extractor,
+        )  # fmt: skip
+        AnyPhotoTransformer.from_flux(self.transformer)
+        self.adapter: AdapterCard | None = None
+
+    @property
+    def method(self) -> MethodConfig:
+        """The method's open choices, as the adapter was trained with."""
+        return cast(MethodConfig, self.transformer.method)
+
+    def load_anyphoto(
+        self,
+        source: str | Path,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> AdapterCard:
+        """Load AnyPhoto weights from a folder or a hub id; returns their card.
+
+        Raises InputError when they are damaged or made for another base, EnvironmentFault when the hub fails.
+        """
+        if self.adapter is not None:
+            self.unload_anyphoto()
+        self.adapter = load_adapter(self.transformer, find_adapter(source, subfolder, revision, token))
+        return self.adapter
+
+    def unload_anyphoto(self) -> None:
+        """Take the adapter out again; other LoRAs stay."""
+        from anyphoto_cli.model.location_lora import ADAPTER
+
+        self.transformer.delete_adapters(ADAPTER)
+        self.transformer.id_projector, self.transformer.method, self.adapter = None, MethodConfig(), None
+
+    def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
+        """Refused while AnyPhoto weights are loaded: fused, they would act on every token."""
+        if self.adapter is not None:
+            raise ValueError("AnyPhoto weights act on location tokens only and cannot be fused; unload_anyphoto() first")
+        super().fuse_lora(*args, **kwargs)
+
+    @torch.no_grad()
+    def encode_faces(self, faces: Sequence[PreparedFace]) -> LocationTokens:
+        """Canvases through the VAE, all in one call, and pruned to location tokens; once per layout. Source: Eq. 13.
+
+        faces: at least one, canvases of one size. Raises ValueError when a face has no token.
+        """
+        device = self._execution_device
+        pixels = to_pixels([face.canvas for face in faces]).to(device)
+        latents = encode(self.vae, pixels, self.method.latent)
+        masks = torch.from_numpy(np.stack([face.tokens for face in faces]))
+        embeddings = torch.from_numpy(np.stack([face.embedding for face in faces])).float()
+        return prune(latents, masks, embeddings, self.method.rope_index)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        prompt_2: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        true_cfg_scale: float = 1.0,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 28,
+        sigmas: list[float] | None = None,
+        guidance_scale: float = 3.5,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        faces: Sequence[PreparedFace] | LocationTokens = (),
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        max_sequence_length: int | None = None,
+    ) -> FluxPipelineOutput | tuple[Any]:
+        """Render. Everything but `faces` means what it means in FluxPipeline.
+
+        faces: prepared for this width and height, or encoded already; the same people in every picture of the call.
+        max_sequence_length: T5 tokens; the adapter's own length when None. With true_cfg_scale > 1 and a negative
+        prompt, the negative branch sees the faces' places without their identity, as in training (15 % drop).
+        """
+        height, width = height or self.default_sample_size * DOWN, width or self.default_sample_size * DOWN
+        length = max_sequence_length or self.method.t5_length
+        self.check_inputs(
+            prompt,
+            prompt_2,
+            height,
+            width,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
+            pooled_prompt_embeds=pooled_prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+            callback_on_step_end_tensor_inputs=list(callback_on_step_end_tensor_inputs),
+            max_sequence_length=length,
+        )
+        self._guidance_scale, self._joint_attention_kwargs = guidance_scale, None
+        self._current_timestep, self._interrupt = None, False
+        device = self._execution_device
+        guided = true_cfg_scale > 1 and (negative_prompt is not None or negative_prompt_embeds is not None)
+
+        def encode_text(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+            return cast(
+                tuple[Tensor, Tensor, Tensor],
+                self.encode_prompt(*given[:2], device, num_images_per_prompt, *given[2:], max_sequence_length=length),
+            )
+
+        text = encode_text(prompt, prompt_2, prompt_embeds, pooled_prompt_embeds)
+        negative = (
+            encode_text(negative_prompt, None, negative_prompt_embeds, negative_pooled_prompt_embeds) if guided else None
+        )
+        located = self._locate(faces, height, width, device, text[0].dtype)
+        noise, img_ids = self.prepare_latents(
+            len(text[0]), self.transformer.config.in_channels // 4, height, width, text[0].dtype, device, generator,
+            latents,
+        )  # fmt: skip
+        timesteps = self._timesteps(num_inference_steps, sigmas, noise.shape[1], device)
+        guidance = (
+            torch.full((len(noise),), guidance_scale, device=device, dtype=torch.float32)
+            if self.transformer.config.guidance_embeds
+            else None
+        )
+
+        def velocity(t: Tensor, text: tuple[Tensor, Tensor, Tensor], face: LocationTokens | None) -> Tensor:
+            # The number format of t is diffusers' own: rounded as the latents are, so that no faces = FluxPipeline.
+            return cast(
+                Tensor,
+                self.transformer(
+                    hidden_states=noise,
+                    timestep=t.expand(len(noise)).to(noise.dtype) / 1000,
+                    guidance=guidance,
+                    pooled_projections=text[1],
+                    encoder_hidden_states=text[0],
+                    txt_ids=text[2],
+                    img_ids=img_ids,
+                    faces=[face] * len(noise) if face is not None else (),
+                    return_dict=False,
+                )[0],
+            )
+
+        with self.progress_bar(total=len(timesteps)) as progress:
+            for i, t in enumerate(timesteps):
+                if self.interrupt:
+                    continue
+                self._current_timestep = t
+                with self.transformer.cache_context("cond"):
+                    v = velocity(t, text, located)
+                if negative is not None:
+                    with self.transformer.cache_context("uncond"):
+                        v_negative = velocity(t, negative, located.dropped() if located is not None else None)
+                    v = v_negative + true_cfg_scale * (v - v_negative)
+                noise = self.scheduler.step(v, t, noise, return_dict=False)[0]
+                if callback_on_step_end is not None:
+                    state = {"latents": noise, "prompt_embeds": text[0]}
+                    wanted = {name: state[name] for name in callback_on_step_end_tensor_inputs}
+                    changed = callback_on_step_end(self, i, t, wanted)
+                    noise = changed.pop("latents", noise)
+                    text = (changed.pop("prompt_embeds", text[0]), *text[1:])
+                progress.update()
+        self._current_timestep = None
+
+        images = noise if output_type == "latent" else self._decode(noise, height, width, output_type)
+        self.maybe_free_model_hooks()
+        return FluxPipelineOutput(images=images) if return_dict else (images,)
+
+    def _locate(
+        self,
+        faces: Sequence[PreparedFace] | LocationTokens,
+        height: int,
+        width: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> LocationTokens | None:
+        if isinstance(faces, LocationTokens):
+            return faces.to(device, dtype)
+        for face in faces:
+            if face.canvas.shape[:2] != (height, width):
+                raise ValueError(f"the canvas of {face.name} is not {width}x{height}")
+        return self.encode_faces(faces).to(device, dtype) if faces else None
+
+    def _timesteps(self, steps: int, sigmas: list[float] | None, tokens: int, device: torch.device) -> Tensor:
+        """FLUX's schedule; its shift follows the noise tokens alone, not the location tokens beside them."""
+        config = self.scheduler.config
+        mu = calculate_shift(
+            tokens,
+            config.get("base_image_seq_len", 256),
+            config.get("max_image_seq_len", 4096),
+            config.get("base_shift", 0.5),
+            config.get("max_shift", 1.15),
+        )
+        wanted = None if config.get("use_flow_sigmas") else np.linspace(1.0, 1 / steps, steps)
+        timesteps, _ = retrieve_timesteps(
+            self.scheduler, steps, device, sigmas=wanted if sigmas is None else sigmas, mu=mu
+        )
+        self._num_timesteps = len(timesteps)
+        self.scheduler.set_begin_index(0)
+        return cast(Tensor, timesteps)
+
+    def prepare_latents(
+        self, batch_size: int, num_channels_latents: int, height: int, width: int, dtype: Any, device: Any,
+        generator: Any, latents: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """As in FluxPipeline, with ids that stay float32: bfloat16 is exact only up to 256 tokens a side."""
+        noise, _ = super().prepare_latents(
+            batch_size, num_channels_latents, height, width, dtype, device, generator, latents
+        )
+        side = DOWN * 2
+        return noise, grid_ids(height // side, width // side).to(device)
+
+    def _decode(self, noise: Tensor, height: int, width: int, output_type: str) -> Any:
+        latents = self._unpack_latents(noise, height, width, self.vae_scale_factor)
+        return self.image_processor.postprocess(decode(self.vae, latents), output_type=output_type)
+
+

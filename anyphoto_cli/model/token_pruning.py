@@ -1,0 +1,122 @@
+"""Location-aligned token pruning: of each canvas only the tokens under the face are kept. Source: paper 3.2, Eq. 13-14.
+
+Latents and positions are indexed with the same mask, so a location token always sits where its pixels are. All
+location tokens share one leading RoPE index: noise (0, h, w), location (1, h, w), text (0, 0, 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LocationTokens:
+    """[E_1 | .. | E_N] of one picture, with who and where.
+
+    tokens: [L, 64] packed latents. ids: [L, 3] float32 RoPE ids (bfloat16 is exact only up to 256). lengths:
+    (n_1 .. n_N), each at least 1, summing to L. embeddings: [N, 512] unit length.
+    """
+
+    tokens: Tensor
+    ids: Tensor
+    lengths: tuple[int, ...]
+    embeddings: Tensor
+
+    def __post_init__(self) -> None:
+        if not self.lengths or min(self.lengths) < 1:
+            raise ValueError("every identity needs at least one location token")
+        if not sum(self.lengths) == len(self.tokens) == len(self.ids) or len(self.lengths) != len(self.embeddings):
+            raise ValueError("tokens, ids, lengths and embeddings disagree")
+
+    def dropped(self) -> LocationTokens:
+        """The condition with identity taken out: zeroed tokens and embeddings, places kept. Source: paper 4.1, 15 % drop."""
+        return replace(
+            self, tokens=torch.zeros_like(self.tokens), embeddings=torch.zeros_like(self.embeddings)
+        )
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> LocationTokens:
+        """On a device; tokens in `dtype`, ids and embeddings stay float32."""
+        return replace(
+            self,
+            tokens=self.tokens.to(device, dtype),
+            ids=self.ids.to(device),
+            embeddings=self.embeddings.to(device),
+        )
+
+
+def pack(latents: Tensor) -> Tensor:
+    """[n, 16, h, w] -> [n, h/2 * w/2, 64]: 2x2 latent pixels become one token, rows first, as FLUX packs its noise."""
+    n, channels, h, w = latents.shape
+    cells = latents.view(n, channels, h // 2, 2, w // 2, 2)
+    return cells.permute(0, 2, 4, 1, 3, 5).reshape(n, (h // 2) * (w // 2), channels * 4)
+
+
+def grid_ids(rows: int, columns: int, index: int = 0) -> Tensor:
+    """[rows * columns, 3] float32 RoPE ids (index, h, w), rows first."""
+    h, w = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack([torch.full_like(h, index), h, w], -1).reshape(-1, 3).float()
+
+
+def prune(latents: Tensor, masks: Tensor, embeddings: Tensor, rope_index: int = 1) -> LocationTokens:
+    """E_i = pack(Z_i)[M_i], positions alike.
+
+    latents: [N, 16, h, w] of the canvases. masks: [N, h/2, w/2] bool at token resolution. embeddings: [N, 512].
+    Raises ValueError when a mask is empty. Source: Eq. 13.
+    """
+    device = latents.device
+    ids = grid_ids(latents.shape[2] // 2, latents.shape[3] // 2, rope_index)
+    kept = [mask.reshape(-1).nonzero()[:, 0] for mask in masks.cpu()]
+    packed = pack(latents)
+    return LocationTokens(
+        tokens=torch.cat([z[keep.to(device)] for z, keep in zip(packed, kept, strict=True)]),
+        ids=torch.cat([ids[keep] for keep in kept]).to(device),
+        lengths=tuple(len(keep) for keep in kept),
+        embeddings=embeddings.to(device),
+    )
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Where everything lies in the flat streams of a batch; plain ints, so that nothing waits for the device.
+
+    The image stream is [X_1 .. X_B | E_1,1 .. E_B,N], the joint stream puts [T_1 .. T_B] before it (Eq. 14). Samples
+    may have different faces: location tokens are never padded. attention: "split" or "masked".
+    """
+
+    batch: int
+    text: int
+    noise: int
+    lengths: tuple[tuple[int, ...], ...]
+    attention: str = "split"
+
+    @classmethod
+    def of(cls, batch: int, text: int, noise: int, faces: Sequence[LocationTokens], attention: str) -> Spans:
+        """Spans of `batch` samples with `text` and `noise` tokens each; faces: one per sample, or none at all."""
+        if faces and len(faces) != batch:
+            raise ValueError(f"{batch} samples, but location tokens for {len(faces)}")
+        lengths = tuple(face.lengths for face in faces) or ((),) * batch
+        return cls(batch, text, noise, lengths, attention)
+
+    @property
+    def located(self) -> int:
+        """Location tokens of the whole batch: the tail that LoRA works on."""
+        return sum(sum(sample) for sample in self.lengths)
+
+    @property
+    def identities(self) -> int:
+        """Identities of the whole batch."""
+        return sum(len(sample) for sample in self.lengths)
+
+    @property
+    def flat_lengths(self) -> list[int]:
+        """n of each identity, sample after sample."""
+        return [n for sample in self.lengths for n in sample]
+
+    @property
+    def rectangular(self) -> bool:
+        """Whether all samples have the same location tokens: then one attention call serves the batch."""
+        return len(set(self.lengths)) == 1

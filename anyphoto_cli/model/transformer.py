@@ -1,0 +1,144 @@
+"""FLUX's transformer with location tokens: diffusers' class, its weights, its parameter names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+from diffusers.utils import apply_lora_scale
+from torch import Tensor
+
+from anyphoto_cli.config.method import MethodConfig
+from anyphoto_cli.model.blocks import AnyPhotoSingleTransformerBlock, AnyPhotoTransformerBlock
+from anyphoto_cli.model.identity_modulation import IdentityProjector, identity_rows
+from anyphoto_cli.model.isolated_attention import choose_kernel
+from anyphoto_cli.model.location_lora import add_location_lora, split_lora
+from anyphoto_cli.model.token_pruning import LocationTokens, Spans
+
+
+class AnyPhotoTransformer(FluxTransformer2DModel):
+    """A FLUX transformer that also takes location tokens.
+
+    Without faces it is stock FLUX, number for number. `from_pretrained` opens any FLUX.1 transformer folder;
+    `from_flux` re-types one that is loaded already, quantised or not. `method`: the choices its weights were trained
+    with. `id_projector`: Δ of Eq. 16, None until an adapter is added. `attention`: auto, split or masked.
+    """
+
+    _no_split_modules = ["AnyPhotoTransformerBlock", "AnyPhotoSingleTransformerBlock"]
+    _repeated_blocks = ["AnyPhotoTransformerBlock", "AnyPhotoSingleTransformerBlock"]
+
+    method: MethodConfig
+    attention: str
+    id_projector: IdentityProjector | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._become_anyphoto()
+
+    @classmethod
+    def from_flux(cls, transformer: FluxTransformer2DModel) -> AnyPhotoTransformer:
+        """Re-type a loaded transformer in place; its weights are not touched. Idempotent."""
+        if not isinstance(transformer, cls):
+            transformer.__class__ = cls
+            transformer._become_anyphoto()
+        return cast(AnyPhotoTransformer, transformer)
+
+    def _become_anyphoto(self) -> None:
+        for block in self.transformer_blocks:
+            block.__class__ = AnyPhotoTransformerBlock
+        for block in self.single_transformer_blocks:
+            block.__class__ = AnyPhotoSingleTransformerBlock
+        self.method, self.attention, self.id_projector = MethodConfig(), "auto", None
+
+    def add_anyphoto(self, method: MethodConfig, embedding: int = 512) -> None:
+        """Add a fresh, untrained adapter: LoRA with B = 0 and a projector with Δ = 0, both in float32.
+
+        embedding: width of the recogniser's vectors. Raises ValueError when there already is one.
+        """
+        if self.id_projector is not None:
+            raise ValueError("this transformer already has an AnyPhoto adapter")
+        add_location_lora(self, method)
+        self.id_projector = IdentityProjector(embedding, method.projector_hidden or self.inner_dim, self.inner_dim)
+        self.id_projector.to(self.device)
+        self.method = method
+
+    def fuse_qkv_projections(self) -> None:
+        """Refused: fused projections would bypass the adapter."""
+        raise NotImplementedError("AnyPhoto needs the separate query, key and value projections")
+
+    @apply_lora_scale("joint_attention_kwargs")
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        pooled_projections: Tensor,
+        timestep: Tensor,
+        img_ids: Tensor,
+        txt_ids: Tensor,
+        guidance: Tensor | None = None,
+        faces: Sequence[LocationTokens] = (),
+        joint_attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        """Velocity of the noise tokens.
+
+        hidden_states: [B, |X|, 64]. encoder_hidden_states: [B, |T|, 4096]. pooled_projections: [B, 768].
+        timestep: [B] in 0-1, its own number format is kept. img_ids: [|X|, 3], txt_ids: [|T|, 3]. guidance: [B].
+        faces: one `LocationTokens` a sample, or none. joint_attention_kwargs: only "scale", for LoRA.
+        Returns `sample` [B, |X|, 64].
+        """
+        if joint_attention_kwargs:
+            raise ValueError(f"not supported beside location tokens: {', '.join(joint_attention_kwargs)}")
+        batch, noise = hidden_states.shape[:2]
+        kernel = choose_kernel(self.attention, hidden_states.device)
+        spans = Spans.of(batch, encoder_hidden_states.shape[1], noise, faces, kernel)
+        y, rows = self._modulation_inputs(timestep, guidance, pooled_projections, faces, hidden_states.dtype)
+        rope = self.pos_embed(self._ids(txt_ids, img_ids, faces, batch))
+        image = torch.cat([hidden_states.flatten(0, 1), *(face.tokens.to(hidden_states.dtype) for face in faces)])
+        image = split_lora(self.x_embedder, image, spans.located)
+        text = self.context_embedder(encoder_hidden_states.flatten(0, 1))
+
+        for block in self.transformer_blocks:
+            text, image = self._run(block, image, text, rows, rope, spans)
+        joint, last = torch.cat([text, image]), len(self.single_transformer_blocks) - 1
+        for i, block in enumerate(self.single_transformer_blocks):
+            # Without faces nothing is left out, so that every number is stock FLUX's own.
+            joint = self._run(block, joint, rows, rope, spans, i == last and bool(faces))
+        read = joint if faces and last >= 0 else joint[batch * spans.text : batch * (spans.text + noise)]
+        sample = self.proj_out(self.norm_out(read[: batch * noise].unflatten(0, (batch, noise)), y))
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def _run(self, block: Any, *args: Any) -> Any:
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(block, *args)
+        return block(*args)
+
+    def _modulation_inputs(
+        self,
+        timestep: Tensor,
+        guidance: Tensor | None,
+        pooled: Tensor,
+        faces: Sequence[LocationTokens],
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        """y [B, dim] and the rows of Eq. 17 [B + ΣN, dim]."""
+
+        def embed(t: Tensor) -> Tensor:
+            times = [t * 1000] if guidance is None else [t * 1000, guidance.to(dtype) * 1000]
+            return cast(Tensor, self.time_text_embed(*times, pooled))
+
+        y = embed(timestep)
+        if not faces:
+            return y, y
+        y_identity = y if self.method.identity_time == "noise" else embed(torch.zeros_like(timestep))
+        embeddings = torch.cat([face.embeddings for face in faces])
+        delta = None if self.id_projector is None else self.id_projector(embeddings)
+        return y, identity_rows(y, y_identity, delta, [len(face.lengths) for face in faces])
+
+    @staticmethod
+    def _ids(txt_ids: Tensor, img_ids: Tensor, faces: Sequence[LocationTokens], batch: int) -> Tensor:
+        """[S, 3] float32 ids of the joint stream."""
+        return torch.cat([txt_ids.float().repeat(batch, 1), img_ids.float().repeat(batch, 1), *(f.ids for f in faces)])

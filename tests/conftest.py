@@ -1,0 +1,60 @@
+"""Fixtures. Numbers come from one thread: sums then have one order on every machine."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ["NO_COLOR"] = "1"
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _shared_testdata() -> Path | None:
+    named = os.environ.get("ANYPHOTO_TESTDATA")
+    candidates = [Path(named)] if named else [ROOT.parent / "shared" / "testdata", ROOT / "shared" / "testdata"]
+    return next((path for path in candidates if path.is_dir()), None)
+
+
+@pytest.fixture(scope="session")
+def testdata() -> Path:
+    """Real photos and small real weights, read in place; their licences keep them out of this repository."""
+    folder = _shared_testdata()
+    if folder is None:
+        pytest.skip("no shared test data: set ANYPHOTO_TESTDATA, or put it into ../shared/testdata")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(testdata: Path) -> Path:
+    """refs/<person>/*.jpg and groups/*.jpg."""
+    return testdata / "photos"
+
+
+@pytest.fixture(scope="session")
+def face_pack_folder(testdata: Path) -> Path:
+    return testdata / "models" / "insightface" / "models" / "mbf512_scrfd2.5g"
+
+
+@pytest.fixture(scope="session")
+def face_pack(face_pack_folder: Path):
+    from anyphoto_cli.faces.packs import open_faces
+
+    return open_faces(face_pack_folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def anyphoto_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny models are built once, in a folder of the test run's own."""
+    home = tmp_path_factory.mktemp("anyphoto_home")
+    os.environ["ANYPHOTO_HOME"] = str(home)
+    return home
+
+
+@pytest.fixture
+def examples() -> Path:
+    return ROOT / "examples"

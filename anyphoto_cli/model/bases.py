@@ -144,6 +144,11 @@ def revision_of(folder: Path) -> str:
     return folder_sha256(folder)
 
 
+def relative_size(folder: Path) -> float:
+    """Weights of the transformer on disk, in units of FLUX.1's 23.8 GB in bfloat16."""
+    return sum(file.stat().st_size for file in (folder / "transformer").glob("*.safetensors")) / 23.8e9
+
+
 def known_terms(base: Base, folder: Path) -> Base:
     """A local copy of FLUX.1-dev is recognised by what its transformer says, so that its terms are still shown."""
     if base.name in names("bases"):

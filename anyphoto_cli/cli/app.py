@@ -1,0 +1,73 @@
+"""`anyphoto`: every command's name and one-line help. A command's module is imported when it is called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+DOCS = "Documentation: docs/ beside the README, or https://github.com/anyphoto/anyphoto"
+COMMANDS = {
+    "generate": "Render pictures from layout files.",
+    "layout": "Check, preview and describe layout files.",
+    "doctor": "What this machine has, what is missing, and the command that mends it.",
+}
+
+
+class Deferred(TyperCommand):
+    """Stands in for a command until it is called, so that `--help` imports nothing heavy."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        module = import_module(f"anyphoto_cli.cli.{self.name}")
+        return typer.main.get_command(module.app).make_context(*args, **kwargs)
+
+
+class DeferredGroup(TyperGroup):
+    """The commands of `COMMANDS`, each deferred."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return Deferred(cmd_name, help=COMMANDS[cmd_name], callback=None) if cmd_name in COMMANDS else None
+
+
+app = typer.Typer(
+    cls=DeferredGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=f"Start with: anyphoto generate examples/two_people.json -o out   |   anyphoto doctor\n\n{DOCS}",
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from anyphoto_cli import __version__
+
+        typer.echo(f"anyphoto {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Several real people, from one reference face each, at chosen places in one generated picture."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a command line and exit: 0 done, 1 environment fault, 2 bad input, 3 done with skips, 130/143 signals."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    from anyphoto_cli.cli.exits import exit_code_of
+
+    sys.exit(exit_code_of(lambda: app(arguments, prog_name="anyphoto", standalone_mode=False), arguments))
+
+
+if __name__ == "__main__":
+    main()

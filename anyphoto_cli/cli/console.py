@@ -1,0 +1,95 @@
+"""What people see: results on stdout, everything else on stderr; plain under NO_COLOR, TERM=dumb and in pipes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from anyphoto_cli.cli.exits import one_line
+from anyphoto_cli.runtime.progress import Listener
+
+
+def result(line: str) -> None:
+    """One line of the result, to stdout; never wrapped, never taken for markup."""
+    print(one_line(line))
+
+
+def document(value: Any) -> None:
+    """The whole result as one JSON document, to stdout."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+class Terminal(Listener):
+    """Progress on stderr: a bar with ETA on a terminal, plain lines elsewhere; nothing but cautions when quiet."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._quiet = quiet
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._said: set[str] = set()
+
+    def notice(self, text: str) -> None:
+        """A dim line, once."""
+        if not self._quiet and text not in self._said:
+            self._said.add(text)
+            self._console.print(one_line(text), style="dim", markup=False)
+
+    def caution(self, text: str) -> None:
+        """A line that starts with Warning, also when quiet."""
+        self._console.print(f"Warning: {one_line(text)}", style="yellow", markup=False)
+
+    def stage(self, text: str) -> None:
+        """A dim line that ends in dots."""
+        self.notice(f"{text} ...")
+
+    def begin(self, pictures: int, steps: int) -> None:
+        """Show the bar."""
+        if self._quiet or not sys.stderr.isatty():
+            return
+        columns = (TextColumn("Rendering"), BarColumn(), MofNCompleteColumn(), TextColumn("steps,"), TimeElapsedColumn(),
+                   TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))  # fmt: skip
+        self._bar = Progress(*columns, console=self._console, transient=True)
+        self._task = self._bar.add_task("", total=steps)
+        self._bar.start()
+
+    def step(self) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+    def picture(self, path: Path, skipped: bool) -> None:
+        """Say which picture is there."""
+        if not self._quiet and not skipped:
+            self._console.print(f"Rendered {one_line(str(path))}", markup=False)
+        elif not self._quiet:
+            self._console.print(f"Finished before: {one_line(str(path))}", style="dim", markup=False)
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def hush_libraries(verbose: bool) -> None:
+    """diffusers, transformers and onnxruntime talk a lot; without -v only their errors are shown."""
+    if verbose:
+        return
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("diffusers", "transformers", "huggingface_hub", "peft", "accelerate", "insightface"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import os
+
+    for variable in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
+        os.environ.setdefault(variable, "error")
+    # Weight shards load in seconds; only downloads keep their bars.
+    os.environ.setdefault("TQDM_DISABLE", "0" if sys.stderr.isatty() else "1")

@@ -1,0 +1,58 @@
+"""How a run ends: one line for what went wrong, and the exit code that says so to scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from typer.exceptions import Abort, TyperException
+
+from anyphoto_cli.errors import AnyPhotoError
+from anyphoto_cli.runtime.signals import Terminated, terminate_as_exception
+
+INTERRUPTED, TERMINATED = 130, 143
+
+
+def exit_code_of(run: Callable[[], Any], arguments: Sequence[str]) -> int:
+    """Run a command line; print what ended it, as a line or (--json) as one document. No traceback for known faults."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names in other scripts must print under LC_ALL=C too
+            stream.reconfigure(errors="backslashreplace")
+    as_json = "--json" in arguments
+    try:
+        with terminate_as_exception():
+            code = run()
+    except AnyPhotoError as error:
+        return _fail(str(error), error.exit_code, as_json, error)
+    except TyperException as error:
+        if error.__class__.__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            return 2
+        return _fail(error.format_message(), 2, as_json, None)
+    except Abort:
+        return _fail("Aborted", INTERRUPTED, as_json, None)
+    except Terminated:
+        return _fail("Terminated. Finished pictures are kept; run the same command to go on", TERMINATED, as_json, None)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    if code == INTERRUPTED:
+        return _fail("Interrupted. Finished pictures are kept; run the same command to go on", code, as_json, None)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(line: str, code: int, as_json: bool, error: AnyPhotoError | None) -> int:
+    if as_json:
+        parts = {"file": error.file, "field": error.field} if error else {"file": "", "field": ""}
+        print(json.dumps({"error": {"code": code, "message": line, **parts}}))
+    else:
+        print(f"Error: {one_line(line)}", file=sys.stderr)
+    return code
+
+
+def one_line(text: str) -> str:
+    """Text from files and names, safe to print: control and direction characters are shown, not obeyed."""
+    unsafe = {"\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069"}
+    return "".join(c if (c.isprintable() or c == " ") and c not in unsafe else repr(c)[1:-1] for c in text)

@@ -1,0 +1,126 @@
+"""What is to be rendered: every layout read, checked and definite, every face found, before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from anyphoto_cli.config.generate import GenerateConfig
+from anyphoto_cli.config.method import MethodConfig
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.generate.conditions import Conditions, prepare_faces
+from anyphoto_cli.layout.check import check_layout
+from anyphoto_cli.layout.schema import Layout, load_layout
+from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.seams import Base, FaceAnalyzer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A layout with nothing left open (seed, steps, num_images), and its people."""
+
+    layout: Layout
+    conditions: Conditions
+
+    @property
+    def stem(self) -> str:
+        """First part of its pictures' names."""
+        return self.layout.file.stem if self.layout.file else "layout"
+
+    def seeds(self) -> range:
+        """One a picture: the k-th has seed + k, so that picture k never depends on how many there are."""
+        first = self.layout.seed or 0
+        return range(first, first + self.layout.num_images)
+
+
+class Refusals:
+    """Layouts left out under keep_going; without it the first refusal ends the run."""
+
+    def __init__(self, keep_going: bool) -> None:
+        self.lines: list[str] = []
+        self._keep_going = keep_going
+
+    def attempt(self, work: Callable[[], T]) -> T | None:
+        """The result of `work`, or None when it refused its input and the run is to go on."""
+        try:
+            return work()
+        except InputError as error:
+            if not self._keep_going:
+                raise
+            self.lines.append(str(error))
+            return None
+
+
+def read_layouts(
+    layouts: Sequence[Path | str], refs_root: Path | None, refusals: Refusals, listener: Listener
+) -> list[Layout]:
+    """Layouts in the order given, checked; folders stand for their *.json, sorted. Needs no torch: bad input is refused
+    in a second. Raises InputError unless refusals may go on.
+    """
+
+    def read(file: Path) -> Layout:
+        layout = load_layout(file, refs_root)
+        for caution in check_layout(layout).cautions:
+            listener.caution(f"{layout.shown_name}: {caution}")
+        return layout
+
+    read_or_refused = [refusals.attempt(partial(read, file)) for file in layout_files(layouts)]
+    return [layout for layout in read_or_refused if layout is not None]
+
+
+def prepare_jobs(
+    layouts: Sequence[Layout],
+    base: Base,
+    config: GenerateConfig,
+    analyzer: FaceAnalyzer,
+    method: MethodConfig,
+    refusals: Refusals,
+    listener: Listener,
+) -> list[Job]:
+    """Every value settled, every face found. Raises InputError unless refusals may go on."""
+
+    def prepare(layout: Layout) -> Job:
+        conditions = prepare_faces(layout, analyzer, method)
+        for choice in conditions.choices:
+            listener.notice(f"{layout.shown_name}: {choice}")
+        return Job(settle(layout, base, config), conditions)
+
+    jobs = [refusals.attempt(partial(prepare, layout)) for layout in layouts]
+    return [job for job in jobs if job is not None]
+
+
+def layout_files(layouts: Sequence[Path | str]) -> list[Path]:
+    """Files as they are, folders as their *.json. Raises InputError for an empty folder, or one name for two layouts."""
+    files: list[Path] = []
+    for path in map(Path, layouts):
+        found = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        if not found:
+            raise InputError("holds no .json files", file=path)
+        files += found
+    seen: dict[str, Path] = {}
+    for file in files:
+        if seen.setdefault(file.stem, file) is not file:
+            what = f"has the same name as {seen[file.stem]}, so their pictures would too"
+            raise InputError(what, file=file, remedy="Rename one, or render them into different folders")
+    return files
+
+
+def settle(layout: Layout, base: Base, config: GenerateConfig) -> Layout:
+    """The layout with every open value decided: the command line wins over the layout, the layout over the base."""
+
+    def first(*values: int | None) -> int:
+        return next(value for value in values if value is not None)
+
+    decided = {
+        "seed": first(config.seed, layout.seed, 0),
+        "steps": first(config.steps, layout.steps, base.steps),
+        "num_images": first(config.num_images, layout.num_images),
+    }
+    if decided["seed"] + decided["num_images"] > 2**63:
+        raise InputError("seed + num_images is too large", file=layout.shown_name, field="seed")
+    return layout.model_copy(update=decided)

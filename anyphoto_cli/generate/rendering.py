@@ -1,0 +1,232 @@
+"""`anyphoto generate`: layouts in, pictures out. What is finished already is kept; nothing is half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyphoto_cli import __version__
+from anyphoto_cli.config.generate import GenerateConfig
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.faces.packs import open_faces
+from anyphoto_cli.generate.conditions import prepare_faces
+from anyphoto_cli.generate.planning import Job, Refusals, prepare_jobs, read_layouts
+from anyphoto_cli.generate.png_metadata import FORMAT, read_record, write_png
+from anyphoto_cli.layout.schema import Layout, parse_layout
+from anyphoto_cli.runtime.progress import Listener
+
+if TYPE_CHECKING:
+    from anyphoto_cli.generate.weights import Weights
+    from anyphoto_cli.seams import FaceAnalyzer
+
+
+@dataclass(frozen=True)
+class RenderedPicture:
+    """One picture of a run. skipped: it was finished before."""
+
+    path: Path
+    layout: str
+    seed: int
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class RenderResult:
+    """pictures: in the order of the layouts. refused: one line for each layout left out under keep_going."""
+
+    pictures: tuple[RenderedPicture, ...]
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """One picture to make. record: what its PNG will say about it."""
+
+    job: Job
+    seed: int
+    path: Path
+    record: dict[str, Any]
+
+
+def render(
+    layouts: Sequence[Path | str],
+    out: Path | str,
+    config: GenerateConfig | None = None,
+    *,
+    refs_root: Path | None = None,
+    overwrite: bool = False,
+    keep_going: bool = False,
+    dry_run: bool = False,
+    listener: Listener | None = None,
+) -> RenderResult:
+    """Render layout files, or all *.json of a folder, into `out` as <layout>_seed<seed>.png; the k-th has seed + k.
+
+    Pictures that exist and were made from the same layout, references and weights are skipped; others of the same name
+    are refused unless `overwrite`. keep_going: refused layouts are reported and left out. dry_run: no model, no picture.
+    Raises InputError before a model is loaded, EnvironmentFault when a model or memory is lacking.
+    """
+    config, listener, out = config or GenerateConfig(), listener or Listener(), Path(out)
+    if out.exists() and not out.is_dir():
+        raise InputError("is not a folder", file=out, field="--out")
+    refusals = Refusals(keep_going)
+    read = read_layouts(layouts, refs_root, refusals, listener)
+    weights, analyzer = _find_models(config)
+    jobs = prepare_jobs(read, weights.base, config, analyzer, weights.method, refusals, listener)
+    for notice in weights.notices():
+        listener.notice(notice)
+    if dry_run:
+        planned = [RenderedPicture(_path(out, job, seed), job.layout.shown_name, seed) for job in jobs for seed in job.seeds()]
+        return RenderResult(tuple(planned), tuple(refusals.lines))
+    tasks = _tasks(jobs, out, weights, analyzer, listener)
+    todo = [task for task in tasks if not _finished(task, overwrite)]
+    done = {task.path for task in tasks} - {task.path for task in todo}
+    for task in tasks:
+        if task.path in done:
+            listener.picture(task.path, skipped=True)
+    _render_all(todo, weights, listener)
+    pictures = [RenderedPicture(t.path, t.job.layout.shown_name, t.seed, t.path in done) for t in tasks]
+    return RenderResult(tuple(pictures), tuple(refusals.lines))
+
+
+def render_again(
+    picture: Path,
+    out: Path | None = None,
+    config: GenerateConfig | None = None,
+    *,
+    refs_root: Path | None = None,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> tuple[RenderedPicture, bool]:
+    """Render the picture of a PNG's record once more, as <name>_again.png; returns it, and whether all pixels agree.
+
+    config: only what is set in it replaces what the record says. Raises InputError when a reference or the weights are
+    not those of the record.
+    """
+    listener, record = listener or Listener(), read_record(picture)
+    config = _recorded_config(record, config or GenerateConfig())
+    layout = _recorded_layout(record, picture, refs_root)
+    weights, analyzer = _find_models(config)
+    job = Job(layout, prepare_faces(layout, analyzer, weights.method))
+    path = (out or picture.parent) / f"{picture.stem}_again.png"
+    [task] = _tasks([job], path.parent, weights, analyzer, listener)
+    _refuse_changes(record, task.record, picture)
+    task = _Task(job, task.seed, path, record)
+    if not _finished(task, overwrite):
+        _render_all([task], weights, listener)
+    return RenderedPicture(path, layout.shown_name, task.seed), _same_pixels(picture, path)
+
+
+def _find_models(config: GenerateConfig) -> tuple[Weights, FaceAnalyzer]:
+    """torch starts here. Raises InputError where names are unknown or adapter and face pack do not belong together."""
+    from anyphoto_cli.generate.weights import find_weights
+
+    weights = find_weights(config)
+    analyzer = open_faces(config.face_pack or weights.face_pack, weights.face_device)
+    weights.check_face_pack(analyzer.name, analyzer.sha256)
+    return weights, analyzer
+
+
+def _path(out: Path, job: Job, seed: int) -> Path:
+    return out / f"{job.stem}_seed{seed}.png"
+
+
+def _tasks(jobs: Sequence[Job], out: Path, weights: Weights, analyzer: FaceAnalyzer, listener: Listener) -> list[_Task]:
+    if jobs:
+        listener.stage("Finding the model")
+        weights.locate()
+    return [
+        _Task(job, seed, _path(out, job, seed), _record(job, seed, out, weights, analyzer))
+        for job in jobs
+        for seed in job.seeds()
+    ]
+
+
+def _record(job: Job, seed: int, out: Path, weights: Weights, analyzer: FaceAnalyzer) -> dict[str, Any]:
+    layout = job.layout.model_dump(mode="json", exclude_none=True) | {"seed": seed, "num_images": 1}
+    identifying = {
+        "layout": layout,
+        "references": job.conditions.references,
+        "model": weights.model_record,
+        "adapter": weights.adapter_record,
+        "face_pack": {"name": analyzer.name, "sha256": analyzer.sha256},
+        "precision": weights.precision,
+    }
+    return {
+        "format": FORMAT,
+        **identifying,
+        "fingerprint": hashlib.sha256(json.dumps(identifying, sort_keys=True).encode()).hexdigest(),
+        # Relative, so that a folder can move as a whole and no home folder's name gets out.
+        "refs": os.path.relpath(job.layout.refs_root, out),
+        "layout_name": job.layout.shown_name,
+        "asked": weights.asked(),
+        "anyphoto_version": __version__,
+    }
+
+
+def _finished(task: _Task, overwrite: bool) -> bool:
+    """Whether the picture exists and is this very one. Raises InputError when another one has its name."""
+    if not task.path.exists() or overwrite:
+        return False
+    try:
+        fingerprint = read_record(task.path)["fingerprint"]
+    except (InputError, KeyError):
+        fingerprint = None
+    if fingerprint != task.record["fingerprint"]:
+        raise InputError(
+            "exists and was made from something else", file=task.path,
+            remedy="Choose another --out, or replace it with --overwrite",
+        )  # fmt: skip
+    return True
+
+
+def _render_all(tasks: Sequence[_Task], weights: Weights, listener: Listener) -> None:
+    """One model for all; text and faces are encoded once a layout; one picture a call, so none depends on the others."""
+    if not tasks:
+        return
+    from anyphoto_cli.generate.weights import open_weights
+
+    listener.stage("Loading the model")
+    renderer = open_weights(weights)
+    listener.begin(len(tasks), sum(renderer.calls(task.job.layout) for task in tasks))
+    try:
+        for i, task in enumerate(tasks):
+            if i == 0 or tasks[i - 1].job is not task.job:
+                renderer.encode(task.job.layout, task.job.conditions.faces)
+            write_png(renderer.picture(task.job.layout, task.seed, listener.step), task.path, task.record)
+            listener.picture(task.path, skipped=False)
+    finally:
+        listener.end()
+
+
+def _recorded_config(record: dict[str, Any], given: GenerateConfig) -> GenerateConfig:
+    return GenerateConfig.model_validate({**record["asked"], **given.model_dump(exclude_unset=True)})
+
+
+def _recorded_layout(record: dict[str, Any], picture: Path, refs_root: Path | None) -> Layout:
+    root = refs_root or (picture.parent / record["refs"])
+    if not root.is_dir():
+        what = f"the folder of its references, {record['refs']!r}, is not there"
+        raise InputError(what, file=picture, remedy="Name it with --refs-root")
+    return parse_layout(record["layout"], root / record["layout_name"], refs_root)
+
+
+def _refuse_changes(record: dict[str, Any], now: dict[str, Any], picture: Path) -> None:
+    """What made the picture must still be there, unchanged. Raises InputError naming what is not."""
+    for key, name in (("references", "references"), ("model", "model"), ("adapter", "adapter"), ("face_pack", "face pack"),
+                      ("precision", "precision")):  # fmt: skip
+        if record[key] != now[key]:
+            changed = [r for r in record[key] if record[key][r] != now[key].get(r)] if key == "references" else []
+            what = f"was made with other {name}: {', '.join(changed)}" if changed else f"was made with another {name}"
+            raise InputError(what, file=picture, remedy="The same picture needs the same files")
+
+
+def _same_pixels(a: Path, b: Path) -> bool:
+    from PIL import Image
+
+    with Image.open(a) as first, Image.open(b) as second:
+        return first.size == second.size and first.tobytes() == second.tobytes()

@@ -1,0 +1,188 @@
+"""The weights of a run: base, adapter, precision; found and named first, opened only when a picture is to be made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from anyphoto_cli.config.generate import GenerateConfig
+from anyphoto_cli.config.method import MethodConfig
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.layout.schema import Layout
+from anyphoto_cli.model import bases, memory
+from anyphoto_cli.model.adapter import AdapterCard, find_adapter, read_card
+from anyphoto_cli.seams import Base
+from anyphoto_cli.types import PreparedFace
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+NO_IDENTITY = (
+    "No adapter: the picture carries no trained identity. There is no public AnyPhoto checkpoint; "
+    "train one, then give --adapter DIR."
+)
+
+
+@dataclass
+class Weights:
+    """Which base, adapter, device and precision. `locate` finds (or downloads) the base's folder and names its revision."""
+
+    config: GenerateConfig
+    base: Base
+    adapter: AdapterCard | None
+    adapter_folder: Path | None
+    device: torch.device
+    dtype: torch.dtype
+    folder: Path = field(default_factory=Path)
+    revision: str = ""
+    mode: str = ""
+
+    @property
+    def method(self) -> MethodConfig:
+        """The adapter's choices, or the defaults."""
+        return self.adapter.method if self.adapter else MethodConfig()
+
+    @property
+    def face_pack(self) -> str:
+        """The pack used when none is named."""
+        return self.adapter.face_pack.name if self.adapter else self.base.face_pack
+
+    @property
+    def face_device(self) -> str:
+        """Where face models run."""
+        return "cuda" if self.device.type == "cuda" else "cpu"
+
+    @property
+    def precision(self) -> str:
+        """The number format that made the picture; full and offload compute the same."""
+        return self.mode if self.mode in ("fp8", "nf4") else str(self.dtype).removeprefix("torch.")
+
+    @property
+    def model_record(self) -> dict[str, str]:
+        """Name and content of the base."""
+        return {"name": self.base.name, "revision": self.revision}
+
+    @property
+    def adapter_record(self) -> dict[str, Any] | None:
+        """Content of the adapter."""
+        return {"sha256": self.adapter.sha256, "train_step": self.adapter.train_step} if self.adapter else None
+
+    def asked(self) -> dict[str, Any]:
+        """What `generate --from` needs to ask for again; what was automatic is written as it came out."""
+        kept = self.config.model_dump(exclude={"seed", "steps", "num_images", "memory", "dtype"}, exclude_none=True)
+        return kept | {"memory": self.mode, "dtype": str(self.dtype).removeprefix("torch.")}
+
+    def notices(self) -> list[str]:
+        """What users must read: terms, and what the weights are worth."""
+        lines = [f"Model {self.base.name}: {self.base.licence}"]
+        lines += [self.base.note] if self.base.note else []
+        if self.adapter is None:
+            return [*lines, NO_IDENTITY]
+        if self.adapter.train_step == 0:
+            lines.append("The adapter is untrained (train_step 0): the picture carries no trained identity.")
+        return lines
+
+    def check_face_pack(self, name: str, sha256: str) -> None:
+        """Raises InputError when the adapter was trained on another recogniser's embeddings."""
+        if self.adapter and self.adapter.face_pack.sha256 != sha256:
+            wanted = self.adapter.face_pack
+            raise InputError(
+                f"{name!r} is not the face pack of this adapter ({wanted.name!r}, {wanted.sha256[:12]})",
+                field="--face-pack", remedy="Embeddings of two packs do not mix",
+            )  # fmt: skip
+
+    def locate(self) -> None:
+        """Find or download the base's folder; hash it; settle the memory mode."""
+        if self.revision:
+            return
+        self.folder = bases.base_folder(self.base)
+        self.revision = bases.revision_of(self.folder)
+        self.mode = memory.plan_memory(self.config.memory, self.device, bases.relative_size(self.folder)).mode
+
+
+def find_weights(config: GenerateConfig) -> Weights:
+    """Resolve names, device and number format; nothing is downloaded or loaded but an adapter's card.
+
+    Raises InputError for unknown names and devices this machine does not have.
+    """
+    base = bases.resolve_base(config.model)
+    if Path(base.source).is_dir():
+        base = bases.known_terms(base, Path(base.source))
+    folder = find_adapter(config.adapter) if config.adapter else None
+    device = memory.pick_device(config.device)
+    return Weights(
+        config, base, read_card(folder) if folder else None, folder, device, memory.pick_dtype(config.dtype, device)
+    )
+
+
+def open_weights(weights: Weights) -> Renderer:
+    """Load the pipeline and its adapter. Raises InputError, EnvironmentFault as `memory.open_pipeline` does."""
+    cls = bases.pipeline_class(weights.folder)
+    pipeline = memory.open_pipeline(weights.folder, cls, weights.device, weights.dtype, weights.mode)
+    pipeline.transformer.attention = weights.config.attention
+    if weights.adapter_folder is not None:
+        pipeline.load_anyphoto(weights.adapter_folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return Renderer(pipeline, weights)
+
+
+class Renderer:
+    """A loaded pipeline that renders one layout after another, a picture at a time."""
+
+    def __init__(self, pipeline: Any, weights: Weights) -> None:
+        self._pipeline, self._weights = pipeline, weights
+        self._encoded: dict[str, Any] = {}
+
+    def calls(self, layout: Layout) -> int:
+        """Denoising steps of one picture."""
+        return layout.steps or self._weights.base.steps
+
+    def encode(self, layout: Layout, faces: Sequence[PreparedFace]) -> None:
+        """Text and canvases of a layout, once for all its pictures."""
+        pipeline, length = self._pipeline, self._weights.method.t5_length
+        with torch.no_grad(), _one_line_out_of_memory(self._weights.mode):
+            device = pipeline._execution_device
+            embeds, pooled, _ = pipeline.encode_prompt(layout.prompt, None, device, max_sequence_length=length)
+            encoded = {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+            if layout.negative_prompt and layout.true_cfg_scale > 1:
+                embeds, pooled, _ = pipeline.encode_prompt(
+                    layout.negative_prompt, None, device, max_sequence_length=length
+                )
+                encoded |= {"negative_prompt_embeds": embeds, "negative_pooled_prompt_embeds": pooled}
+            encoded["faces"] = pipeline.encode_faces(faces) if faces else ()
+        self._encoded = encoded
+
+    def picture(self, layout: Layout, seed: int, on_step: Callable[[], None]) -> Image.Image:
+        """One picture of the layout encoded last. The noise is drawn on the CPU: the same on every device."""
+
+        def after_step(pipeline: Any, step: int, time: Any, state: dict[str, Any]) -> dict[str, Any]:
+            on_step()
+            return state
+
+        with _one_line_out_of_memory(self._weights.mode):
+            result = self._pipeline(
+                **self._encoded,
+                height=layout.height,
+                width=layout.width,
+                num_inference_steps=self.calls(layout),
+                guidance_scale=layout.guidance_scale,
+                true_cfg_scale=layout.true_cfg_scale,
+                generator=torch.Generator("cpu").manual_seed(seed),
+                callback_on_step_end=after_step,
+            )
+        image: Image.Image = result.images[0]
+        return image
+
+
+@contextmanager
+def _one_line_out_of_memory(mode: str) -> Iterator[None]:
+    """torch's page-long complaint becomes an EnvironmentFault that names the next smaller mode."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise memory.out_of_memory(mode) from error

@@ -1,0 +1,1 @@
+"""Running long work: progress, signals."""

@@ -1,0 +1,30 @@
+"""What long work tells whoever watches; the command line draws it, a library user may ignore it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class Listener:
+    """Hears about progress. Every method may be overridden; this one says nothing."""
+
+    def notice(self, text: str) -> None:
+        """One sentence the user should read: a choice made, a licence, a limit."""
+
+    def caution(self, text: str) -> None:
+        """One sentence on something that will likely not come out as meant."""
+
+    def stage(self, text: str) -> None:
+        """What is being done now, when it takes a while: loading, hashing."""
+
+    def begin(self, pictures: int, steps: int) -> None:
+        """How many pictures will be rendered, and denoising steps in all of them."""
+
+    def step(self) -> None:
+        """One denoising step is done."""
+
+    def picture(self, path: Path, skipped: bool) -> None:
+        """A picture is finished, or was finished before."""
+
+    def end(self) -> None:
+        """No more steps will follow."""

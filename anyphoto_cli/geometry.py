@@ -13,7 +13,13 @@ TOKEN_PX = 16
 """Side of the square one FLUX token covers: 8 (VAE) x 2 (packing)."""
 
 ARCFACE_SIZE = 112
-_ARCFACE = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
+_ARCFACE = (
+    (38.2946, 51.6963),
+    (73.5318, 51.5014),
+    (56.0252, 71.7366),
+    (41.5493, 92.3655),
+    (70.7299, 92.2041),
+)
 
 
 def arcface_template(size: int = ARCFACE_SIZE) -> Points:
@@ -76,7 +82,8 @@ def upright_landmarks(box: Box) -> Points:
     """[5, 2] the ArcFace template upright in the middle of a box, as large as fits in it."""
     side = min(box.width, box.height)
     corner = np.array([box.x0 + (box.width - side) / 2, box.y0 + (box.height - side) / 2])
-    return arcface_template() * (side / ARCFACE_SIZE) + corner
+    points: Points = arcface_template() * (side / ARCFACE_SIZE) + corner
+    return points
 
 
 def intersection(a: Box, b: Box) -> Box:

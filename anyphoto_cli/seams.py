@@ -3,7 +3,7 @@
 - a face model: `FaceAnalyzer`
 - a base model on FLUX: `Base`, a record that says where its weights are and on which terms
 - another backbone: a diffusers pipeline class with `load_anyphoto` and a `faces` argument, see `model/pipeline.py`
-- another VAE: `LatentCodec`
+- another VAE: any diffusers autoencoder of 16 channels and /8 goes through `model/vae.py`
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from anyphoto_cli.types import Embeddings, Face, Picture
 
@@ -62,15 +62,3 @@ class Base:
     note: str = ""
     download_gb: float = 0.0
     gated: bool = False
-
-
-class LatentCodec(Protocol):
-    """A picture to FLUX latents and back; any diffusers VAE of 16 channels and /8 fits through `model/vae.py`."""
-
-    def encode(self, pictures: Any) -> Any:
-        """[n, 3, H, W] in [-1, 1] -> [n, 16, H/8, W/8], normalised as the transformer expects."""
-        ...
-
-    def decode(self, latents: Any) -> Any:
-        """The way back."""
-        ...

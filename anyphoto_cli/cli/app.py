@@ -21,6 +21,7 @@ class Deferred(TyperCommand):
     """Stands in for a command until it is called, so that `--help` imports nothing heavy."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """The context of the real command."""
         module = import_module(f"anyphoto_cli.cli.{self.name}")
         return typer.main.get_command(module.app).make_context(*args, **kwargs)
 
@@ -29,9 +30,11 @@ class DeferredGroup(TyperGroup):
     """The commands of `COMMANDS`, each deferred."""
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """In the order a user meets them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A stand-in, or None for an unknown name."""
         return Deferred(cmd_name, help=COMMANDS[cmd_name], callback=None) if cmd_name in COMMANDS else None
 
 
@@ -55,7 +58,8 @@ def _show_version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Several real people, from one reference face each, at chosen places in one generated picture."""

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from anyphoto_cli.cli.exits import one_line
 from anyphoto_cli.runtime.progress import Listener
@@ -52,9 +59,9 @@ class Terminal(Listener):
         """Show the bar."""
         if self._quiet or not sys.stderr.isatty():
             return
-        columns = (TextColumn("Rendering"), BarColumn(), MofNCompleteColumn(), TextColumn("steps,"), TimeElapsedColumn(),
-                   TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))  # fmt: skip
-        self._bar = Progress(*columns, console=self._console, transient=True)
+        counted = (TextColumn("Rendering"), BarColumn(), MofNCompleteColumn(), TextColumn("steps,"))
+        timed = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))
+        self._bar = Progress(*counted, *timed, console=self._console, transient=True)
         self._task = self._bar.add_task("", total=steps)
         self._bar.start()
 

@@ -1,4 +1,4 @@
-"""A command with sub-commands that also works without naming one: `anyphoto layout FILE` is `anyphoto layout check FILE`."""
+"""A group with a default: `anyphoto layout FILE` is `anyphoto layout check FILE`."""
 
 from __future__ import annotations
 

@@ -26,7 +26,9 @@ anyphoto generate beach.json --model flux-dev --adapter my-adapter --num-images 
 
 @app.command(epilog=_EXAMPLES, no_args_is_help=True)
 def generate(
-    layouts: Annotated[list[Path] | None, typer.Argument(metavar="LAYOUT.json|FOLDER...", help="Layouts to render.")] = None,
+    layouts: Annotated[
+        list[Path] | None, typer.Argument(metavar="LAYOUT.json|FOLDER...", help="Layouts to render.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the pictures; default: out.")] = None,
     again: Annotated[
         Path | None, typer.Option("--from", help="Render the picture of this PNG once more.", metavar="PNG")
@@ -44,7 +46,9 @@ def generate(
     refs_root: RefsRoot = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that exist.")] = False,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave refused layouts out; exit code 3.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, load no model, render nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, load no model, render nothing.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -111,4 +111,9 @@ def _as_document(file: Path, report: Any) -> dict[str, Any]:
         for f in report.faces
     ]
     warnings = [{"field": caution.field, "message": caution.text} for caution in report.cautions]
-    return {"file": str(file), "faces": faces, "warnings": warnings, "looked_for_faces": report.looked_for_faces}
+    return {
+        "file": str(file),
+        "faces": faces,
+        "warnings": warnings,
+        "looked_for_faces": report.looked_for_faces,
+    }

@@ -11,10 +11,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only warnings and the result.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Let the libraries talk, too.")]
 FacePack = Annotated[
-    str | None, typer.Option("--face-pack", help="Face models: an insightface pack by name, or a folder.", metavar="NAME|DIR")
+    str | None,
+    typer.Option("--face-pack", help="Face models: an insightface pack by name, or a folder.", metavar="NAME|DIR"),
 ]
 RefsRoot = Annotated[
-    Path | None, typer.Option("--refs-root", help="Folder of the references; default: the layout's own.", metavar="DIR")
+    Path | None,
+    typer.Option("--refs-root", help="Folder of the references; default: the layout's own.", metavar="DIR"),
 ]
 
 

@@ -32,7 +32,9 @@ class GenerateConfig(BaseModel):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Number format of the weights. auto: bfloat16 on a GPU, float32 on a CPU."
     )
-    memory: Memory = Field("auto", description="How to fit the model: full, offload, nf4, fp8; auto picks by free memory.")
+    memory: Memory = Field(
+        "auto", description="How to fit the model: full, offload, nf4, fp8; auto picks by free memory."
+    )
     attention: Attention = Field(
         "auto", description="split: exact, without a mask; masked: the dense reference. auto: split on a GPU."
     )

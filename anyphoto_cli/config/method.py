@@ -21,13 +21,18 @@ class MethodConfig(BaseModel):
         ge=112,
         le=1120,
         multiple_of=112,
-        description="Side of the norm-cropped face patch before it is pasted, px; a multiple of 112. Paper: 'canonical size'.",
+        description="Side of the norm-cropped face patch before it is pasted, px. Paper: 'canonical size'.",
     )
     scale_min_px: int = Field(
-        16, ge=1, description="A pasted patch is never smaller than this, px: one token. Paper: s_min of Eq. 28."
+        16,
+        ge=1,
+        description="A pasted patch is never smaller than this, px: one token. Paper: s_min of Eq. 28.",
     )
     alpha_threshold: int = Field(
-        0, ge=0, lt=255, description="A pixel belongs to the mask where alpha (0-255) exceeds this. Paper: tau of Eq. 30."
+        0,
+        ge=0,
+        lt=255,
+        description="A pixel belongs to the mask where alpha (0-255) exceeds this. Paper: tau of Eq. 30.",
     )
     mask_rule: Literal["any", "majority", "nearest"] = Field(
         "any",
@@ -36,25 +41,33 @@ class MethodConfig(BaseModel):
     )
     # 3.2, tokens
     rope_index: int = Field(
-        1, ge=0, description="Leading RoPE index of every location token; noise and text have 0. Paper 3.2: shared by all."
+        1,
+        ge=0,
+        description="Leading RoPE index of every location token; noise and text have 0. Paper 3.2: shared by all.",
     )
     latent: Literal["mode", "sample"] = Field(
-        "mode", description="Canvas latents: the mode of the VAE's posterior, or a sample of it. 'mode' is deterministic."
+        "mode",
+        description="Canvas latents: the mode of the VAE's posterior, or a sample of it. 'mode' is deterministic.",
     )
-    t5_length: int = Field(512, ge=16, le=512, description="T5 tokens of the prompt, padding included. FLUX's own default.")
+    t5_length: int = Field(
+        512, ge=16, le=512, description="T5 tokens of the prompt, padding included. FLUX's own default."
+    )
     # 3.3, modulation
     projector_hidden: int | None = Field(
-        None, ge=1, description="Hidden width of the identity projector; null: the transformer's width (3072). Paper A.1."
+        None,
+        ge=1,
+        description="Hidden width of the identity projector; null: the transformer's width (3072). Paper A.1.",
     )
     identity_time: Literal["noise", "zero"] = Field(
         "noise",
-        description="Timestep in the modulation of location tokens: that of the noise tokens (Eq. 17), or 0 as in OminiControl.",
+        description="Timestep in the modulation of location tokens: the noise tokens' (Eq. 17), or 0 (OminiControl).",
     )
     # A.1, LoRA
     lora_rank: int = Field(128, ge=1, description="LoRA rank. Paper A.1: 'moderate'; 128 is XVerse's.")
     lora_alpha: int | None = Field(None, ge=1, description="LoRA alpha; null: the rank, so that scaling is 1.")
     lora_feed_forward_in: bool = Field(
-        False, description="Also adapt ff.net.0.proj of the double blocks (OminiControl's list leaves it out)."
+        False,
+        description="Also adapt ff.net.0.proj of the double blocks (OminiControl's list leaves it out).",
     )
 
     @property

@@ -84,7 +84,8 @@ class InsightFacePack:
 
 def unit_length(vectors: np.ndarray) -> Embeddings:
     """[n, d] -> the same directions, each of length 1."""
-    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+    unit: Embeddings = (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def onnx_providers(device: str) -> list[str]:

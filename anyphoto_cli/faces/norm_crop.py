@@ -35,7 +35,9 @@ def _shrink(picture: Picture, landmarks: Points, scale: float) -> tuple[Picture,
 
     height, width = picture.shape[:2]
     small = cv2.resize(
-        picture, (max(1, round(width * 2 * scale)), max(1, round(height * 2 * scale))), interpolation=cv2.INTER_AREA
+        picture,
+        (max(1, round(width * 2 * scale)), max(1, round(height * 2 * scale))),
+        interpolation=cv2.INTER_AREA,
     )
     ratio = np.array([small.shape[1] / width, small.shape[0] / height])
     return small, (landmarks + 0.5) * ratio - 0.5

@@ -51,7 +51,7 @@ def installed_pack(name: str) -> Path | None:
 
 
 def _folder_with_models(folder: Path, field: str) -> Path:
-    """`folder`, or the one folder inside it that holds ONNX files (antelopev2's zip nests one; roots hold models/NAME)."""
+    """`folder`, or the one inside it that holds ONNX files: antelopev2's zip nests one, roots hold models/NAME."""
     if not folder.is_dir():
         raise InputError("no such folder", file=folder, field=field)
     if any(folder.glob("*.onnx")):
@@ -75,7 +75,9 @@ def has_detector(folder: Path) -> bool:
             if len(onnx.load(file, load_external_data=False).graph.output) >= 5:
                 return True
         except Exception as error:  # protobuf raises its own kinds
-            raise InputError(f"is a broken ONNX file ({type(error).__name__})", file=file, field="--face-pack") from error
+            raise InputError(
+                f"is a broken ONNX file ({type(error).__name__})", file=file, field="--face-pack"
+            ) from error
     return False
 
 

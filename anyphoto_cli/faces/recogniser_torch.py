@@ -38,7 +38,7 @@ def load_recogniser(file: Path) -> RecogniserTorch:
 
 
 class RecogniserTorch(nn.Module):
-    """[n, 3, 112, 112] RGB in [-1, 1] -> [n, 512], unit length. Weights are buffers: they follow .to() and never train."""
+    """[n, 3, 112, 112] RGB in [-1, 1] -> [n, 512], unit length. Weights are buffers: they move, and never train."""
 
     def __init__(self, graph: Any) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def _batch_norm(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tenso
 
 def _gemm(x: Tensor, w: Tensor, b: Tensor | None = None, **a: Any) -> Tensor:
     x = x.T if a.get("transA") else x
-    product = a.get("alpha", 1.0) * (x @ (w.T if a.get("transB") else w))
+    product: Tensor = a.get("alpha", 1.0) * (x @ (w.T if a.get("transB") else w))
     return product if b is None else product + a.get("beta", 1.0) * b
 
 

@@ -64,7 +64,16 @@ def decode(data: bytes, path: Path) -> Image.Image:
     except UnidentifiedImageError as error:
         remedy = f"Known formats: {', '.join(FORMATS[:7])}"
         raise InputError("is not a picture anyphoto can read", file=path, remedy=remedy) from error
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, MemoryError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        TypeError,
+        KeyError,
+        IndexError,
+        MemoryError,
+    ) as error:
         # Decoders raise all of these on broken files.
         raise InputError(f"is a broken picture ({error})", file=path, remedy="Save it again and retry") from error
 

@@ -20,7 +20,7 @@ from anyphoto_cli.types import Picture, Points, PreparedFace
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """faces: in the layout's order. choices: one sentence each on how the face was found. references: path -> sha256."""
+    """faces: in the layout's order. choices: how each face was found, a sentence. references: path -> sha256."""
 
     faces: tuple[PreparedFace, ...]
     choices: tuple[str, ...]
@@ -53,7 +53,7 @@ def prepare_faces(layout: Layout, analyzer: FaceAnalyzer, method: MethodConfig |
         crops.append(norm_crop(picture, landmarks))
         choices.append(f"{face.name}: {choice}")
         references[face.reference] = sha256_of(path)
-    embeddings = analyzer.embed(np.stack(crops)) if crops else []
+    embeddings = analyzer.embed(np.stack(crops)) if crops else np.zeros((0, 512), np.float32)
     prepared = tuple(
         PreparedFace(face.name, pixels, tokens, embedding)
         for face, (pixels, tokens), embedding in zip(layout.faces, canvases, embeddings, strict=True)

@@ -95,7 +95,7 @@ def prepare_jobs(
 
 
 def layout_files(layouts: Sequence[Path | str]) -> list[Path]:
-    """Files as they are, folders as their *.json. Raises InputError for an empty folder, or one name for two layouts."""
+    """Files as they are, folders as their *.json. Raises InputError for an empty folder, or two layouts of one name."""
     files: list[Path] = []
     for path in map(Path, layouts):
         found = sorted(path.glob("*.json")) if path.is_dir() else [path]

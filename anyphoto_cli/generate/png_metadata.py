@@ -43,7 +43,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         with Image.open(path, formats=("PNG",)) as image:
             image.load()
-            record = json.loads(image.text[KEY])
+            record = json.loads(image.info[KEY])
     except (OSError, SyntaxError, ValueError, KeyError, AttributeError) as error:
         what = "no such file" if isinstance(error, FileNotFoundError) else "holds no anyphoto record"
         raise InputError(what, file=path, remedy="Give a PNG that anyphoto generate wrote") from error

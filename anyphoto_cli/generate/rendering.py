@@ -67,7 +67,7 @@ def render(
     """Render layout files, or all *.json of a folder, into `out` as <layout>_seed<seed>.png; the k-th has seed + k.
 
     Pictures that exist and were made from the same layout, references and weights are skipped; others of the same name
-    are refused unless `overwrite`. keep_going: refused layouts are reported and left out. dry_run: no model, no picture.
+    are refused unless `overwrite`. keep_going: refused layouts are left out and reported. dry_run: nothing is made.
     Raises InputError before a model is loaded, EnvironmentFault when a model or memory is lacking.
     """
     config, listener, out = config or GenerateConfig(), listener or Listener(), Path(out)
@@ -80,7 +80,9 @@ def render(
     for notice in weights.notices():
         listener.notice(notice)
     if dry_run:
-        planned = [RenderedPicture(_path(out, job, seed), job.layout.shown_name, seed) for job in jobs for seed in job.seeds()]
+        planned = [
+            RenderedPicture(_path(out, job, seed), job.layout.shown_name, seed) for job in jobs for seed in job.seeds()
+        ]
         return RenderResult(tuple(planned), tuple(refusals.lines))
     tasks = _tasks(jobs, out, weights, analyzer, listener)
     todo = [task for task in tasks if not _finished(task, overwrite)]
@@ -185,7 +187,7 @@ def _finished(task: _Task, overwrite: bool) -> bool:
 
 
 def _render_all(tasks: Sequence[_Task], weights: Weights, listener: Listener) -> None:
-    """One model for all; text and faces are encoded once a layout; one picture a call, so none depends on the others."""
+    """One model for all, text and faces encoded once a layout, one picture a call: none depends on the others."""
     if not tasks:
         return
     from anyphoto_cli.generate.weights import open_weights
@@ -217,11 +219,12 @@ def _recorded_layout(record: dict[str, Any], picture: Path, refs_root: Path | No
 
 def _refuse_changes(record: dict[str, Any], now: dict[str, Any], picture: Path) -> None:
     """What made the picture must still be there, unchanged. Raises InputError naming what is not."""
-    for key, name in (("references", "references"), ("model", "model"), ("adapter", "adapter"), ("face_pack", "face pack"),
-                      ("precision", "precision")):  # fmt: skip
+    for key in ("references", "model", "adapter", "face_pack", "precision"):
         if record[key] != now[key]:
-            changed = [r for r in record[key] if record[key][r] != now[key].get(r)] if key == "references" else []
-            what = f"was made with other {name}: {', '.join(changed)}" if changed else f"was made with another {name}"
+            what = f"was made with another {key.replace('_', ' ')}"
+            if key == "references":
+                changed = [r for r in record[key] if record[key][r] != now[key].get(r)]
+                what = f"was made with other references: {', '.join(changed)}"
             raise InputError(what, file=picture, remedy="The same picture needs the same files")
 
 

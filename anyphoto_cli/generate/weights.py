@@ -30,7 +30,7 @@ NO_IDENTITY = (
 
 @dataclass
 class Weights:
-    """Which base, adapter, device and precision. `locate` finds (or downloads) the base's folder and names its revision."""
+    """Which base, adapter, device and precision. `locate` finds or downloads the base and names its revision."""
 
     config: GenerateConfig
     base: Base
@@ -116,7 +116,12 @@ def find_weights(config: GenerateConfig) -> Weights:
     folder = find_adapter(config.adapter) if config.adapter else None
     device = memory.pick_device(config.device)
     return Weights(
-        config, base, read_card(folder) if folder else None, folder, device, memory.pick_dtype(config.dtype, device)
+        config,
+        base,
+        read_card(folder) if folder else None,
+        folder,
+        device,
+        memory.pick_dtype(config.dtype, device),
     )
 
 

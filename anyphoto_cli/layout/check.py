@@ -44,7 +44,7 @@ class Caution:
 
 @dataclass(frozen=True)
 class FaceReport:
-    """One face as the model will see it. box: the pasted patch, px, unclipped. tokens: those of it inside the canvas."""
+    """One face as the model will see it. box: the pasted patch, px, unclipped. tokens: its tokens in the canvas."""
 
     name: str
     box: Box
@@ -177,7 +177,10 @@ def _cautions(layout: Layout, faces: tuple[FaceReport, ...]) -> list[Caution]:
         for k in range(i):
             if (shared := overlap(face.box, faces[k].box)) > HEAVY_OVERLAP:
                 found.append(
-                    Caution(f"faces[{i}]", f"{face.name} and {faces[k].name} overlap by {shared:.0%}: faces may blend")
+                    Caution(
+                        f"faces[{i}]",
+                        f"{face.name} and {faces[k].name} overlap by {shared:.0%}: faces may blend",
+                    )
                 )
     if layout.true_cfg_scale > 1 and not layout.negative_prompt:
         found.append(Caution("true_cfg_scale", "has no effect without a negative_prompt"))
@@ -186,7 +189,10 @@ def _cautions(layout: Layout, faces: tuple[FaceReport, ...]) -> list[Caution]:
     count = count_people(layout.prompt)
     if count is not None and count != len(faces):
         found.append(
-            Caution("prompt", f"speaks of {count} {'person' if count == 1 else 'people'}, the layout places {len(faces)}")
+            Caution(
+                "prompt",
+                f"speaks of {count} {'person' if count == 1 else 'people'}, the layout places {len(faces)}",
+            )
         )
     if not faces:
         found.append(Caution("faces", "is empty: the picture follows the prompt alone"))

@@ -82,13 +82,11 @@ def _resize(patch: Patch, side: int) -> Patch:
 
 
 def token_mask(mask: NDArray[np.bool_], rule: str = "any") -> NDArray[np.bool_]:
-    """M at token resolution: [H, W] bool -> [H/16, W/16] bool. Source: paper 3.2; the rule is ours (MethodConfig.mask_rule)."""
+    """M at token resolution: [H, W] bool -> [H/16, W/16] bool. Source: paper 3.2; rules: MethodConfig.mask_rule."""
     rows, columns = mask.shape[0] // TOKEN_PX, mask.shape[1] // TOKEN_PX
     cells = mask.reshape(rows, TOKEN_PX, columns, TOKEN_PX)
-    if rule == "any":
-        return cells.any(axis=(1, 3))
-    if rule == "majority":
-        return cells.mean(axis=(1, 3)) >= 0.5
     if rule == "nearest":
-        return cells[:, TOKEN_PX // 2, :, TOKEN_PX // 2]
-    raise ValueError(f"no mask rule {rule!r}")
+        return cells[:, TOKEN_PX // 2, :, TOKEN_PX // 2].copy()
+    at_least = {"any": 1, "majority": TOKEN_PX * TOKEN_PX // 2}[rule]
+    kept: NDArray[np.bool_] = cells.sum(axis=(1, 3)) >= at_least
+    return kept

@@ -12,6 +12,7 @@ from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.types import PreparedFace
 
 _COLOURS = ("#d1495b", "#00798c", "#8f5db7", "#2e933c", "#c9651b", "#30638e", "#9b2d6f", "#5f7a1f")
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 _GRID, _LABEL_PX = (0, 0, 0, 26), 15
 
 
@@ -64,7 +65,7 @@ def _outline(draw: ImageDraw.ImageDraw, tokens: np.ndarray, step: int, colour: s
             draw.line((x + step, y, x + step, y + step), fill=colour, width=2)
 
 
-def _label(draw: ImageDraw.ImageDraw, face: PreparedFace, zoom: int, colour: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> None:  # fmt: skip
+def _label(draw: ImageDraw.ImageDraw, face: PreparedFace, zoom: int, colour: str, font: Font) -> None:
     """Name and token count just above the face, kept inside the picture."""
     rows, columns = np.nonzero(face.tokens)
     if not len(rows):

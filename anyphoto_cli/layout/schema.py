@@ -47,13 +47,15 @@ class LayoutFace(_Strict):
         description="Picture of the person: a path inside the layout's folder (or inside --refs-root)."
     )
     landmarks: FivePoints | None = Field(
-        None, description=f"Where the face goes: five points in pixels of the target picture. {LANDMARK_ORDER}."
+        None,
+        description=f"Where the face goes: five points in pixels of the target picture. {LANDMARK_ORDER}.",
     )
     bbox: Rectangle | None = Field(
         None, description="Instead of landmarks: x0, y0, x1, y1; the face stands upright in the middle of it."
     )
     reference_landmarks: FivePoints | None = Field(
-        None, description="The five points in the reference picture; they win over detection, and need no detector."
+        None,
+        description="The five points in the reference picture; they win over detection, and need no detector.",
     )
 
     @model_validator(mode="after")
@@ -118,7 +120,10 @@ class Layout(_Strict):
         root = Path(os.path.realpath(self.refs_root))
         if "://" in text or text.startswith(("~", "data:", "\\\\")):
             raise InputError(
-                f"{text[:80]!r} is not a plain path", file=self.shown_name, field=field, remedy="No URLs, no ~"
+                f"{text[:80]!r} is not a plain path",
+                file=self.shown_name,
+                field=field,
+                remedy="No URLs, no ~",
             )
         try:
             path = Path(os.path.realpath(root / text))
@@ -133,7 +138,7 @@ class Layout(_Strict):
 def load_layout(path: Path | str, refs_root: Path | str | None = None) -> Layout:
     """Read and validate a layout file; references are not opened yet (`check_layout` does).
 
-    refs_root: the folder of the references instead of the layout's own. Raises InputError, one line with file and field.
+    refs_root: the folder of the references instead of the layout's own. Raises InputError: one line, file and field.
     """
     path = Path(path)
     return parse_layout(read_json(path), path, Path(refs_root) if refs_root is not None else None)

@@ -25,7 +25,11 @@ from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed, sha256_of
 from anyphoto_cli.model.location_lora import ADAPTER
 
-LORA_FILE, PROJECTOR_FILE, CARD_FILE = "pytorch_lora_weights.safetensors", "id_projector.safetensors", "anyphoto.json"
+LORA_FILE, PROJECTOR_FILE, CARD_FILE = (
+    "pytorch_lora_weights.safetensors",
+    "id_projector.safetensors",
+    "anyphoto.json",
+)
 FORMAT_VERSION = 1
 
 
@@ -104,7 +108,7 @@ def read_card(folder: Path) -> AdapterCard:
 
 
 def read_weights(folder: Path, card: AdapterCard) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(LoRA, projector) state dicts, checked against the card's hashes. Raises InputError on missing or changed files."""
+    """(LoRA, projector) state dicts, checked against the card. Raises InputError on missing or changed files."""
     from safetensors.torch import load_file
 
     for name in (LORA_FILE, PROJECTOR_FILE):
@@ -118,7 +122,7 @@ def read_weights(folder: Path, card: AdapterCard) -> tuple[dict[str, Tensor], di
 
 
 def load_adapter(transformer: Any, folder: Path) -> AdapterCard:
-    """Put a saved adapter into a transformer, in the transformer's number format. Raises InputError where they do not fit."""
+    """Put a saved adapter into a transformer, in its number format. Raises InputError where they do not fit."""
     from peft.utils import set_peft_model_state_dict
 
     card = read_card(folder)

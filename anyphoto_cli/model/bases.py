@@ -115,11 +115,15 @@ def _not_downloaded(base: Base, error: Exception) -> EnvironmentFault:
     kind = type(error).__name__
     if "Gated" in kind or "401" in str(error) or "403" in str(error):
         remedy = f"Accept the licence at https://huggingface.co/{base.source}, then run: hf auth login"
-        return EnvironmentFault(f"{base.source} is gated and this machine has no access", field="--model", remedy=remedy)
+        return EnvironmentFault(
+            f"{base.source} is gated and this machine has no access", field="--model", remedy=remedy
+        )
     size = f" (about {base.download_gb:.0f} GB)" if base.download_gb else ""
     remedy = f"Connect to the hub{size}, or give --model the folder of a copy"
     return EnvironmentFault(
-        f"{base.source} is not on this machine and could not be downloaded ({kind})", field="--model", remedy=remedy
+        f"{base.source} is not on this machine and could not be downloaded ({kind})",
+        field="--model",
+        remedy=remedy,
     )
 
 

@@ -25,7 +25,12 @@ class AnyPhotoTransformerBlock(FluxTransformerBlock):
     """Double block: text and image streams with weights of their own, one attention."""
 
     def forward(
-        self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, image_rotary_emb: Rope, spans: Spans
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        image_rotary_emb: Rope,
+        spans: Spans,
     ) -> tuple[Tensor, Tensor]:
         """One block.
 
@@ -111,7 +116,7 @@ class AnyPhotoSingleTransformerBlock(FluxSingleTransformerBlock):
 
 def _heads(x: Tensor, attn: Any) -> Tensor:
     """[S, heads * head_dim] -> [S, heads, head_dim]."""
-    return x.unflatten(-1, (-1, attn.head_dim))
+    return cast(Tensor, x.unflatten(-1, (-1, attn.head_dim)))
 
 
 def _rotate(x: Tensor, rope: Rope) -> Tensor:

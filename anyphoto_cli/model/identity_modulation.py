@@ -1,4 +1,4 @@
-"""Identity-adaptive modulation: each identity's tokens get a modulation of their own. Source: paper 3.3, Eq. 15-18; A.1.
+"""Identity-adaptive modulation: each identity's tokens have a modulation of their own. Paper 3.3, Eq. 15-18; A.1.
 
 Rows, not tokens: y and y + Δ_1 .. y + Δ_N go through each modulation layer once, and what comes out is spread over the
 tokens it belongs to.

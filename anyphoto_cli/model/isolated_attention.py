@@ -54,7 +54,7 @@ KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]] = 
 
 
 def choose_kernel(name: str, device: torch.device) -> str:
-    """"auto" resolved: split on CUDA, where a mask costs the flash kernels; the dense mask elsewhere, measured faster."""
+    """Resolve "auto": split on CUDA, where a mask costs the flash kernels; elsewhere the dense mask, measured faster."""
     if name == "auto":
         return "split" if device.type == "cuda" else "masked"
     if name not in KERNELS:
@@ -69,7 +69,7 @@ def isolated_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
     """
     kernel = KERNELS[spans.attention]
     groups = zip(_samples(q, spans), _samples(k, spans), _samples(v, spans), _group_lengths(spans), strict=True)
-    return _flat([_swap(kernel(*map(_swap, qkv), lengths)) for *qkv, lengths in groups], spans)
+    return _flat([_swap(kernel(_swap(a), _swap(b), _swap(c), lengths)) for a, b, c, lengths in groups], spans)
 
 
 def noise_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
@@ -77,10 +77,9 @@ def noise_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
 
     q: [B|X|, heads, head_dim] noise queries. k, v: [S, heads, head_dim]. Returns the shape of q.
     """
-    queries = q.unflatten(0, (spans.batch, spans.noise))
-    queries = [queries] if spans.rectangular else list(queries.split(1))
-    pairs = zip(queries, _samples(k, spans), _samples(v, spans), strict=True)
-    out = [_swap(F.scaled_dot_product_attention(*map(_swap, qkv))) for qkv in pairs]
+    queries = q.unflatten(0, (spans.batch, spans.noise)).split(spans.batch if spans.rectangular else 1)
+    groups = zip(queries, _samples(k, spans), _samples(v, spans), strict=True)
+    out = [_swap(F.scaled_dot_product_attention(_swap(a), _swap(b), _swap(c))) for a, b, c in groups]
     return torch.cat(out).flatten(0, 1)
 
 

@@ -54,7 +54,8 @@ def _delta(layer: LoraLayer, name: str, x: Tensor) -> Tensor:
     """B A x · alpha / r, in x's number format: masters stay float32, products do not."""
     x = layer.lora_dropout[name](x)
     down = F.linear(x, layer.lora_A[name].weight.to(x.dtype))
-    return F.linear(down, layer.lora_B[name].weight.to(x.dtype)) * layer.scaling[name]
+    up: Tensor = F.linear(down, layer.lora_B[name].weight.to(x.dtype))
+    return up * float(layer.scaling[name])
 
 
 def location_lora_config(method: MethodConfig, single_blocks: int) -> LoraConfig:

@@ -48,18 +48,22 @@ def plan_memory(mode: str, device: torch.device, parameters: float) -> MemoryPla
     for name, need in FLUX_NEEDS_GB.items():
         if need * max(parameters, 0.01) <= free:
             return MemoryPlan(name, f"{free:.0f} GB free on the GPU, {name} needs about {need * parameters:.0f}")
-    return MemoryPlan("nf4", f"only {free:.0f} GB free on the GPU; the smallest way needs about {FLUX_NEEDS_GB['nf4']:.0f}")
+    return MemoryPlan(
+        "nf4", f"only {free:.0f} GB free on the GPU; the smallest way needs about {FLUX_NEEDS_GB['nf4']:.0f}"
+    )
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto" resolved: cuda, mps, cpu. Raises InputError for a device this machine does not have."""
+    """ "auto" resolved: cuda, mps, cpu. Raises InputError for a device this machine does not have."""
     if name == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(kind)
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"{name!r} is no device", field="--device", remedy="Known: auto, cpu, cuda, cuda:1, mps") from error
+        raise InputError(
+            f"{name!r} is no device", field="--device", remedy="Known: auto, cpu, cuda, cuda:1, mps"
+        ) from error
     missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )
@@ -69,7 +73,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """"auto" resolved: bfloat16 on a GPU, float32 on a CPU."""
+    """ "auto" resolved: bfloat16 on a GPU, float32 on a CPU."""
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     dtype: torch.dtype = getattr(torch, name)

@@ -1,8 +1,8 @@
-"""`AnyPhotoPipeline`: diffusers' FLUX pipeline with people in it. For diffusers users and for `anyphoto generate` alike.
+"""`AnyPhotoPipeline`: diffusers' FLUX pipeline with people in it, for diffusers users and `anyphoto generate`.
 
-    pipe = AnyPhotoPipeline.from_pretrained("black-forest-labs/FLUX.1-dev", dtype=torch.bfloat16)
-    pipe.load_anyphoto("path/or/hub-id")
-    picture = pipe("two friends on a beach", faces=prepared_faces).images[0]
+pipe = AnyPhotoPipeline.from_pretrained("black-forest-labs/FLUX.1-dev", dtype=torch.bfloat16)
+pipe.load_anyphoto("path/or/hub-id")
+picture = pipe("two friends on a beach", faces=prepared_faces).images[0]
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ class AnyPhotoPipeline(FluxPipeline):
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
         """Refused while AnyPhoto weights are loaded: fused, they would act on every token."""
         if self.adapter is not None:
-            raise ValueError("AnyPhoto weights act on location tokens only and cannot be fused; unload_anyphoto() first")
+            raise ValueError(
+                "AnyPhoto weights act on location tokens only and cannot be fused; unload_anyphoto() first"
+            )
         super().fuse_lora(*args, **kwargs)
 
     @torch.no_grad()
@@ -162,7 +164,9 @@ class AnyPhotoPipeline(FluxPipeline):
 
         text = encode_text(prompt, prompt_2, prompt_embeds, pooled_prompt_embeds)
         negative = (
-            encode_text(negative_prompt, None, negative_prompt_embeds, negative_pooled_prompt_embeds) if guided else None
+            encode_text(negative_prompt, None, negative_prompt_embeds, negative_pooled_prompt_embeds)
+            if guided
+            else None
         )
         located = self._locate(faces, height, width, device, text[0].dtype)
         noise, img_ids = self.prepare_latents(
@@ -265,5 +269,3 @@ class AnyPhotoPipeline(FluxPipeline):
     def _decode(self, noise: Tensor, height: int, width: int, output_type: str) -> Any:
         latents = self._unpack_latents(noise, height, width, self.vae_scale_factor)
         return self.image_processor.postprocess(decode(self.vae, latents), output_type=output_type)
-
-

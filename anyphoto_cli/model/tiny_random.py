@@ -10,7 +10,28 @@ from typing import Any
 
 import torch
 
-_WORDS = "a an and of on in at with two three four people men women friends photo portrait standing park beach".split()
+_WORDS = [
+    "a",
+    "an",
+    "and",
+    "of",
+    "on",
+    "in",
+    "at",
+    "with",
+    "two",
+    "three",
+    "four",
+    "people",
+    "men",
+    "women",
+    "friends",
+    "photo",
+    "portrait",
+    "standing",
+    "park",
+    "beach",
+]
 
 
 def build_tiny_random(folder: Path) -> None:

@@ -33,10 +33,8 @@ class LocationTokens:
             raise ValueError("tokens, ids, lengths and embeddings disagree")
 
     def dropped(self) -> LocationTokens:
-        """The condition with identity taken out: zeroed tokens and embeddings, places kept. Source: paper 4.1, 15 % drop."""
-        return replace(
-            self, tokens=torch.zeros_like(self.tokens), embeddings=torch.zeros_like(self.embeddings)
-        )
+        """Identity taken out: tokens and embeddings zeroed, places kept. Source: paper 4.1, 15 % drop."""
+        return replace(self, tokens=torch.zeros_like(self.tokens), embeddings=torch.zeros_like(self.embeddings))
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> LocationTokens:
         """On a device; tokens in `dtype`, ids and embeddings stay float32."""

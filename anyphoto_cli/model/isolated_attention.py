@@ -54,7 +54,7 @@ KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]] = 
 
 
 def choose_kernel(name: str, device: torch.device) -> str:
-    """Resolve "auto": split on CUDA, where a mask costs the flash kernels; elsewhere the dense mask, measured faster."""
+    """Resolve "auto": split on CUDA, where a mask costs the flash kernels; elsewhere the dense mask: faster there."""
     if name == "auto":
         return "split" if device.type == "cuda" else "masked"
     if name not in KERNELS:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.utils import apply_lora_scale
@@ -34,8 +35,26 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
     attention: str
     id_projector: IdentityProjector | None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: int = 1,
+        in_channels: int = 64,
+        out_channels: int | None = None,
+        num_layers: int = 19,
+        num_single_layers: int = 38,
+        attention_head_dim: int = 128,
+        num_attention_heads: int = 24,
+        joint_attention_dim: int = 4096,
+        pooled_projection_dim: int = 768,
+        guidance_embeds: bool = False,
+        axes_dims_rope: tuple[int, int, int] = (16, 56, 56),
+    ) -> None:
+        # Spelt out, because diffusers reads a model's config keys off this signature.
+        super().__init__(
+            patch_size, in_channels, out_channels, num_layers, num_single_layers, attention_head_dim,
+            num_attention_heads, joint_attention_dim, pooled_projection_dim, guidance_embeds, axes_dims_rope,
+        )  # fmt: skip
         self._become_anyphoto()
 
     @classmethod

@@ -1,0 +1,213 @@
+"""The method is exact: against stock diffusers, against the paper read literally, and against itself."""
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+
+from anyphoto_cli.config.method import MethodConfig
+from anyphoto_cli.model.location_lora import lora_parameters
+from anyphoto_cli.model.token_pruning import LocationTokens
+from anyphoto_cli.model.transformer import AnyPhotoTransformer
+
+from . import branchwise
+from .flux import COLUMNS, CONFIG, METHOD, ROWS, inputs, located, transformer
+
+NOISE = ROWS * COLUMNS
+
+
+def stock_twin(model: AnyPhotoTransformer, **config) -> FluxTransformer2DModel:
+    """Unmodified diffusers with the same base weights."""
+    stock = FluxTransformer2DModel(**CONFIG | config).double().eval()
+    base = {k.replace(".base_layer", ""): v for k, v in model.state_dict().items()}
+    stock.load_state_dict({k: v for k, v in base.items() if ".lora_" not in k and "id_projector" not in k})
+    return stock
+
+
+def trainable(model):
+    return [*lora_parameters(model).values(), *model.id_projector.parameters()]
+
+
+def identity(face: LocationTokens, i: int) -> dict:
+    start = sum(face.lengths[:i])
+    part = slice(start, start + face.lengths[i])
+    return {"tokens": face.tokens[part], "ids": face.ids[part], "embeddings": face.embeddings[i : i + 1]}
+
+
+def reordered(face: LocationTokens, order: list[int]) -> LocationTokens:
+    parts = [identity(face, i) for i in order]
+    joined = {key: torch.cat([p[key] for p in parts]) for key in ("tokens", "ids", "embeddings")}
+    return LocationTokens(lengths=tuple(face.lengths[i] for i in order), **joined)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("guidance", [True, False])
+@pytest.mark.parametrize("adapter", [True, False])
+def test_no_faces_equals_stock_flux_bit_for_bit(batch, guidance, adapter):
+    model = transformer(adapter, guidance_embeds=guidance)
+    given = inputs(batch) | ({} if guidance else {"guidance": None})
+    with torch.no_grad():
+        assert torch.equal(model(**given)[0], stock_twin(model, guidance_embeds=guidance)(**given)[0])
+
+
+def test_one_untrained_face_equals_stock_flux_on_the_concatenated_sequence():
+    """With Δ = 0 and B = 0 (a fresh adapter) one face is just more image tokens, which stock FLUX can take itself."""
+    model, face, given = transformer(trained=False), located(6), inputs()
+    stock = stock_twin(model)
+    model.add_anyphoto(METHOD)
+    longer = given | {
+        "hidden_states": torch.cat([given["hidden_states"], face.tokens[None]], 1),
+        "img_ids": torch.cat([given["img_ids"], face.ids]),
+    }
+    with torch.no_grad():
+        torch.testing.assert_close(model(**given, faces=[face])[0], stock(**longer)[0][:, :NOISE], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("lengths", [(6,), (1, 4), (5, 3, 2)])
+@pytest.mark.parametrize("attention", ["masked", "split"])
+def test_model_equals_the_paper_read_literally_with_gradients(lengths, attention):
+    model, given, face = transformer(), inputs(), located(*lengths)
+    model.attention = attention
+    fast, literal = model(**given, faces=[face])[0], branchwise.forward(model, **given, faces=face)[0]
+    torch.testing.assert_close(fast, literal, rtol=0, atol=1e-12)
+    w = torch.randn(fast.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for a, b in zip(
+        torch.autograd.grad((fast * w).sum(), trainable(model)),
+        torch.autograd.grad((literal * w).sum(), trainable(model)),
+        strict=True,
+    ):
+        # diffusers turns queries and keys in float32, forward and backward: 1e-7 of a gradient is its rounding.
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * float(b.abs().max()))
+
+
+def test_samples_of_a_ragged_batch_do_not_see_each_other():
+    model, given = transformer(), inputs(3)
+    faces = [located(5, 3), located(2, seed=5), located(1, 4, 2, seed=6)]
+    together = model(**given, faces=faces)[0]
+    for b in range(3):
+        alone = {k: v[b : b + 1] if torch.is_tensor(v) and k.endswith(("states", "ions", "step", "ance")) else v
+                 for k, v in given.items()}  # fmt: skip
+        torch.testing.assert_close(model(**alone, faces=[faces[b]])[0], together[b : b + 1], rtol=0, atol=1e-12)
+
+
+def test_equal_layouts_in_a_batch_equal_single_runs():
+    model, given, face = transformer(), inputs(2), located(4, 3)
+    together = model(**given, faces=[face, face])[0]
+    for b in range(2):
+        alone = given | {k: given[k][b : b + 1] for k in ("hidden_states", "encoder_hidden_states", "timestep")}
+        alone |= {k: given[k][b : b + 1] for k in ("pooled_projections", "guidance")}
+        torch.testing.assert_close(model(**alone, faces=[face])[0], together[b : b + 1], rtol=0, atol=1e-12)
+
+
+def test_permuting_identities_changes_nothing():
+    model, given, face = transformer(), inputs(), located(5, 3, 2)
+    a, b = (model(**given, faces=[f])[0] for f in (face, reordered(face, [2, 0, 1])))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_who_and_where_both_matter():
+    """The tests above would pass for a model that ignored its faces; this one would not."""
+    model, given, face = transformer(), inputs(), located(5, 3)
+    base = model(**given, faces=[face])[0]
+    for key, value in {"embeddings": face.embeddings.flip(0), "tokens": face.tokens * 1.1, "ids": face.ids + 1}.items():
+        changed = LocationTokens(**vars(face) | {key: value})
+        assert (model(**given, faces=[changed])[0] - base).abs().max() > 1e-3, key
+    assert (model(**given, faces=[face.dropped()])[0] - base).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_every_trainable_parameter_gets_a_gradient(dropped):
+    """Also when the condition is dropped: plain DDP needs a gradient everywhere on every rank."""
+    model, face = transformer(), located(4, 3)
+    model(**inputs(), faces=[face.dropped() if dropped else face])[0].square().sum().backward()
+    named = lora_parameters(model) | dict(model.id_projector.named_parameters())
+    assert all(p.grad is not None for p in named.values())
+    zero = [name for name, p in named.items() if not p.grad.abs().sum() > 0]
+    # A zeroed input gives its own first weights nothing to learn from; everything else learns.
+    assert zero == ([n for n in named if n in ("fc1.weight", "x_embedder.lora_A.anyphoto.weight",
+                                               "x_embedder.lora_B.anyphoto.weight")] if dropped else [])  # fmt: skip
+
+
+def test_fresh_adapter_learns_from_step_one():
+    """B = 0 and Δ = 0 leave the output as it is, yet both receive gradients."""
+    model = transformer(trained=False)
+    plain = model(**inputs(), faces=[located(4, 3)])[0]
+    model.add_anyphoto(MethodConfig(lora_rank=2))
+    model.id_projector.double()
+    out = model(**inputs(), faces=[located(4, 3)])[0]
+    torch.testing.assert_close(out, plain, rtol=0, atol=1e-12)
+    out.square().sum().backward()
+    assert model.id_projector.fc2.weight.grad.abs().sum() > 0
+    assert all(p.grad.abs().sum() > 0 for n, p in lora_parameters(model).items() if "lora_B" in n)
+
+
+def test_fresh_adapter_has_float32_masters_on_a_bfloat16_base():
+    model = transformer(trained=False).bfloat16()
+    model.add_anyphoto(METHOD)
+    assert {p.dtype for p in trainable(model)} == {torch.float32}
+    assert model.transformer_blocks[0].attn.to_q.base_layer.weight.dtype == torch.bfloat16
+    given = {k: v.bfloat16() if torch.is_tensor(v) and v.dtype == torch.float64 else v for k, v in inputs().items()}
+    assert model(**given, faces=[located(4).to("cpu", torch.bfloat16)])[0].dtype == torch.bfloat16
+
+
+def test_checkpointed_equals_eager_bit_for_bit():
+    results = []
+    for checkpointed in (False, True):
+        model = transformer()
+        if checkpointed:
+            model.enable_gradient_checkpointing()
+        out = model(**inputs(2), faces=[located(4, 3), located(2, seed=4)])[0]
+        results.append((out, *torch.autograd.grad(out.square().sum(), trainable(model))))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_location_tokens_may_have_a_time_of_their_own():
+    zero = transformer(method=METHOD.model_copy(update={"identity_time": "zero"}))
+    given, face = inputs(), located(4)
+    same = transformer()
+    assert (zero(**given, faces=[face])[0] - same(**given, faces=[face])[0]).abs().max() > 1e-4
+    at_zero = given | {"timestep": torch.zeros(1, dtype=torch.float64)}
+    torch.testing.assert_close(zero(**at_zero, faces=[face])[0], same(**at_zero, faces=[face])[0], rtol=0, atol=1e-12)
+
+
+def test_a_plain_flux_folder_opens_and_a_loaded_flux_is_retyped(tmp_path):
+    stock = FluxTransformer2DModel(**CONFIG).eval()
+    stock.save_pretrained(tmp_path)
+    opened = AnyPhotoTransformer.from_pretrained(tmp_path)
+    given = {k: v.float() if torch.is_tensor(v) else v for k, v in inputs().items()}
+    with torch.no_grad():
+        expected = FluxTransformer2DModel.from_pretrained(tmp_path)(**given)[0]
+        assert torch.equal(opened(**given)[0], expected)
+        retyped = AnyPhotoTransformer.from_flux(FluxTransformer2DModel.from_pretrained(tmp_path))
+        assert torch.equal(retyped(**given)[0], expected)
+    assert AnyPhotoTransformer.from_flux(retyped) is retyped
+
+
+def test_compiled_equals_eager():
+    torch._dynamo.reset()
+    model, given = transformer(), inputs()
+    compiled = torch.compile(model, backend="aot_eager", dynamic=True)
+    with torch.no_grad():
+        for lengths in ((5, 3), (4, 6)):
+            face = located(*lengths)
+            torch.testing.assert_close(compiled(**given, faces=[face])[0], model(**given, faces=[face])[0], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m: m.fuse_qkv_projections(),
+        lambda m: m(**inputs(2), faces=[located(3)]),
+        lambda m: m(**inputs(), faces=[located(3)], joint_attention_kwargs={"ip_hidden_states": 1}),
+        lambda m: m.add_anyphoto(METHOD),
+        lambda m: setattr(m, "attention", "flash") or m(**inputs()),
+    ],
+)
+def test_misuse_is_refused(call):
+    with pytest.raises((ValueError, NotImplementedError)):
+        call(transformer())
+
+
+def test_location_tokens_refuse_an_empty_identity():
+    face = located(3)
+    with pytest.raises(ValueError, match="at least one"):
+        LocationTokens(**vars(face) | {"lengths": (3, 0), "embeddings": face.embeddings.repeat(2, 1)})

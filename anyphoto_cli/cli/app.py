@@ -29,13 +29,9 @@ class Deferred(TyperCommand):
 class DeferredGroup(TyperGroup):
     """The commands of `COMMANDS`, each deferred."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        """In the order a user meets them."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A stand-in, or None for an unknown name."""
-        return Deferred(cmd_name, help=COMMANDS[cmd_name], callback=None) if cmd_name in COMMANDS else None
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: Deferred(name, help=text) for name, text in COMMANDS.items()}
 
 
 app = typer.Typer(

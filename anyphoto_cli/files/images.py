@@ -85,10 +85,11 @@ def _read_bytes(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"cannot be opened ({reason})", file=path) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise InputError("is not a regular file", file=path)
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError("is not a regular file", file=path)
         if status.st_size > MAX_BYTES:
             raise InputError(f"has {status.st_size / 2**20:.0f} MiB", file=path, remedy="Limit: 128 MiB")
         return file.read(MAX_BYTES + 1)

@@ -48,6 +48,6 @@ def count_people(prompt: str) -> int | None:
     if len(counted) + len(groups) > 1 or _VAGUE.search(rest):
         return None if not counted or len(counted) > 1 else total
     singles = len(re.findall(rf"\b(?:an?|one|the)\s+{_ADJECTIVES}({'|'.join(_ONE)})\b", rest))
-    if total and singles:
-        return None
+    if total and singles:  # "two women, an astronaut and an admiral" names the same people twice
+        return total if total == singles else None
     return total or singles or None

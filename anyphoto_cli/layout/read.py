@@ -26,7 +26,9 @@ def read_json(path: Path) -> Any:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeDecodeError):
-            raise InputError(f"is not UTF-8 text (byte {error.start})", file=path, remedy="Save it as UTF-8") from error
+            raise InputError(
+                f"is not UTF-8 text (byte {error.start})", file=path.name, remedy="Save it as UTF-8"
+            ) from error
         raise InputError(f"cannot be read ({error})", file=path) from error
     return parse_json(text, path.name)
 

@@ -156,6 +156,7 @@ def parse_layout(value: Any, file: Path, refs_root: Path | None = None) -> Layou
     except ValidationError as error:
         raise _first_refusal(error, file) from None
     layout._file, layout._refs_root = file, refs_root
+    _refuse_huge(layout)
     _refuse_two_references(layout)
     return layout
 
@@ -176,6 +177,18 @@ def layout_json_schema() -> dict[str, Any]:
         **schema,
         "title": "anyphoto layout",
     }
+
+
+def _refuse_huge(layout: Layout) -> None:
+    if layout.width * layout.height > MAX_PIXELS:
+        raise InputError(
+            f"the canvas has {layout.width}x{layout.height} pixels",
+            file=layout.shown_name,
+            field="width",
+            remedy=f"Limit: {MAX_PIXELS} pixels in all, {MAX_SIDE} on a side",
+        )
+    if (layout.seed or 0) + layout.num_images > 2**63:
+        raise InputError("seed + num_images is too large", file=layout.shown_name, field="seed")
 
 
 def _refuse_two_references(layout: Layout) -> None:
@@ -240,7 +253,7 @@ def _miscount(location: list[Any], points: str, kind: str, value: Any) -> tuple[
     inside = location[location.index(points) + 1 :]
     if points == "bbox":
         return "needs 4 numbers: x0, y0, x1, y1", ""
-    if kind == "tuple_type" or inside[1:]:
+    if inside[1:] or (inside and kind in ("tuple_type", "too_long")):
         return "each point needs 2 numbers: x, y", LANDMARK_ORDER
     count = f", got {len(value)}" if isinstance(value, (list, tuple)) else ""
     return f"needs 5 points{count}", LANDMARK_ORDER

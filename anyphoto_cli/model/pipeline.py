@@ -13,10 +13,24 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers import FluxPipeline
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift, retrieve_timesteps
 from diffusers.pipelines.flux.pipeline_output import FluxPipelineOutput
 from torch import Tensor
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.model.adapter import AdapterCard, find_adapter, load_adapter
@@ -37,17 +51,17 @@ class AnyPhotoPipeline(FluxPipeline):
 
     def __init__(
         self,
-        scheduler: Any,
-        vae: Any,
-        text_encoder: Any,
-        tokenizer: Any,
-        text_encoder_2: Any,
-        tokenizer_2: Any,
-        transformer: Any,
-        image_encoder: Any = None,
-        feature_extractor: Any = None,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        vae: AutoencoderKL | AutoencoderTiny,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        text_encoder_2: T5EncoderModel,
+        tokenizer_2: T5Tokenizer,
+        transformer: FluxTransformer2DModel | AnyPhotoTransformer,
+        image_encoder: CLIPVisionModelWithProjection | None = None,
+        feature_extractor: CLIPImageProcessor | None = None,
     ) -> None:
-        # Spelt out, because from_pretrained and from_pipe read the components off this signature.
+        # Spelt out, because from_pretrained and from_pipe read names and types of the components off this signature.
         super().__init__(
             scheduler, vae, text_encoder, tokenizer, text_encoder_2, tokenizer_2, transformer, image_encoder,
             feature_extractor,

@@ -60,7 +60,10 @@ def forward(model, hidden_states, encoder_hidden_states, pooled_projections, tim
     adapted = [False, False, *(True for _ in E)]
 
     rope = [model.pos_embed(ids) for ids in (txt_ids, img_ids, *E_ids)]
-    h = [linear(model.context_embedder, encoder_hidden_states[0], False), linear(model.x_embedder, hidden_states[0], False)]
+    h = [
+        linear(model.context_embedder, encoder_hidden_states[0], False),
+        linear(model.x_embedder, hidden_states[0], False),
+    ]
     h += [linear(model.x_embedder, e, True) for e in E]
     dim = model.config.attention_head_dim
 

@@ -189,7 +189,9 @@ def test_compiled_equals_eager():
     with torch.no_grad():
         for lengths in ((5, 3), (4, 6)):
             face = located(*lengths)
-            torch.testing.assert_close(compiled(**given, faces=[face])[0], model(**given, faces=[face])[0], atol=1e-12, rtol=0)
+            torch.testing.assert_close(
+                compiled(**given, faces=[face])[0], model(**given, faces=[face])[0], atol=1e-12, rtol=0
+            )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,235 @@
+"""The command line: exit codes, one-line errors, JSON, start-up, signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from anyphoto_cli import __version__
+from anyphoto_cli.cli.default_group import default_group
+from anyphoto_cli.cli.exits import exit_code_of, one_line
+from tests.conftest import ROOT, small_layout
+
+HEAVY = {
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "onnxruntime",
+    "insightface",
+    "onnx",
+    "cv2",
+    "scipy",
+}
+
+
+def modules_after(*arguments: str, cwd=None) -> tuple[set[str], subprocess.CompletedProcess]:
+    """Top-level modules that a command line imports, in a process of its own."""
+    program = (
+        "import sys, atexit; atexit.register(lambda: print('\\n@', *sys.modules, file=sys.stderr));"
+        "from anyphoto_cli.cli.app import main; main(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=cwd)
+    listed = done.stderr.rsplit("\n@", 1)[1].split()
+    return {name.split(".")[0] for name in listed}, done
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["generate", "--help"], ["layout", "--help"]])
+def test_help_imports_nothing_heavy(arguments):
+    loaded, done = modules_after(*arguments)
+    assert done.returncode == 0
+    assert not loaded & (HEAVY | {"numpy", "PIL"})
+    if len(arguments) == 1:
+        assert not loaded & {"pydantic", "ruamel", "platformdirs", "huggingface_hub"}
+
+
+def test_layout_check_imports_no_torch_and_says_it_did_not_look(layout_file):
+    loaded, done = modules_after("layout", "check", str(layout_file))
+    assert done.returncode == 0 and not loaded & HEAVY
+    assert done.stdout.endswith("trip.json: good, 2 people, 128x128\n")
+
+
+def test_bad_layout_is_refused_before_torch(tmp_path):
+    loaded, done = modules_after("generate", str(small_layout(tmp_path, width=100)), "-o", str(tmp_path / "out"))
+    assert done.returncode == 2 and not loaded & HEAVY
+    assert done.stderr.startswith("Error: trip.json: width: must be a multiple of 16\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_version_and_help(run):
+    assert run("--version")[:2] == (0, f"anyphoto {__version__}\n")
+    code, out, _ = run("--help")
+    assert code == 0 and all(name in out for name in ("generate", "layout", "doctor"))
+    code, out, _ = run("generate", "--help")
+    assert code == 0 and "--adapter" in out and "anyphoto generate examples/two_people.json" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["generat"], "Did you mean 'generate'"),
+        (["generate", "x.json", "--seeed", "1"], "--seed"),
+        (["generate", "x.json", "--seed", "-1"], "Error: --seed: -1: input should be greater than or equal to 0"),
+        (["generate", "x.json", "--memory", "huge"], "Error: --memory: 'huge'"),
+        (["generate", "x.json", "--seed", "one"], "--seed"),
+        (["generate", "nowhere.json"], "Error: nowhere.json: no such file"),
+        (["generate", "-o", "out"], "Error: LAYOUT: name a layout file or a folder"),
+        (["layout", "chek", "x.json"], "Did you mean 'check'?"),
+        (["layout", "check"], "LAYOUT.json"),
+        (["layout", "nowhere.json"], "Error: nowhere.json: no such file"),
+        (["generate", "--from", "nowhere.png"], "Error: nowhere.png: no such file"),
+        (["layout", "preview", "nowhere.json", "-o", "x.png"], "Error: nowhere.json: no such file"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(run, arguments, words):
+    code, out, err = run(*arguments)
+    assert code == 2 and words in err and out == ""
+    assert "Traceback" not in err and len(err.strip().splitlines()) == 1
+
+
+def test_errors_as_json(run, tmp_path):
+    code, out, err = run("layout", "check", small_layout(tmp_path, width=100), "--json")
+    assert code == 2 and err == ""
+    assert json.loads(out)["error"] == {
+        "code": 2,
+        "message": "trip.json: width: must be a multiple of 16",
+        "file": "trip.json",
+        "field": "width",
+    }
+    assert json.loads(run("generate", "--nonsense", "--json")[1])["error"]["code"] == 2
+
+
+def test_model_and_device_mistakes(run, layout_file, tmp_path):
+    for option, value, words in (
+        ("--model", "flux-prod", "is no model. Known: tiny-random, flux-dev"),
+        ("--device", "cuda:7", "this machine has no cuda:7"),
+        ("--adapter", "./nothing", "no such folder"),
+        ("--face-pack", "./nothing", "no such folder"),
+        ("--memory", "offload", "offload needs a GPU"),
+        ("--refs-root", tmp_path / "none", "no such folder"),
+    ):
+        code, _, err = run("generate", layout_file, "-o", tmp_path / "out", option, value, "-q")
+        assert code == 2 and words in err and len(err.strip().splitlines()) == 1, err
+    code, _, err = run("generate", layout_file, "--model", "flux-dev", "--face-pack", "tiny-random", "-q")
+    assert code == 1 and "not on this machine and could not be downloaded" in err
+
+
+def test_check_preview_schema(run, layout_file, tmp_path):
+    code, out, err = run("layout", layout_file)  # `check` is the default
+    assert code == 0 and "ana: patch 0,32 - 64,96, 16 tokens" in out and err == ""
+    document = json.loads(run("layout", "check", layout_file, "--json")[1])
+    assert [face["tokens"] for face in document["faces"]] == [16, 16] and not document["looked_for_faces"]
+    code, out, _ = run("layout", "preview", layout_file, "-o", tmp_path / "p.png")
+    assert code == 0 and out.strip() == str(tmp_path / "p.png") and (tmp_path / "p.png").stat().st_size > 1000
+    assert json.loads(run("layout", "schema")[1])["title"] == "anyphoto layout"
+
+
+def test_check_looks_for_faces_where_a_pack_is_named(run, photos, face_pack_folder, tmp_path):
+    import shutil
+
+    file = small_layout(tmp_path)
+    value = json.loads(file.read_text())
+    for face in value["faces"]:
+        del face["reference_landmarks"]
+    file.write_text(json.dumps(value))
+    assert "Did not look for faces" in run("layout", "check", file)[2]
+    shutil.copy(photos / "refs" / "obama" / "obama.jpg", tmp_path / "ana.png")
+    code, _, err = run("layout", "check", file, "--face-pack", face_pack_folder)
+    assert code == 2 and err.startswith("Error: trip.json: faces[1].reference: ben.png: no face was found")
+    shutil.copy(photos / "refs" / "biden" / "biden.jpg", tmp_path / "ben.png")
+    assert run("layout", "check", file, "--face-pack", face_pack_folder)[0] == 0
+
+
+def test_generate_json_and_skips(run, tmp_path):
+    small_layout(tmp_path, "a.json")
+    small_layout(tmp_path, "b.json", prompt=7)
+    out = tmp_path / "out"
+    code, printed, err = run("generate", tmp_path, "-o", out, "--keep-going", "--json")
+    document = json.loads(printed)
+    assert code == 3 and document["refused"] == ["b.json: prompt: must be text"]
+    assert [p["path"] for p in document["pictures"]] == [str(out / "a_seed0.png")]
+    assert "left out: b.json" in err
+    code, printed, _ = run("generate", "--from", out / "a_seed0.png", "--json")
+    assert code == 0 and json.loads(printed)["identical"] is True
+    code, printed, _ = run("generate", tmp_path / "a.json", "-o", tmp_path / "dry", "--dry-run")
+    assert code == 0 and "not rendered: dry run" in printed and not (tmp_path / "dry").exists()
+
+
+def test_doctor_reports_and_is_healthy(run):
+    code, out, _ = run("doctor", "--json")
+    document = json.loads(out)
+    assert code == 0 and document["healthy"]
+    text = json.dumps(document)
+    for words in ("CPUExecutionProvider", "non-commercial research only", "Non-Commercial License", "--memory nf4",
+                  "no public AnyPhoto checkpoint", "hf auth login"):  # fmt: skip
+        assert words in text
+    assert {f["section"] for f in document["findings"]} >= {
+        "Packages",
+        "Devices",
+        "Face models",
+        "Base models",
+        "Memory",
+    }
+    assert "\x1b[" not in run("doctor")[1]
+
+
+def test_a_group_has_a_default_and_sub_commands(capsys):
+    """`anyphoto train run.yaml` and `anyphoto train init` must both work, once there is a train."""
+    import typer
+
+    app = default_group("run", "Train.")
+    done = []
+
+    @app.command()
+    def run(config: str, overrides: list[str] = typer.Argument(None)) -> None:  # noqa: B008
+        done.append(("run", config, tuple(overrides or ())))
+
+    @app.command()
+    def init(out: str = "train.yaml") -> None:
+        done.append(("init", out))
+
+    for arguments in (["run.yaml", "seed=3"], ["init"], ["run", "init.yaml"], ["init", "--out", "x.yaml"]):
+        app(arguments, standalone_mode=False)
+    assert done == [
+        ("run", "run.yaml", ("seed=3",)),
+        ("init", "train.yaml"),
+        ("run", "init.yaml", ()),
+        ("init", "x.yaml"),
+    ]
+    assert exit_code_of(lambda: app(["--help"], standalone_mode=False), []) == 0
+    assert "init" in capsys.readouterr().out
+
+
+def test_names_from_files_are_shown_not_obeyed():
+    assert one_line("a\x1b[31mb\nc\u202ed") == "a\\x1b[31mb\\nc\\u202ed"
+    assert one_line("Zoë 李 [red]") == "Zoë 李 [red]"
+
+
+@pytest.mark.parametrize(
+    "number, code, words", [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
+)
+def test_signals_keep_what_is_finished(tmp_path, number, code, words):
+    file = small_layout(tmp_path, num_images=500)
+    command = [sys.executable, "-m", "anyphoto_cli", "generate", str(file), "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"LC_ALL": "C"})
+    deadline = time.monotonic() + 90
+    while len(list((tmp_path / "out").glob("trip_seed*.png"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code and words in err.splitlines()[-1] and "Traceback" not in err
+    pictures = list((tmp_path / "out").iterdir())
+    assert 2 <= len(pictures) < 500 and all(p.suffix == ".png" and not p.name.startswith(".") for p in pictures)
+
+
+def test_shell_completion_knows_commands_and_options():
+    environment = os.environ | {"_ANYPHOTO_COMPLETE": "complete_bash", "COMP_WORDS": "anyphoto gen", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "anyphoto_cli"], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+    assert "generate" in done.stdout

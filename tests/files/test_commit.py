@@ -1,0 +1,31 @@
+"""Whole or not at all."""
+
+import pytest
+
+from anyphoto_cli.errors import EnvironmentFault
+from anyphoto_cli.files.commit import committed
+
+
+def test_a_file_appears_whole(tmp_path):
+    target = tmp_path / "deep" / "x.bin"
+    with committed(target) as file:
+        file.write(b"abc")
+        assert not target.exists()
+    assert target.read_bytes() == b"abc"
+    assert [p.name for p in target.parent.iterdir()] == ["x.bin"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
+    target = tmp_path / "x.bin"
+    target.write_bytes(b"old")
+    with pytest.raises(RuntimeError), committed(target) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert target.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_unwritable_place_is_one_line(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(EnvironmentFault, match="cannot write here"), committed(tmp_path / "file" / "x.bin"):
+        pass

@@ -1,0 +1,145 @@
+"""The only decoder: its mode table, rotation, colour, and everything it must not swallow."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.files.images import read_picture
+
+RED = (200, 40, 30)
+
+
+def saved(tmp_path, image, name="x.png", **options):
+    image.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def gradient():
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)
+    return Image.fromarray(np.stack([np.tile(ramp, (48, 1))] * 3, -1))
+
+
+@pytest.mark.parametrize(
+    "mode, name, expected",
+    [
+        ("RGB", "x.png", RED),
+        ("RGB", "x.webp", RED),
+        ("RGB", "x.avif", RED),
+        ("RGB", "x.bmp", RED),
+        ("RGB", "x.tif", RED),
+        ("RGB", "x.jpg", RED),
+        ("L", "x.png", (87, 87, 87)),
+        ("1", "x.png", (0, 0, 0)),
+        ("P", "x.gif", RED),
+        ("CMYK", "x.jpg", RED),
+        ("YCbCr", "x.jpg", RED),
+        ("RGBA", "x.png", RED),
+        ("LA", "x.png", (87, 87, 87)),
+    ],
+)
+def test_mode_table(tmp_path, mode, name, expected):
+    picture = read_picture(
+        saved(
+            tmp_path,
+            Image.new("RGB", (32, 24), RED).convert(mode, dither=Image.Dither.NONE, palette=Image.Palette.ADAPTIVE),
+            name,
+        )
+    )
+    assert picture.shape == (24, 32, 3) and picture.dtype == np.uint8
+    assert np.abs(picture.astype(int) - expected).max() <= 6
+
+
+def test_transparent_parts_become_white(tmp_path):
+    image = Image.new("RGBA", (8, 8), (*RED, 0))
+    assert (read_picture(saved(tmp_path, image)) == 255).all()
+    palette = Image.new("P", (8, 8), 0)
+    palette.putpalette([*RED] + [0] * 765)
+    assert (read_picture(saved(tmp_path, palette, "p.png", transparency=0)) == 255).all()
+
+
+def test_sixteen_bits_keep_the_upper_eight(tmp_path):
+    levels = np.array([[0, 256, 65535], [32768, 255, 40000]], np.uint16)
+    picture = read_picture(saved(tmp_path, Image.fromarray(levels)))
+    assert np.array_equal(picture[..., 0], levels >> 8)
+
+
+def test_exif_rotation_is_applied_once(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    file = saved(tmp_path, gradient(), "x.jpg", exif=exif, quality=95)
+    picture = read_picture(file)
+    assert picture.shape == (64, 48, 3)
+    assert picture[0].mean() < 10 and picture[-1].mean() > 245
+
+
+def test_colour_profiles_become_srgb(tmp_path):
+    """A profile that exchanges nothing leaves the picture; a linear one makes mid-grey lighter."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    plain = Image.new("RGB", (8, 8), (128, 128, 128))
+    same = read_picture(saved(tmp_path, plain, "s.png", icc_profile=srgb))
+    assert np.abs(same.astype(int) - 128).max() <= 1
+    broken = read_picture(saved(tmp_path, plain, "b.png", icc_profile=b"not a profile"))
+    assert (broken == 128).all()
+
+
+def test_heic_opens_with_its_extra_and_says_so_without(tmp_path, monkeypatch):
+    file = tmp_path / "x.heic"
+    file.write_bytes(b"\x00\x00\x00\x18ftypheic" + b"\x00" * 100)
+    with pytest.raises(InputError, match="broken picture|not a picture"):
+        read_picture(file)
+    monkeypatch.setitem(__import__("sys").modules, "pi_heif", None)  # as if it were not installed
+    with pytest.raises(EnvironmentFault, match=r"anyphoto\[heif\]"):
+        read_picture(file)
+
+
+def test_every_truncation_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 48), 80).convert("RGB").save(buffer, "JPEG")
+    data = buffer.getvalue()
+    for cut in np.linspace(0, len(data) - 3, 40).astype(int):
+        (tmp_path / "cut.jpg").write_bytes(data[:cut])
+        with pytest.raises(InputError):
+            read_picture(tmp_path / "cut.jpg")
+
+
+def png_of(width, height):
+    """A PNG that claims a size without the pixels for it."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side, words", [(9000, "9000x9000 pixels"), (60000, "far more pixels")])
+def test_bombs_are_refused_before_they_unfold(tmp_path, side, words):
+    (tmp_path / "bomb.png").write_bytes(png_of(side, side))
+    with pytest.raises(InputError, match=words):
+        read_picture(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize(
+    "name, data",
+    [
+        ("text.jpg", b"hello"),
+        ("empty.png", b""),
+        ("script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n"),
+        ("vector.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+    ],
+)
+def test_what_is_no_photo_is_refused(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=name):
+        read_picture(tmp_path / name)
+
+
+def test_missing_and_odd_paths_are_refused(tmp_path):
+    for path in (tmp_path / "gone.png", tmp_path, tmp_path / "nul\0.png"):
+        with pytest.raises(InputError):
+            read_picture(path)

@@ -1,0 +1,238 @@
+"""`generate` as a function: real photos end to end, resume, records, rendering again."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anyphoto_cli.config.generate import GenerateConfig
+from anyphoto_cli.config.method import MethodConfig
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.faces.packs import open_faces
+from anyphoto_cli.generate import prepare_faces, render, render_again
+from anyphoto_cli.generate.png_metadata import read_record, write_png
+from anyphoto_cli.layout.schema import load_layout
+from anyphoto_cli.model.adapter import AdapterCard, FacePackCard, save_adapter
+from anyphoto_cli.runtime.progress import Listener
+from tests.conftest import small_layout
+
+
+class Heard(Listener):
+    """Keeps what was said."""
+
+    def __init__(self):
+        self.notices, self.cautions, self.pictures, self.steps, self.stages = [], [], [], 0, []
+
+    def notice(self, text):
+        self.notices.append(text)
+
+    def caution(self, text):
+        self.cautions.append(text)
+
+    def stage(self, text):
+        self.stages.append(text)
+
+    def step(self):
+        self.steps += 1
+
+    def picture(self, path, skipped):
+        self.pictures.append((path.name, skipped))
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """An adapter for tiny-random, tied to the tiny face pack, with numbers that are not zero."""
+    import torch
+
+    from anyphoto_cli.model import bases
+    from anyphoto_cli.model.location_lora import lora_parameters
+    from anyphoto_cli.model.transformer import AnyPhotoTransformer
+
+    folder = bases.base_folder(bases.TINY_RANDOM)
+    transformer = AnyPhotoTransformer.from_pretrained(folder / "transformer")
+    transformer.add_anyphoto(MethodConfig(lora_rank=4, t5_length=64))
+    g = torch.Generator().manual_seed(0)
+    for p in [*lora_parameters(transformer).values(), *transformer.id_projector.parameters()]:
+        p.data = torch.randn(p.shape, generator=g) * 0.3
+    pack = FacePackCard(name="tiny-random", sha256=open_faces("tiny-random").sha256)
+    save_adapter(tmp_path / "adapter", transformer, AdapterCard(base_model="tiny-random", face_pack=pack, train_step=9))
+    return tmp_path / "adapter"
+
+
+def test_two_real_photos_end_to_end(photos, face_pack_folder, tmp_path):
+    """References found by a real detector, embedded by a real recogniser, rendered by the tiny model."""
+    for person in ("obama/obama.jpg", "biden/biden.jpg"):
+        shutil.copy(photos / "refs" / person, tmp_path)
+    faces = [
+        {"name": "Barack", "reference": "obama.jpg", "bbox": [16, 48, 112, 144]},
+        {"name": "Joe", "reference": "biden.jpg", "bbox": [144, 48, 240, 144]},
+    ]
+    value = {"version": 1, "prompt": "two men at a desk", "width": 256, "height": 192, "steps": 3, "faces": faces}
+    (tmp_path / "desk.json").write_text(json.dumps(value))
+    heard = Heard()
+    result = render(
+        [tmp_path / "desk.json"], tmp_path / "out", GenerateConfig(face_pack=str(face_pack_folder)), listener=heard
+    )
+    assert [p.path.name for p in result.pictures] == ["desk_seed0.png"]
+    assert pixels(result.pictures[0].path).shape == (192, 256, 3)
+    assert heard.steps == 3
+    assert any("Barack: face at 379,83 - 607,429, score 0.81" in n for n in heard.notices)
+    assert any("carries no trained identity" in n for n in heard.notices)
+    record = read_record(result.pictures[0].path)
+    assert record["face_pack"]["name"] == "mbf512_scrfd2.5g" and set(record["references"]) == {"obama.jpg", "biden.jpg"}
+
+
+def test_conditions_of_a_real_photo(photos, face_pack, tmp_path):
+    """The canvas shows the face where the layout puts it: the detector finds it there."""
+    shutil.copy(photos / "refs" / "obama" / "obama.jpg", tmp_path)
+    points = [[300, 200], [390, 200], [345, 255], [308, 300], [382, 300]]
+    value = {"version": 1, "prompt": "a man", "width": 640, "height": 512,
+             "faces": [{"name": "B", "reference": "obama.jpg", "landmarks": points}]}  # fmt: skip
+    (tmp_path / "one.json").write_text(json.dumps(value))
+    [face] = prepare_faces(load_layout(tmp_path / "one.json"), face_pack).faces
+    [found] = face_pack.detect([face.canvas])[0][:1]
+    assert np.abs(found.landmarks - points).max() < 12
+    assert face.tokens.shape == (32, 40) and 200 < face.tokens.sum() < 400
+    rows, columns = np.nonzero(face.tokens)
+    assert rows.min() * 16 <= 200 and columns.max() * 16 >= 382
+
+
+def test_resume_skips_and_a_batch_does_not_change_its_members(layout_file, tmp_path):
+    out, heard = tmp_path / "out", Heard()
+    render([layout_file], out, GenerateConfig(seed=5))
+    first = (out / "trip_seed5.png").read_bytes()
+    result = render([layout_file], out, GenerateConfig(seed=4, num_images=3), listener=heard)
+    assert [(p.path.name, p.skipped) for p in result.pictures] == [
+        ("trip_seed4.png", False), ("trip_seed5.png", True), ("trip_seed6.png", False),
+    ]  # fmt: skip
+    assert heard.steps == 4
+    assert (out / "trip_seed5.png").read_bytes() == first
+    alone = render([layout_file], tmp_path / "alone", GenerateConfig(seed=6)).pictures[0].path
+    assert alone.read_bytes() == (out / "trip_seed6.png").read_bytes()
+    before = Heard()
+    render([layout_file], out, GenerateConfig(seed=4, num_images=3), listener=before)
+    assert before.steps == 0 and "Loading the model" not in before.stages
+
+
+def test_another_picture_of_the_same_name_is_refused_before_rendering(layout_file, tmp_path):
+    out = tmp_path / "out"
+    render([layout_file], out)
+    small_layout(tmp_path, prompt="two enemies")
+    with pytest.raises(InputError, match="exists and was made from something else.*--overwrite"):
+        render([layout_file], out)
+    old = (out / "trip_seed0.png").read_bytes()
+    render([layout_file], out, overwrite=True)
+    assert (out / "trip_seed0.png").read_bytes() != old
+    (out / "trip_seed0.png").write_bytes(b"a stranger's file")
+    with pytest.raises(InputError, match="exists and was made from something else"):
+        render([layout_file], out)
+
+
+def test_several_layouts_a_folder_and_refusals(tmp_path):
+    small_layout(tmp_path, "a.json")
+    small_layout(tmp_path, "b.json", width=130)
+    with pytest.raises(InputError, match=r"b\.json: width: must be a multiple of 16"):
+        render([tmp_path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    result = render([tmp_path], tmp_path / "out", keep_going=True)
+    assert [p.layout for p in result.pictures] == ["a.json"] and result.refused == (
+        "b.json: width: must be a multiple of 16",
+    )
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"holds no \.json files"):
+        render([tmp_path / "empty"], tmp_path / "out")
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "a.json", tmp_path / "other")
+    with pytest.raises(InputError, match="has the same name as"):
+        render([tmp_path / "a.json", tmp_path / "other" / "a.json"], tmp_path / "out")
+
+
+def test_dry_run_makes_nothing(layout_file, tmp_path):
+    result = render([layout_file], tmp_path / "out", GenerateConfig(num_images=2), dry_run=True)
+    assert [p.path.name for p in result.pictures] == ["trip_seed0.png", "trip_seed1.png"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reference_without_landmarks_needs_a_detector(tmp_path):
+    file = small_layout(tmp_path)
+    value = json.loads(file.read_text())
+    del value["faces"][1]["reference_landmarks"]
+    file.write_text(json.dumps(value))
+    with pytest.raises(InputError, match=r"^trip.json: faces\[1\].reference: ben.png: .*has no detector"):
+        render([file], tmp_path / "out")
+
+
+def test_record_round_trip(layout_file, tmp_path):
+    path = render([layout_file], tmp_path / "out", GenerateConfig(seed=3)).pictures[0].path
+    record = read_record(path)
+    assert record["layout"]["seed"] == 3 and record["layout"]["num_images"] == 1 and record["layout"]["steps"] == 2
+    assert record["model"]["name"] == "tiny-random" and len(record["model"]["revision"]) == 64
+    assert record["refs"] == ".." and record["adapter"] is None and record["precision"] == "float32"
+    assert str(tmp_path) not in json.dumps(record)
+    with Image.open(path) as image:
+        assert image.info["parameters"].startswith("two friends\nSteps: 2, Sampler: Euler, CFG scale: 1")
+        assert "Seed: 3, Size: 128x128, Model: tiny-random" in image.info["parameters"]
+        assert "trainedAlgorithmicMedia" in image.info["XML:com.adobe.xmp"]
+        copy = image.copy()
+    strange = record | {"layout": record["layout"] | {"prompt": 'Zoë & 李 <b>\n"quoted" 🏖'}}
+    write_png(copy, tmp_path / "x.png", strange)
+    assert read_record(tmp_path / "x.png") == strange
+    (tmp_path / "no.png").write_bytes(b"no")
+    for other in (tmp_path / "no.png", tmp_path / "ana.png", tmp_path / "gone.png"):
+        with pytest.raises(InputError):
+            read_record(other)
+
+
+def test_rendered_again_is_identical_also_after_the_folder_moved(layout_file, adapter, tmp_path):
+    config = GenerateConfig(seed=8, adapter=str(adapter), attention="split")
+    (tmp_path / "job").mkdir()
+    for name in ("trip.json", "ana.png", "ben.png"):
+        shutil.move(tmp_path / name, tmp_path / "job")
+    path = render([tmp_path / "job" / "trip.json"], tmp_path / "job" / "out", config).pictures[0].path
+    shutil.move(tmp_path / "job", tmp_path / "moved")
+    moved = tmp_path / "moved" / "out" / path.name
+    again, same = render_again(moved)
+    assert same and again.path.name == "trip_seed8_again.png"
+    assert again.path.read_bytes() == moved.read_bytes()
+    changed, same = render_again(moved, tmp_path / "elsewhere", refs_root=tmp_path / "moved")
+    assert same and changed.path.parent == tmp_path / "elsewhere"
+    Image.new("RGB", (112, 112)).save(tmp_path / "moved" / "ana.png")
+    with pytest.raises(InputError, match="was made with other references: ana.png"):
+        render_again(moved, tmp_path / "third")
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    shutil.copy(moved, tmp_path / "deep" / "er" / "lost.png")
+    with pytest.raises(InputError, match="no such file|cannot be opened|--refs-root"):
+        render_again(tmp_path / "deep" / "er" / "lost.png")
+
+
+def test_adapter_changes_the_picture_and_is_tied_to_its_face_pack(layout_file, adapter, tmp_path, face_pack_folder):
+    plain = render([layout_file], tmp_path / "plain").pictures[0].path
+    heard = Heard()
+    config = GenerateConfig(adapter=str(adapter))
+    with_it = render([layout_file], tmp_path / "with", config, listener=heard).pictures[0].path
+    assert not np.array_equal(pixels(plain), pixels(with_it))
+    assert not any("no trained identity" in n for n in heard.notices)
+    assert read_record(with_it)["adapter"]["train_step"] == 9
+    with pytest.raises(InputError, match="is not the face pack of this adapter"):
+        render([layout_file], tmp_path / "x", GenerateConfig(adapter=str(adapter), face_pack=str(face_pack_folder)))
+
+
+def test_layout_values_win_over_the_base_and_options_over_the_layout(layout_file, tmp_path):
+    record = read_record(render([layout_file], tmp_path / "a", GenerateConfig(steps=1)).pictures[0].path)
+    assert record["layout"]["steps"] == 1
+    file = small_layout(
+        tmp_path, "guided.json", negative_prompt="rain", true_cfg_scale=2.0, guidance_scale=5.0, seed=12
+    )
+    heard = Heard()
+    path = render([file], tmp_path / "b", listener=heard).pictures[0].path
+    assert path.name == "guided_seed12.png" and heard.steps == 2
+    assert not np.array_equal(
+        pixels(path), pixels(render([layout_file], tmp_path / "c", GenerateConfig(seed=12)).pictures[0].path)
+    )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-DOCS = "Documentation: docs/ beside the README, or https://github.com/anyphoto/anyphoto"
+DOCS = "Documentation: README.md and docs/"
 COMMANDS = {
     "generate": "Render pictures from layout files.",
     "layout": "Check, preview and describe layout files.",

@@ -173,7 +173,7 @@ def layout_json_schema() -> dict[str, Any]:
         } | face["properties"][key]["anyOf"][0]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "https://github.com/anyphoto/anyphoto/layout-v1.schema.json",
+        "$id": "urn:anyphoto:layout:1",
         **schema,
         "title": "anyphoto layout",
     }

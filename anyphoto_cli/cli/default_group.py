@@ -29,5 +29,9 @@ def default_group(default: str, help: str) -> typer.Typer:
     """A Typer app whose `default` sub-command needs no naming."""
     cls = type("DefaultGroup", (DefaultGroup,), {"default": default})
     return typer.Typer(
-        cls=cls, no_args_is_help=True, help=help, context_settings={"help_option_names": ["-h", "--help"]}
+        cls=cls,
+        add_completion=False,
+        no_args_is_help=True,
+        help=help,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )

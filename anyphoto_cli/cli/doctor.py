@@ -14,7 +14,7 @@ from anyphoto_cli.cli.options import Json, Verbose
 if TYPE_CHECKING:
     from anyphoto_cli.doctor import Finding
 
-app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 _MARK = {"ok": ("✓", "green"), "note": ("·", "default"), "missing": ("–", "yellow"), "broken": ("✗", "red")}
 
 

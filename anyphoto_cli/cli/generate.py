@@ -14,7 +14,7 @@ from anyphoto_cli.cli.options import FacePack, Json, Quiet, RefsRoot, Verbose, d
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.errors import InputError
 
-app = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 _EXAMPLES = f"""Examples:
 
 anyphoto generate examples/two_people.json -o out

@@ -39,7 +39,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # the list of commands answers at once; typer's rich help alone costs 60 ms to import
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # Every option can stand in the environment: ANYPHOTO_GENERATE_STEPS=8.
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "ANYPHOTO"},
     epilog=f"Start with: anyphoto doctor, then: anyphoto generate examples/two_people.json -o out\n\n{DOCS}",
 )
 

@@ -20,13 +20,13 @@ LayoutFile = Annotated[Path, typer.Argument(metavar="LAYOUT.json", help="The lay
 def check(file: LayoutFile, face_pack: FacePack = None, refs_root: RefsRoot = None, as_json: Json = False) -> int:
     """Say whether a layout can be rendered, and what will likely not come out as meant. No model is loaded.
 
-    Looks for the face in each reference only where a face pack is named.
+    Looks for the face in each reference only where a face pack is named, or antelopev2 is installed.
     """
     from anyphoto_cli.layout.check import check_layout
     from anyphoto_cli.layout.schema import load_layout
 
     layout = load_layout(file, refs_root)
-    report = check_layout(layout, _finder(face_pack) if face_pack else None)
+    report = check_layout(layout, _finder(layout, face_pack))
     if as_json:
         console.document(_as_document(file, report))
         return 0
@@ -90,18 +90,23 @@ def schema() -> int:
 
 def _analyzer(layout: Any, face_pack: str | None) -> Any:
     """The named pack; else nothing is needed where every reference carries its landmarks."""
-    from anyphoto_cli.faces.packs import open_faces
+    from anyphoto_cli.faces.packs import DEFAULT_PACK, open_faces
     from anyphoto_cli.registry import DEFAULT_BASE, find
 
     given = all(face.reference_landmarks is not None for face in layout.faces)
-    return open_faces(face_pack or (find("bases", DEFAULT_BASE).face_pack if given else "antelopev2"))
+    return open_faces(face_pack or (find("bases", DEFAULT_BASE).face_pack if given else DEFAULT_PACK))
 
 
-def _finder(face_pack: str) -> Any:
-    from anyphoto_cli.faces.packs import open_faces
+def _finder(layout: Any, face_pack: str | None) -> Any:
+    """Finds the face in a picture, by the named pack or the one that is installed; None where nothing is to be done."""
+    from anyphoto_cli.faces.packs import DEFAULT_PACK, installed_pack, open_faces
     from anyphoto_cli.faces.reference_face import find_reference_face
 
-    analyzer = open_faces(face_pack)
+    searched = any(face.reference_landmarks is None for face in layout.faces)
+    pack = face_pack or (installed_pack(DEFAULT_PACK) if searched else None)
+    if pack is None:
+        return None
+    analyzer = open_faces(pack)
     return lambda picture: find_reference_face(analyzer, picture).face.landmarks
 
 

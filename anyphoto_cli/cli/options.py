@@ -12,7 +12,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only warnings an
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Let the libraries talk, too.")]
 FacePack = Annotated[
     str | None,
-    typer.Option("--face-pack", help="Face models: an insightface pack by name, or a folder.", metavar="NAME|DIR"),
+    typer.Option(
+        "--face-pack",
+        envvar="ANYPHOTO_FACE_PACK",
+        help="Face models: an insightface pack by name, or a folder.",
+        metavar="NAME|DIR",
+    ),
 ]
 RefsRoot = Annotated[
     Path | None,

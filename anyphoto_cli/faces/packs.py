@@ -10,11 +10,7 @@ from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.registry import find
 from anyphoto_cli.seams import FaceAnalyzer
 
-LICENCES = {
-    "insightface": "insightface packs (antelopev2, buffalo_l ...): non-commercial research only",
-    "tiny-random": "random numbers made on this machine: no terms, and it knows nobody",
-}
-TINY_RANDOM = "tiny-random"
+TINY_RANDOM, DEFAULT_PACK = "tiny-random", "antelopev2"
 
 
 def open_faces(pack: str | Path, device: str = "cpu") -> FaceAnalyzer:

@@ -205,6 +205,14 @@ def test_a_group_has_a_default_and_sub_commands(capsys):
     assert "init" in capsys.readouterr().out
 
 
+def test_options_may_stand_in_the_environment(run, layout_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANYPHOTO_GENERATE_SEED", "9")
+    assert "trip_seed9.png" in run("generate", layout_file, "-o", tmp_path / "out", "--dry-run")[1]
+    assert "trip_seed1.png" in run("generate", layout_file, "-o", tmp_path / "out", "--dry-run", "--seed", "1")[1]
+    monkeypatch.setenv("ANYPHOTO_FACE_PACK", "./nowhere")
+    assert "--face-pack: no such folder" in run("layout", "check", layout_file)[2]
+
+
 def test_names_from_files_are_shown_not_obeyed():
     assert one_line("a\x1b[31mb\nc\u202ed") == "a\\x1b[31mb\\nc\\u202ed"
     assert one_line("Zoë 李 [red]") == "Zoë 李 [red]"

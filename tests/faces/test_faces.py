@@ -17,6 +17,7 @@ from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.geometry import Similarity, arcface_template, fit_similarity
 from anyphoto_cli.registry import find
 from anyphoto_cli.seams import FaceAnalyzer
+from anyphoto_cli.types import Box, Face
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,31 @@ def test_the_largest_face_wins_and_the_choice_is_told(photos, face_pack):
     found = find_reference_face(face_pack, picture)
     assert found.face.box.area == max(face.box.area for face in faces)
     assert f"the largest of {len(faces)}" in found.choice
+
+
+class FindsOnly:
+    """A detector that answers at one input size alone, and counts its calls."""
+
+    detects = True
+
+    def __init__(self, size):
+        self.size, self.asked = size, []
+
+    def detect(self, pictures, size=640):
+        self.asked.append((size, pictures[0].shape[0]))
+        landmarks = arcface_template() / 2
+        small, large = Face(Box(1, 1, 9, 9), landmarks, 0.9), Face(Box(0, 0, 40, 50), landmarks, 0.6)
+        return [[small, large] if size == self.size else []]
+
+
+def test_other_detection_sizes_are_tried_before_padding():
+    analyzer = FindsOnly(160)
+    found = find_reference_face(analyzer, np.zeros((60, 60, 3), np.uint8))
+    assert analyzer.asked == [(640, 60), (320, 60), (160, 60)]
+    assert found.face.score == 0.6 and "largest of 2" in found.choice
+    with pytest.raises(InputError):
+        find_reference_face(never := FindsOnly(1), np.zeros((60, 60, 3), np.uint8))
+    assert {side for _, side in never.asked} == {60, 120, 180}
 
 
 def test_no_face_is_one_line_with_a_remedy(face_pack):

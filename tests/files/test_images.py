@@ -1,5 +1,6 @@
 """The only decoder: its mode table, rotation, colour, and everything it must not swallow."""
 
+import base64
 import io
 import struct
 import zlib
@@ -12,6 +13,18 @@ from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.images import read_picture
 
 RED = (200, 40, 30)
+
+
+# 64x48, left half red, right half blue; drawn and encoded for this test.
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAa1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAA"
+    "AA5waXRtAAAAAAACAAAAEGlkYXQAAAAAAEAAMAAAADhpbG9jAQAAAERAAAIAAQAAAAAAAAHRAAEAAAAAAAAAJAACAAEAAAAAAAAA"
+    "AQAAAAAAAAAIAAAAOGlpbmYAAAAAAAIAAAAVaW5mZQIAAAEAAQAAaHZjMQAAAAAVaW5mZQIAAAAAAgAAZ3JpZAAAAADYaXBycAAA"
+    "ALZpcGNvAAAAdmh2Y0MBA3AAAAAAAAAAAAAe8AD8/fj4AAAPAyAAAQAYQAEMAf//A3AAAAMAkAAAAwAAAwAeugJAIQABACpCAQED"
+    "cAAAAwCQAAADAAADAB6gIIEFlurkprm4EBAwIAAAAwAgAAADACEiAAEABkQBwXPAiQAAABRpc3BlAAAAAAAAAEAAAABAAAAAFGlz"
+    "cGUAAAAAAAAAQAAAADAAAAAQcGl4aQAAAAADCAgIAAAAGmlwbWEAAAAAAAAAAgABAoECAAICA4QAAAAaaXJlZgAAAAAAAAAOZGlt"
+    "ZwACAAEAAQAAACxtZGF0AAAAICgBrxmA70mlv//cz5/3JS/4bshf/5UOd88yn/DUQ21v"
+)
 
 
 def saved(tmp_path, image, name="x.png", **options):
@@ -89,9 +102,14 @@ def test_colour_profiles_become_srgb(tmp_path):
 
 def test_heic_opens_with_its_extra_and_says_so_without(tmp_path, monkeypatch):
     file = tmp_path / "x.heic"
-    file.write_bytes(b"\x00\x00\x00\x18ftypheic" + b"\x00" * 100)
+    file.write_bytes(HEIC)
+    picture = read_picture(file)
+    assert picture.shape == (48, 64, 3)
+    assert np.abs(picture[10, 10].astype(int) - RED).max() < 6 and picture[10, 50, 2] > 180
+    file.write_bytes(HEIC[:300])
     with pytest.raises(InputError, match="broken picture|not a picture"):
         read_picture(file)
+    file.write_bytes(HEIC)
     monkeypatch.setitem(__import__("sys").modules, "pi_heif", None)  # as if it were not installed
     with pytest.raises(EnvironmentFault, match=r"anyphoto\[heif\]"):
         read_picture(file)

@@ -92,7 +92,7 @@ def hush_libraries(verbose: bool) -> None:
     import warnings
 
     warnings.filterwarnings("ignore", category=FutureWarning)
-    for name in ("diffusers", "transformers", "huggingface_hub", "peft", "accelerate", "insightface"):
+    for name in ("diffusers", "transformers", "huggingface_hub", "peft", "accelerate", "insightface", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import os
 

@@ -36,10 +36,10 @@ class MemoryPlan:
 def plan_memory(mode: str, device: torch.device, parameters: float) -> MemoryPlan:
     """Resolve "auto" for a device. parameters: the base's weights, in units of FLUX.1's (1.0; a toy: near 0).
 
-    Raises InputError for offload on a CPU: there is nothing to offload from.
+    Raises InputError for offload and nf4 on a CPU: there is nothing to offload from, and diffusers quantises on GPUs.
     """
-    if device.type == "cpu" and mode == "offload":
-        raise InputError("offload needs a GPU", field="--memory", remedy="On a CPU use full")
+    if device.type == "cpu" and mode in ("offload", "nf4"):
+        raise InputError(f"{mode} needs a GPU", field="--memory", remedy="On a CPU use full or fp8")
     if mode != "auto":
         return MemoryPlan(mode, "as asked")
     if device.type != "cuda":
@@ -102,8 +102,7 @@ def place(pipeline: Any, device: torch.device, mode: str) -> None:
     """Move the pipeline, or set it to move its models one after another. Raises EnvironmentFault out of memory."""
     try:
         if mode == "full" or device.type == "cpu":
-            if mode != "nf4":
-                pipeline.to(device)
+            pipeline.to(device)
         else:
             pipeline.enable_model_cpu_offload(device=device)
     except torch.OutOfMemoryError as error:

@@ -145,6 +145,22 @@ def test_check_looks_for_faces_where_a_pack_is_named(run, photos, face_pack_fold
     assert run("layout", "check", file, "--face-pack", face_pack_folder)[0] == 0
 
 
+def test_check_looks_for_faces_where_antelopev2_is_installed(run, face_pack_folder, tmp_path, monkeypatch):
+    """insightface keeps packs in ~/.insightface/models, and antelopev2's zip nests a folder in its folder."""
+    nested = tmp_path / "home" / ".insightface" / "models" / "antelopev2" / "antelopev2"
+    nested.mkdir(parents=True)
+    for file in face_pack_folder.glob("*.onnx"):
+        (nested / file.name).symlink_to(file)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    file = small_layout(tmp_path)
+    assert run("layout", "check", file)[0] == 0  # every landmark is given: nothing to look for
+    value = json.loads(file.read_text())
+    del value["faces"][1]["reference_landmarks"]
+    file.write_text(json.dumps(value))
+    code, _, err = run("layout", "check", file)
+    assert code == 2 and "faces[1].reference: ben.png: no face was found" in err
+
+
 def test_generate_json_and_skips(run, tmp_path):
     small_layout(tmp_path, "a.json")
     small_layout(tmp_path, "b.json", prompt=7)

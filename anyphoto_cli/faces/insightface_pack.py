@@ -34,7 +34,7 @@ class InsightFacePack:
                     name=str(folder), allowed_modules=["detection", "recognition"], providers=self.providers
                 )
                 # Given explicitly: from 1.0 on insightface's default runs two sizes and merges them.
-                analysis.prepare(ctx_id=0 if device.startswith("cuda") else -1, det_size=(640, 640))
+                analysis.prepare(ctx_id=_cuda_index(device), det_size=(640, 640))
         except Exception as error:  # onnxruntime and insightface raise bare AssertionErrors and kinds of their own
             raise InputError(
                 f"cannot be used as a face pack ({type(error).__name__}: {str(error)[:120]})", file=folder,
@@ -88,10 +88,15 @@ def unit_length(vectors: np.ndarray) -> Embeddings:
     return unit
 
 
-def onnx_providers(device: str) -> list[str]:
-    """What onnxruntime is to use: CUDA first where it is both asked for and installed."""
+def onnx_providers(device: str) -> list[str | tuple[str, dict[str, int]]]:
+    """What onnxruntime is to use: CUDA on that card first, where it is both asked for and installed."""
     import onnxruntime
 
-    available = onnxruntime.get_available_providers()
-    wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") and "CUDAExecutionProvider" in available else []
-    return [*wanted, "CPUExecutionProvider"]
+    if device.startswith("cuda") and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return [("CUDAExecutionProvider", {"device_id": _cuda_index(device)}), "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]
+
+
+def _cuda_index(device: str) -> int:
+    """cuda:1 -> 1, cuda -> 0, cpu -> -1, as insightface counts."""
+    return int(device.partition(":")[2] or 0) if device.startswith("cuda") else -1

@@ -23,8 +23,13 @@ def face_patch(picture: Picture, landmarks: Points, size: int) -> Patch:
     Antialiased when the face is larger than the patch. size: px, a multiple of 112. Source: A.3, "canonical size".
     """
     picture, landmarks = _shrink(picture, landmarks, fit_similarity(landmarks, arcface_template(size)).scale)
-    opaque = np.concatenate([picture, np.full((*picture.shape[:2], 1), 255, np.uint8)], -1)
-    return _warp(opaque, fit_similarity(landmarks, arcface_template(size)).matrix, size)
+    import cv2
+
+    matrix = fit_similarity(landmarks, arcface_template(size)).matrix
+    # Colours go on beyond the photo's end and alpha alone stops there: no dark rim where the two meet.
+    colours = _warp(picture, matrix, size, cv2.BORDER_REPLICATE)
+    alpha = _warp(np.full(picture.shape[:2], 255, np.uint8), matrix, size)
+    return np.dstack([colours, alpha])
 
 
 def _shrink(picture: Picture, landmarks: Points, scale: float) -> tuple[Picture, Points]:
@@ -43,8 +48,9 @@ def _shrink(picture: Picture, landmarks: Points, scale: float) -> tuple[Picture,
     return small, (landmarks + 0.5) * ratio - 0.5
 
 
-def _warp(picture: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+def _warp(picture: np.ndarray, matrix: np.ndarray, size: int, border: int = 0) -> np.ndarray:
+    """border: cv2.BORDER_CONSTANT (0), which is black, or another of cv2's kinds."""
     import cv2
 
-    warped: np.ndarray = cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=0)
+    warped: np.ndarray = cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
     return warped

@@ -85,7 +85,7 @@ def render(
         ]
         return RenderResult(tuple(planned), tuple(refusals.lines))
     tasks = _tasks(jobs, out, weights, analyzer, listener)
-    todo = [task for task in tasks if not _finished(task, overwrite)]
+    todo = [task for task in tasks if not _finished(task, overwrite, weights.precision_was_asked)]
     done = {task.path for task in tasks} - {task.path for task in todo}
     for task in tasks:
         if task.path in done:
@@ -156,13 +156,13 @@ def _record(job: Job, seed: int, out: Path, weights: Weights, analyzer: FaceAnal
         "model": weights.model_record,
         "adapter": weights.adapter_record,
         "face_pack": {"name": analyzer.name, "sha256": analyzer.sha256},
-        "precision": weights.precision,
     }
     return {
         "format": FORMAT,
         **identifying,
+        "precision": weights.precision,
         "fingerprint": hashlib.sha256(json.dumps(identifying, sort_keys=True).encode()).hexdigest(),
-        # Relative, so that a folder can move as a whole and no home folder's name gets out.
+        # Relative, so that a folder with layout, references and pictures can move as a whole.
         "refs": os.path.relpath(job.layout.refs_root, out),
         "layout_name": job.layout.shown_name,
         "asked": weights.asked(),
@@ -170,15 +170,19 @@ def _record(job: Job, seed: int, out: Path, weights: Weights, analyzer: FaceAnal
     }
 
 
-def _finished(task: _Task, overwrite: bool) -> bool:
-    """Whether the picture exists and is this very one. Raises InputError when another one has its name."""
+def _finished(task: _Task, overwrite: bool, precision_matters: bool = True) -> bool:
+    """Whether the picture exists and is this very one. Raises InputError when another one has its name.
+
+    precision_matters: False when the precision follows from what memory is free, which may differ by the hour.
+    """
     if not task.path.exists() or overwrite:
         return False
     try:
-        fingerprint = read_record(task.path)["fingerprint"]
-    except (InputError, KeyError):
-        fingerprint = None
-    if fingerprint != task.record["fingerprint"]:
+        record = read_record(task.path)
+    except InputError:
+        record = {}
+    keys = ("fingerprint", "precision") if precision_matters else ("fingerprint",)
+    if any(record.get(key) != task.record[key] for key in keys):
         raise InputError(
             "exists and was made from something else", file=task.path,
             remedy="Choose another --out, or replace it with --overwrite",

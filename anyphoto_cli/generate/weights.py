@@ -55,12 +55,18 @@ class Weights:
     @property
     def face_device(self) -> str:
         """Where face models run."""
-        return "cuda" if self.device.type == "cuda" else "cpu"
+        return str(self.device) if self.device.type == "cuda" else "cpu"
 
     @property
     def precision(self) -> str:
         """The number format that made the picture; full and offload compute the same."""
-        return self.mode if self.mode in ("fp8", "nf4") else str(self.dtype).removeprefix("torch.")
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{self.mode}/{dtype}" if self.mode in ("fp8", "nf4") else dtype
+
+    @property
+    def precision_was_asked(self) -> bool:
+        """False when it may follow from the memory that is free."""
+        return self.config.memory != "auto" or self.config.dtype != "auto"
 
     @property
     def model_record(self) -> dict[str, str]:

@@ -123,10 +123,13 @@ def read_weights(folder: Path, card: AdapterCard) -> tuple[dict[str, Tensor], di
 
 def load_adapter(transformer: Any, folder: Path) -> AdapterCard:
     """Put a saved adapter into a transformer, in its number format. Raises InputError where they do not fit."""
+    from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
     from peft.utils import set_peft_model_state_dict
 
     card = read_card(folder)
     lora, projector = read_weights(folder, card)
+    if any(parameter.is_meta for parameter in transformer.parameters()):
+        raise InputError("must be loaded before sequential offload is switched on", file=folder, field="--adapter")
     transformer.add_anyphoto(card.method, card.embedding)
     try:
         loaded = set_peft_model_state_dict(transformer, lora, adapter_name=ADAPTER)
@@ -135,11 +138,15 @@ def load_adapter(transformer: Any, folder: Path) -> AdapterCard:
             raise RuntimeError(f"{len(loaded.unexpected_keys)} unknown and {len(missing)} missing tensors")
         transformer.id_projector.load_state_dict(projector)
     except RuntimeError as error:
+        transformer.remove_anyphoto()  # half an adapter must not render
         raise InputError(
             f"does not fit this base model ({str(error).splitlines()[-1].strip()[:160]})", file=folder,
             field="--adapter", remedy=f"It was trained on {card.base_model}",
         ) from error  # fmt: skip
     _to_inference_format(transformer)
+    # Group offload, where it is on, has to learn of the new modules; diffusers' own LoRA loader does the same.
+    _maybe_remove_and_reapply_group_offloading(transformer)
+    transformer.card = card
     return card
 
 

@@ -52,10 +52,18 @@ def split_lora(layer: nn.Module, x: Tensor, tail: int) -> Tensor:
 
 def _delta(layer: LoraLayer, name: str, x: Tensor) -> Tensor:
     """B A x · alpha / r, in x's number format: masters stay float32, products do not."""
-    x = layer.lora_dropout[name](x)
-    down = F.linear(x, layer.lora_A[name].weight.to(x.dtype))
-    up: Tensor = F.linear(down, layer.lora_B[name].weight.to(x.dtype))
-    return up * float(layer.scaling[name])
+    if name in layer.lora_variant:
+        raise ValueError(f"the LoRA {name!r} is a variant (DoRA or the like), which cannot run beside AnyPhoto weights")
+    down = _linear(layer.lora_A[name], layer.lora_dropout[name](x))
+    return _linear(layer.lora_B[name], down) * float(layer.scaling[name])
+
+
+def _linear(module: nn.Module, x: Tensor) -> Tensor:
+    """module(x): called where it can be, since offloading hooks hang on calls; cast for float32 masters otherwise."""
+    weight, bias = cast(Tensor, module.weight), cast(Tensor | None, module.bias)
+    if weight.dtype == x.dtype:
+        return cast(Tensor, module(x))
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def location_lora_config(method: MethodConfig, single_blocks: int) -> LoraConfig:
@@ -75,8 +83,13 @@ def location_lora_config(method: MethodConfig, single_blocks: int) -> LoraConfig
 
 
 def add_location_lora(transformer: Any, method: MethodConfig) -> None:
-    """Put a fresh adapter into a transformer: A gaussian, B zero, float32 masters whatever the base's number format."""
+    """Put a fresh adapter into a transformer: A gaussian, B zero, float32 masters whatever the base's number format.
+
+    Adapters that are active already stay so: a style LoRA loaded first goes on working.
+    """
+    before = transformer.active_adapters() if getattr(transformer, "peft_config", None) else []
     transformer.add_adapter(location_lora_config(method, len(transformer.single_transformer_blocks)), ADAPTER)
+    transformer.set_adapter([*before, ADAPTER])
     for parameter in lora_parameters(transformer).values():
         parameter.data = parameter.data.float()
 

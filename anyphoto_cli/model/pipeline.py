@@ -39,6 +39,7 @@ from anyphoto_cli.model.transformer import AnyPhotoTransformer
 from anyphoto_cli.model.vae import DOWN, decode, encode, to_pixels
 from anyphoto_cli.types import PreparedFace
 
+ENCODE_PIXELS = 8 * 2**20
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
 
@@ -67,12 +68,16 @@ class AnyPhotoPipeline(FluxPipeline):
             feature_extractor,
         )  # fmt: skip
         AnyPhotoTransformer.from_flux(self.transformer)
-        self.adapter: AdapterCard | None = None
 
     @property
     def method(self) -> MethodConfig:
         """The method's open choices, as the adapter was trained with."""
         return cast(MethodConfig, self.transformer.method)
+
+    @property
+    def adapter(self) -> AdapterCard | None:
+        """The card of the loaded adapter; it lives with the transformer, which pipelines may share."""
+        return cast(AdapterCard | None, self.transformer.card)
 
     def load_anyphoto(
         self,
@@ -85,21 +90,18 @@ class AnyPhotoPipeline(FluxPipeline):
 
         Raises InputError when they are damaged or made for another base, EnvironmentFault when the hub fails.
         """
-        if self.adapter is not None:
+        folder = find_adapter(source, subfolder, revision, token)
+        if self.transformer.id_projector is not None:
             self.unload_anyphoto()
-        self.adapter = load_adapter(self.transformer, find_adapter(source, subfolder, revision, token))
-        return self.adapter
+        return load_adapter(self.transformer, folder)
 
     def unload_anyphoto(self) -> None:
         """Take the adapter out again; other LoRAs stay."""
-        from anyphoto_cli.model.location_lora import ADAPTER
-
-        self.transformer.delete_adapters(ADAPTER)
-        self.transformer.id_projector, self.transformer.method, self.adapter = None, MethodConfig(), None
+        self.transformer.remove_anyphoto()
 
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
         """Refused while AnyPhoto weights are loaded: fused, they would act on every token."""
-        if self.adapter is not None:
+        if self.transformer.id_projector is not None:
             raise ValueError(
                 "AnyPhoto weights act on location tokens only and cannot be fused; unload_anyphoto() first"
             )
@@ -107,13 +109,17 @@ class AnyPhotoPipeline(FluxPipeline):
 
     @torch.no_grad()
     def encode_faces(self, faces: Sequence[PreparedFace]) -> LocationTokens:
-        """Canvases through the VAE, all in one call, and pruned to location tokens; once per layout. Source: Eq. 13.
+        """Canvases through the VAE and pruned to location tokens; once per layout. Source: Eq. 13.
+
+        All canvases go in one call as far as 8 megapixels allow: 8 faces at 1024x1024.
 
         faces: at least one, canvases of one size. Raises ValueError when a face has no token.
         """
         device = self._execution_device
-        pixels = to_pixels([face.canvas for face in faces]).to(device)
-        latents = encode(self.vae, pixels, self.method.latent)
+        pixels = to_pixels([face.canvas for face in faces])
+        at_once = max(1, ENCODE_PIXELS // pixels[0, 0].numel())
+        chunks = [encode(self.vae, part.to(device), self.method.latent) for part in pixels.split(at_once)]
+        latents = torch.cat(chunks)
         masks = torch.from_numpy(np.stack([face.tokens for face in faces]))
         embeddings = torch.from_numpy(np.stack([face.embedding for face in faces])).float()
         return prune(latents, masks, embeddings, self.method.rope_index)

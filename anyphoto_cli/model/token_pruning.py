@@ -36,13 +36,18 @@ class LocationTokens:
         """Identity taken out: tokens and embeddings zeroed, places kept. Source: paper 4.1, 15 % drop."""
         return replace(self, tokens=torch.zeros_like(self.tokens), embeddings=torch.zeros_like(self.embeddings))
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> LocationTokens:
-        """On a device; tokens in `dtype`, ids and embeddings stay float32."""
+    def to(
+        self, device: torch.device | str | int, dtype: torch.dtype | None = None, non_blocking: bool = False
+    ) -> LocationTokens:
+        """On a device; tokens in `dtype` if one is given, ids and embeddings keep theirs.
+
+        Offloading hooks move whatever has a `.to`, with just these arguments.
+        """
         return replace(
             self,
-            tokens=self.tokens.to(device, dtype),
-            ids=self.ids.to(device),
-            embeddings=self.embeddings.to(device),
+            tokens=self.tokens.to(device, dtype or self.tokens.dtype, non_blocking),
+            ids=self.ids.to(device, non_blocking=non_blocking),
+            embeddings=self.embeddings.to(device, non_blocking=non_blocking),
         )
 
 

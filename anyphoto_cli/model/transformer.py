@@ -16,7 +16,7 @@ from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.model.blocks import AnyPhotoSingleTransformerBlock, AnyPhotoTransformerBlock
 from anyphoto_cli.model.identity_modulation import IdentityProjector, identity_rows
 from anyphoto_cli.model.isolated_attention import choose_kernel
-from anyphoto_cli.model.location_lora import add_location_lora, split_lora
+from anyphoto_cli.model.location_lora import ADAPTER, add_location_lora, split_lora
 from anyphoto_cli.model.token_pruning import LocationTokens, Spans
 
 
@@ -25,14 +25,23 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
 
     Without faces it is stock FLUX, number for number. `from_pretrained` opens any FLUX.1 transformer folder;
     `from_flux` re-types one that is loaded already, quantised or not. `method`: the choices its weights were trained
-    with. `id_projector`: Δ of Eq. 16, None until an adapter is added. `attention`: auto, split or masked.
+    with. `id_projector`: Δ of Eq. 16, None until an adapter is added. `card`: of a loaded adapter. `attention`: auto,
+    split or masked.
     """
 
     _no_split_modules = ["AnyPhotoTransformerBlock", "AnyPhotoSingleTransformerBlock"]
     _repeated_blocks = ["AnyPhotoTransformerBlock", "AnyPhotoSingleTransformerBlock"]
 
+    # The adapter is small and exact: 8-bit storage is for the base alone.
+    _skip_layerwise_casting_patterns = [
+        *FluxTransformer2DModel._skip_layerwise_casting_patterns,
+        "id_projector",
+        "lora_",
+    ]
+
     method: MethodConfig
     attention: str
+    card: Any
     id_projector: IdentityProjector | None
 
     @register_to_config
@@ -59,8 +68,16 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
 
     @classmethod
     def from_flux(cls, transformer: FluxTransformer2DModel) -> AnyPhotoTransformer:
-        """Re-type a loaded transformer in place; its weights are not touched. Idempotent."""
+        """Re-type a loaded transformer in place; its weights are not touched. Idempotent.
+
+        Raises ValueError when offloading hooks hang on it already: they hold on to the old forward.
+        """
         if not isinstance(transformer, cls):
+            blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+            if any("forward" in vars(module) for module in (transformer, *blocks)):
+                raise ValueError(
+                    "this transformer is being offloaded: make it an AnyPhoto model first, then offload it"
+                )
             transformer.__class__ = cls
             transformer._become_anyphoto()
         return cast(AnyPhotoTransformer, transformer)
@@ -70,7 +87,7 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
             block.__class__ = AnyPhotoTransformerBlock
         for block in self.single_transformer_blocks:
             block.__class__ = AnyPhotoSingleTransformerBlock
-        self.method, self.attention, self.id_projector = MethodConfig(), "auto", None
+        self.method, self.attention, self.id_projector, self.card = MethodConfig(), "auto", None, None
 
     def add_anyphoto(self, method: MethodConfig, embedding: int = 512) -> None:
         """Add a fresh, untrained adapter: LoRA with B = 0 and a projector with Δ = 0, both in float32.
@@ -83,6 +100,11 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         self.id_projector = IdentityProjector(embedding, method.projector_hidden or self.inner_dim, self.inner_dim)
         self.id_projector.to(self.device)
         self.method = method
+
+    def remove_anyphoto(self) -> None:
+        """Take the adapter out again; other LoRAs stay."""
+        self.delete_adapters(ADAPTER)
+        self.method, self.id_projector, self.card = MethodConfig(), None, None
 
     def fuse_qkv_projections(self) -> None:
         """Refused: fused projections would bypass the adapter."""

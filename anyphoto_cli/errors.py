@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 
+def one_line(text: str) -> str:
+    """Text from files and names, safe to print: control and direction characters are shown, not obeyed."""
+    unsafe = {"\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069"}
+    return "".join(c if (c.isprintable() or c == " ") and c not in unsafe else repr(c)[1:-1] for c in text)
+
+
 class AnyPhotoError(Exception):
     """A refusal. Its text is one line: where, what, what to do.
 
@@ -19,7 +25,7 @@ class AnyPhotoError(Exception):
     def __str__(self) -> str:
         where = [part for part in (self.file, self.field) if part]
         line = ": ".join([*where, self.what])
-        return f"{line}. {self.remedy}" if self.remedy else line
+        return one_line(f"{line}. {self.remedy}" if self.remedy else line)
 
     def at(self, *, file: object, field: str) -> AnyPhotoError:
         """The same refusal, told from the file and field that led to it."""

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from anyphoto_cli.cli.exits import one_line
+from anyphoto_cli.errors import one_line
 from anyphoto_cli.runtime.progress import Listener
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from typer.exceptions import Abort, TyperException
 
-from anyphoto_cli.errors import AnyPhotoError
+from anyphoto_cli.errors import AnyPhotoError, one_line
 from anyphoto_cli.runtime.signals import Terminated, terminate_as_exception
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -50,9 +50,3 @@ def _fail(line: str, code: int, as_json: bool, error: AnyPhotoError | None) -> i
     else:
         print(f"Error: {one_line(line)}", file=sys.stderr)
     return code
-
-
-def one_line(text: str) -> str:
-    """Text from files and names, safe to print: control and direction characters are shown, not obeyed."""
-    unsafe = {"\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069"}
-    return "".join(c if (c.isprintable() or c == " ") and c not in unsafe else repr(c)[1:-1] for c in text)

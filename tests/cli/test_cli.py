@@ -11,7 +11,8 @@ import pytest
 
 from anyphoto_cli import __version__
 from anyphoto_cli.cli.default_group import default_group
-from anyphoto_cli.cli.exits import exit_code_of, one_line
+from anyphoto_cli.cli.exits import exit_code_of
+from anyphoto_cli.errors import one_line
 from tests.conftest import ROOT, small_layout
 
 HEAVY = {

@@ -17,6 +17,8 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 
 KEY, FORMAT = "anyphoto", 1
+_KEYS = {"layout": dict, "references": dict, "model": dict, "face_pack": dict, "asked": dict, "refs": str,
+         "layout_name": str, "fingerprint": str, "precision": str}  # fmt: skip
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -49,6 +51,9 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(what, file=path, remedy="Give a PNG that anyphoto generate wrote") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InputError("holds a record of another version", file=path, remedy="Run: pip install -U anyphoto")
+    for key, kind in _KEYS.items():
+        if not isinstance(record.get(key), kind):
+            raise InputError("is damaged or was edited", file=path, field=f"record.{key}")
     return record
 
 

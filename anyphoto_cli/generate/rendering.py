@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from anyphoto_cli import __version__
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.errors import InputError
@@ -110,7 +112,7 @@ def render_again(
     not those of the record.
     """
     listener, record = listener or Listener(), read_record(picture)
-    config = _recorded_config(record, config or GenerateConfig())
+    config = _recorded_config(record, config or GenerateConfig(), picture)
     layout = _recorded_layout(record, picture, refs_root)
     weights, analyzer = _find_models(config)
     job = Job(layout, prepare_faces(layout, analyzer, weights.method))
@@ -209,8 +211,12 @@ def _render_all(tasks: Sequence[_Task], weights: Weights, listener: Listener) ->
         listener.end()
 
 
-def _recorded_config(record: dict[str, Any], given: GenerateConfig) -> GenerateConfig:
-    return GenerateConfig.model_validate({**record["asked"], **given.model_dump(exclude_unset=True)})
+def _recorded_config(record: dict[str, Any], given: GenerateConfig, picture: Path) -> GenerateConfig:
+    try:
+        return GenerateConfig.model_validate({**record["asked"], **given.model_dump(exclude_unset=True)})
+    except ValidationError as error:
+        field = f"record.asked.{error.errors()[0]['loc'][0]}"
+        raise InputError("is damaged or was edited", file=picture, field=field) from None
 
 
 def _recorded_layout(record: dict[str, Any], picture: Path, refs_root: Path | None) -> Layout:
@@ -218,13 +224,13 @@ def _recorded_layout(record: dict[str, Any], picture: Path, refs_root: Path | No
     if not root.is_dir():
         what = f"the folder of its references, {record['refs']!r}, is not there"
         raise InputError(what, file=picture, remedy="Name it with --refs-root")
-    return parse_layout(record["layout"], root / record["layout_name"], refs_root)
+    return parse_layout(record["layout"], root / Path(record["layout_name"]).name, refs_root)
 
 
 def _refuse_changes(record: dict[str, Any], now: dict[str, Any], picture: Path) -> None:
     """What made the picture must still be there, unchanged. Raises InputError naming what is not."""
     for key in ("references", "model", "adapter", "face_pack", "precision"):
-        if record[key] != now[key]:
+        if record.get(key) != now[key]:
             what = f"was made with another {key.replace('_', ' ')}"
             if key == "references":
                 changed = [r for r in record[key] if record[key][r] != now[key].get(r)]

@@ -85,7 +85,7 @@ def base_folder(base: Base) -> Path:
     from diffusers import DiffusionPipeline
 
     try:
-        return Path(DiffusionPipeline.download(base.source))
+        return Path(DiffusionPipeline.download(base.source, use_safetensors=True))
     except Exception as error:  # the hub raises requests', httpx' and its own kinds
         raise _not_downloaded(base, error) from error
 

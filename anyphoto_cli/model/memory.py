@@ -88,7 +88,7 @@ def open_pipeline(folder: Path, cls: Any, device: torch.device, dtype: torch.dty
     """
     options = {"quantization_config": _nf4(dtype)} if mode == "nf4" else {}
     try:
-        pipeline = cls.from_pretrained(str(folder), dtype=dtype, local_files_only=True, **options)
+        pipeline = cls.from_pretrained(str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError) as error:
         line = str(error).strip().splitlines()[0][:200]
         raise InputError(f"cannot be opened as a diffusers model ({line})", file=folder, field="--model") from error

@@ -190,6 +190,43 @@ def test_record_round_trip(layout_file, tmp_path):
             read_record(other)
 
 
+@pytest.mark.parametrize(
+    "edit, words",
+    [
+        (lambda r: r.pop("layout"), "record.layout: is damaged or was edited"),
+        (lambda r: r.update(references=[]), "record.references: is damaged"),
+        (lambda r: r["asked"].update(memory=3), "record.asked.memory: is damaged"),
+        (lambda r: r["asked"].update(extra=3), "record.asked.extra: is damaged"),
+        (lambda r: r["layout"].update(width="x"), "trip.json: width: must be a whole number"),
+        (lambda r: r["layout"]["faces"][0].update(reference="../../x.png"), "lies outside"),
+        (lambda r: r.update(layout_name="../../trip.json", refs=".."), None),
+        (lambda r: r.update(adapter={"sha256": "0", "train_step": 1}), "was made with another adapter"),
+        (lambda r: r["model"].update(revision="0"), "was made with another model"),
+        (lambda r: r.update(format=99), "record of another version"),
+    ],
+)
+def test_an_edited_record_is_refused_in_one_line(layout_file, tmp_path, edit, words):
+    path = render([layout_file], tmp_path / "out").pictures[0].path
+    record = read_record(path)
+    edit(record)
+    with Image.open(path) as image:
+        edited = image.copy()
+    try:
+        write_png(edited, path, record)
+    except KeyError:  # what writes `parameters` needs a layout; a stranger's tool would not
+        from PIL import PngImagePlugin
+
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("anyphoto", json.dumps(record))
+        edited.save(path, pnginfo=info)
+    if words is None:
+        assert render_again(path)[1]
+        return
+    with pytest.raises(InputError, match=words):
+        render_again(path)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
 def test_rendered_again_is_identical_also_after_the_folder_moved(layout_file, adapter, tmp_path):
     config = GenerateConfig(seed=8, adapter=str(adapter), attention="split")
     (tmp_path / "job").mkdir()

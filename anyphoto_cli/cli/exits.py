@@ -38,6 +38,8 @@ def exit_code_of(run: Callable[[], Any], arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:  # a full disk behind stdout, say
+        return _fail(f"the machine refused: {error}", 1, as_json=False, error=None)
     if code == INTERRUPTED:
         return _fail("Interrupted. Finished pictures are kept; run the same command to go on", code, as_json, None)
     return code if isinstance(code, int) else 0

@@ -29,7 +29,10 @@ def generate(
     layouts: Annotated[
         list[Path] | None, typer.Argument(metavar="LAYOUT.json|FOLDER...", help="Layouts to render.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the pictures; default: out.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the pictures; default: out, with --from the PNG's own."),
+    ] = None,
     again: Annotated[
         Path | None, typer.Option("--from", help="Render the picture of this PNG once more.", metavar="PNG")
     ] = None,
@@ -64,6 +67,10 @@ def generate(
     config = _config({key: value for key, value in given.items() if value is not None})
     listener = console.Terminal(quiet or as_json)
     if again is not None:
+        beside = {"--seed": seed, "--steps": steps, "--num-images": num_images, "--dry-run": dry_run or None,
+                  "--keep-going": keep_going or None}  # fmt: skip
+        if refused := [name for name, value in beside.items() if value is not None]:
+            raise InputError(f"takes no {', '.join(refused)} beside it", field="--from")
         return _again(again, layouts, out, config, refs_root, overwrite, as_json, listener)
     if not layouts:
         raise InputError("name a layout file or a folder", field="LAYOUT", remedy="Or a picture with --from")
@@ -82,7 +89,7 @@ def generate(
     _show(rendered, dry_run, as_json)
     for line in rendered.refused:
         listener.caution(f"left out: {line}")
-    return 3 if rendered.refused else 0
+    return 0 if not rendered.refused else 3 if rendered.pictures else 2
 
 
 def _config(given: dict[str, Any]) -> GenerateConfig:

@@ -11,6 +11,7 @@ from anyphoto_cli.cli import console
 from anyphoto_cli.cli.app import DOCS
 from anyphoto_cli.cli.default_group import default_group
 from anyphoto_cli.cli.options import FacePack, Json, RefsRoot
+from anyphoto_cli.errors import InputError
 
 app = default_group("check", "Check, preview and describe layout files.")
 LayoutFile = Annotated[Path, typer.Argument(metavar="LAYOUT.json", help="The layout file.")]
@@ -61,6 +62,7 @@ def preview(
     from anyphoto_cli.layout.schema import load_layout
 
     layout = load_layout(file, refs_root)
+    _refuse_target(out, [file, *(layout.reference_path(i) for i in range(len(layout.faces)))])
     listener = console.Terminal(quiet=as_json)
     for caution in check_layout(layout).cautions:
         listener.caution(f"{layout.shown_name}: {caution}")
@@ -86,6 +88,14 @@ def schema() -> int:
 
     console.document(layout_json_schema())
     return 0
+
+
+def _refuse_target(out: Path, inputs: list[Path]) -> None:
+    """A preview is a PNG of its own: never an input, a folder or a device."""
+    if out.suffix.lower() != ".png":
+        raise InputError("does not end in .png", file=out, field="--out")
+    if out.exists() and (not out.is_file() or any(out.samefile(path) for path in inputs if path.exists())):
+        raise InputError("would replace an input, a folder or a device", file=out, field="--out")
 
 
 def _analyzer(layout: Any, face_pack: str | None) -> Any:

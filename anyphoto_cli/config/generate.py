@@ -20,7 +20,9 @@ class GenerateConfig(BaseModel):
         min_length=1,
         description="Base model: a name (tiny-random, flux-dev, flux-schnell), a hub id, or a diffusers folder.",
     )
-    adapter: str | None = Field(None, description="AnyPhoto weights: a folder or a hub id. None: no trained identity.")
+    adapter: str | None = Field(
+        None, min_length=1, description="AnyPhoto weights: a folder or a hub id. None: no trained identity."
+    )
     face_pack: str | None = Field(
         None,
         description="Face models: an insightface pack by name or folder. Default: the one the base model asks for.",

@@ -26,6 +26,7 @@ class MethodConfig(BaseModel):
     scale_min_px: int = Field(
         16,
         ge=1,
+        le=4096,
         description="A pasted patch is never smaller than this, px: one token. Paper: s_min of Eq. 28.",
     )
     alpha_threshold: int = Field(
@@ -43,6 +44,7 @@ class MethodConfig(BaseModel):
     rope_index: int = Field(
         1,
         ge=0,
+        le=65535,
         description="Leading RoPE index of every location token; noise and text have 0. Paper 3.2: shared by all.",
     )
     latent: Literal["mode", "sample"] = Field(
@@ -56,6 +58,7 @@ class MethodConfig(BaseModel):
     projector_hidden: int | None = Field(
         None,
         ge=1,
+        le=65536,
         description="Hidden width of the identity projector; null: the transformer's width (3072). Paper A.1.",
     )
     identity_time: Literal["noise", "zero"] = Field(
@@ -63,7 +66,7 @@ class MethodConfig(BaseModel):
         description="Timestep in the modulation of location tokens: the noise tokens' (Eq. 17), or 0 (OminiControl).",
     )
     # A.1, LoRA
-    lora_rank: int = Field(128, ge=1, description="LoRA rank. Paper A.1: 'moderate'; 128 is XVerse's.")
+    lora_rank: int = Field(128, ge=1, le=4096, description="LoRA rank. Paper A.1: 'moderate'; 128 is XVerse's.")
     lora_alpha: int | None = Field(None, ge=1, description="LoRA alpha; null: the rank, so that scaling is 1.")
     lora_feed_forward_in: bool = Field(
         False,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 
 from anyphoto_cli.config.home import anyphoto_home
@@ -82,7 +84,8 @@ def _download(name: str) -> Path:
     from insightface.utils.storage import ensure_available
 
     try:
-        folder = Path(ensure_available("models", name))
+        with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to our results
+            folder = Path(ensure_available("models", name))
     except Exception as error:  # requests, zipfile and insightface raise their own kinds
         raise EnvironmentFault(
             f"the face pack {name!r} is not on this machine and could not be downloaded ({type(error).__name__})",

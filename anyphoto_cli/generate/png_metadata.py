@@ -31,13 +31,18 @@ _XMP = (
 def write_png(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
     """Write a picture with its record, whole or not at all; the same record and pixels give the same bytes."""
     info = PngImagePlugin.PngInfo()
-    info.add_itxt(KEY, json.dumps(record, ensure_ascii=False, sort_keys=True), zip=False)
-    info.add_itxt("parameters", _parameters(record))
+    info.add_itxt(KEY, _storable(json.dumps(record, ensure_ascii=False, sort_keys=True)), zip=False)
+    info.add_itxt("parameters", _storable(_parameters(record)))
     info.add_itxt("XML:com.adobe.xmp", _XMP)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
     with committed(path) as file:
         file.write(buffer.getvalue())
+
+
+def _storable(text: str) -> str:
+    """Path names may hold bytes that are no text; UTF-8 cannot store those."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read_record(path: Path) -> dict[str, Any]:

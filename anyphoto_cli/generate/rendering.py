@@ -119,7 +119,7 @@ def render_again(
     path = (out or picture.parent) / f"{picture.stem}_again.png"
     [task] = _tasks([job], path.parent, weights, analyzer, listener)
     _refuse_changes(record, task.record, picture)
-    task = _Task(job, task.seed, path, record)
+    task = _Task(job, task.seed, path, record | {"refs": task.record["refs"]})
     if not _finished(task, overwrite):
         _render_all([task], weights, listener)
     return RenderedPicture(path, layout.shown_name, task.seed), _same_pixels(picture, path)
@@ -165,7 +165,7 @@ def _record(job: Job, seed: int, out: Path, weights: Weights, analyzer: FaceAnal
         "precision": weights.precision,
         "fingerprint": hashlib.sha256(json.dumps(identifying, sort_keys=True).encode()).hexdigest(),
         # Relative, so that a folder with layout, references and pictures can move as a whole.
-        "refs": os.path.relpath(job.layout.refs_root, out),
+        "refs": os.path.relpath(os.path.realpath(job.layout.refs_root), os.path.realpath(out)),
         "layout_name": job.layout.shown_name,
         "asked": weights.asked(),
         "anyphoto_version": __version__,
@@ -220,7 +220,7 @@ def _recorded_config(record: dict[str, Any], given: GenerateConfig, picture: Pat
 
 
 def _recorded_layout(record: dict[str, Any], picture: Path, refs_root: Path | None) -> Layout:
-    root = refs_root or (picture.parent / record["refs"])
+    root = refs_root or (Path(os.path.realpath(picture)).parent / record["refs"])
     if not root.is_dir():
         what = f"the folder of its references, {record['refs']!r}, is not there"
         raise InputError(what, file=picture, remedy="Name it with --refs-root")
@@ -236,6 +236,8 @@ def _refuse_changes(record: dict[str, Any], now: dict[str, Any], picture: Path) 
                 changed = [r for r in record[key] if record[key][r] != now[key].get(r)]
                 what = f"was made with other references: {', '.join(changed)}"
             raise InputError(what, file=picture, remedy="The same picture needs the same files")
+    if record["fingerprint"] != now["fingerprint"]:
+        raise InputError("is damaged or was edited", file=picture, field="record.layout")
 
 
 def _same_pixels(a: Path, b: Path) -> bool:

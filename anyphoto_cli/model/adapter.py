@@ -46,12 +46,12 @@ class AdapterCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")  # later versions may say more
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = Field(FORMAT_VERSION, ge=1)
     anyphoto_version: str = __version__
     base_model: str = Field(description="Hub id or name of the base it was trained on.")
     base_revision: str = Field("", description="Commit or content hash of that base.")
     face_pack: FacePackCard
-    embedding: int = Field(512, description="Width of the recogniser's vectors.")
+    embedding: int = Field(512, ge=1, le=65536, description="Width of the recogniser's vectors.")
     train_step: int = Field(0, description="Optimiser steps; 0: untrained.")
     method: MethodConfig = MethodConfig()
     files: dict[str, str] = Field(default_factory=dict, description="File name -> sha256.")
@@ -109,6 +109,7 @@ def read_card(folder: Path) -> AdapterCard:
 
 def read_weights(folder: Path, card: AdapterCard) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(LoRA, projector) state dicts, checked against the card. Raises InputError on missing or changed files."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     for name in (LORA_FILE, PROJECTOR_FILE):
@@ -117,8 +118,11 @@ def read_weights(folder: Path, card: AdapterCard) -> tuple[dict[str, Tensor], di
             raise InputError("is missing", file=file, remedy="Copy the whole adapter folder")
         if card.files.get(name) != sha256_of(file):
             raise InputError("does not match its sha256 in anyphoto.json", file=file, remedy="Download or save it anew")
-    lora = {key.removeprefix("transformer."): value for key, value in load_file(folder / LORA_FILE).items()}
-    return lora, load_file(folder / PROJECTOR_FILE)
+    try:
+        lora = {key.removeprefix("transformer."): value for key, value in load_file(folder / LORA_FILE).items()}
+        return lora, load_file(folder / PROJECTOR_FILE)
+    except SafetensorError as error:
+        raise InputError(f"holds broken weights ({error})", file=folder, field="--adapter") from error
 
 
 def load_adapter(transformer: Any, folder: Path) -> AdapterCard:

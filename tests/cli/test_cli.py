@@ -84,6 +84,8 @@ def test_version_and_help(run):
         (["layout", "check"], "LAYOUT.json"),
         (["layout", "nowhere.json"], "Error: nowhere.json: no such file"),
         (["generate", "--from", "nowhere.png"], "Error: nowhere.png: no such file"),
+        (["generate", "--from", "x.png", "--seed", "3"], "Error: --from: takes no --seed beside it"),
+        (["generate", "x.json", "--adapter", ""], "Error: --adapter"),
         (["layout", "preview", "nowhere.json", "-o", "x.png"], "Error: nowhere.json: no such file"),
     ],
 )
@@ -127,6 +129,11 @@ def test_check_preview_schema(run, layout_file, tmp_path):
     assert [face["tokens"] for face in document["faces"]] == [16, 16] and not document["looked_for_faces"]
     code, out, _ = run("layout", "preview", layout_file, "-o", tmp_path / "p.png")
     assert code == 0 and out.strip() == str(tmp_path / "p.png") and (tmp_path / "p.png").stat().st_size > 1000
+    before = (layout_file.read_bytes(), (tmp_path / "ana.png").read_bytes())
+    for target in (layout_file, tmp_path / "ana.png", tmp_path, "/dev/null"):
+        code, _, err = run("layout", "preview", layout_file, "-o", target)
+        assert code == 2 and "--out" in err
+    assert before == (layout_file.read_bytes(), (tmp_path / "ana.png").read_bytes())
     assert json.loads(run("layout", "schema")[1])["title"] == "anyphoto layout"
 
 

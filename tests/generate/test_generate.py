@@ -197,6 +197,7 @@ def test_record_round_trip(layout_file, tmp_path):
         (lambda r: r.update(references=[]), "record.references: is damaged"),
         (lambda r: r["asked"].update(memory=3), "record.asked.memory: is damaged"),
         (lambda r: r["asked"].update(extra=3), "record.asked.extra: is damaged"),
+        (lambda r: r["layout"].update(prompt="other"), "record.layout: is damaged or was edited"),
         (lambda r: r["layout"].update(width="x"), "trip.json: width: must be a whole number"),
         (lambda r: r["layout"]["faces"][0].update(reference="../../x.png"), "lies outside"),
         (lambda r: r.update(layout_name="../../trip.json", refs=".."), None),

@@ -120,9 +120,13 @@ def read_weights(folder: Path, card: AdapterCard) -> tuple[dict[str, Tensor], di
             raise InputError("does not match its sha256 in anyphoto.json", file=file, remedy="Download or save it anew")
     try:
         lora = {key.removeprefix("transformer."): value for key, value in load_file(folder / LORA_FILE).items()}
-        return lora, load_file(folder / PROJECTOR_FILE)
+        projector = load_file(folder / PROJECTOR_FILE)
     except SafetensorError as error:
         raise InputError(f"holds broken weights ({error})", file=folder, field="--adapter") from error
+    for name, tensor in (lora | projector).items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"holds numbers that are not finite, in {name}", file=folder, field="--adapter")
+    return lora, projector
 
 
 def load_adapter(transformer: Any, folder: Path) -> AdapterCard:

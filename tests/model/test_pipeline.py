@@ -163,6 +163,14 @@ def test_a_damaged_adapter_is_refused(folder, tmp_path, spoil, words):
         opened(folder).load_anyphoto(tmp_path / "a")
 
 
+def test_an_adapter_with_nan_is_refused(folder, tmp_path):
+    broken = trained(opened(folder))
+    broken.transformer.id_projector.fc2.bias.data[0] = float("nan")
+    save_adapter(tmp_path, broken.transformer, CARD)
+    with pytest.raises(InputError, match="not finite, in fc2.bias"):
+        opened(folder).load_anyphoto(tmp_path)
+
+
 def test_an_adapter_of_another_base_is_refused(folder, tmp_path):
     wide = opened(folder)
     save_adapter(tmp_path, trained(wide, METHOD.model_copy(update={"projector_hidden": 48})).transformer, CARD)

@@ -9,7 +9,12 @@ os.environ["NO_COLOR"] = "1"
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A busy machine is no failure: examples have no deadline.
+hypothesis.settings.register_profile("anyphoto", deadline=None)
+hypothesis.settings.load_profile("anyphoto")
 
 ROOT = Path(__file__).resolve().parents[1]
 

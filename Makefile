@@ -12,7 +12,7 @@ TORCH_BACKEND ?= auto
 UV = $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)",UV_TORCH_BACKEND=$(TORCH_BACKEND)) \
      $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: help install demo test lint fix benchmarks clean
+.PHONY: help install demo test lint fix mini mini-report benchmarks clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -26,8 +26,8 @@ $(VENV)/.installed: pyproject.toml Makefile
 	@touch $@
 
 demo: install  ## Render the example layout with the embedded model and say where the picture lies
-	@$(BIN)/anyphoto layout preview examples/two_people.json -o $(OUT)/two_people_layout.png
-	@$(BIN)/anyphoto generate examples/two_people.json -o $(OUT)
+	@$(BIN)/anyphoto layout preview examples/two_friends.json --face-pack mini -o $(OUT)/two_friends_layout.png
+	@$(BIN)/anyphoto generate examples/two_friends.json -o $(OUT)
 
 test: install  ## Run the tests
 	@$(BIN)/python -m pytest
@@ -37,6 +37,12 @@ lint: install  ## ruff, mypy, and the import direction
 
 fix: install  ## Let ruff mend what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+mini: install  ## Train the models of the small world again (hours; resumable; MINI="--minutes 9 --device cuda" and the like)
+	@$(BIN)/python -m anyphoto_cli.mini.pretrain $(MINI)
+
+mini-report: install  ## Measure the shipped small models; write their card and pictures
+	@$(BIN)/python -m anyphoto_cli.mini.report
 
 benchmarks: install  ## Measure, print a table, write docs/performance/
 	@$(BIN)/python -m benchmarks

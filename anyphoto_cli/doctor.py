@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anyphoto_cli import __version__
+from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.registry import find, names
 
 Status = Literal["ok", "note", "missing", "broken"]
@@ -158,6 +159,9 @@ def _models() -> list[Line]:
     lines: list[Line] = []
     for name in names("bases"):
         base = find("bases", name)
+        if base.shipped is not None:
+            lines.append(_came_along(name, base.shipped))
+            continue
         if base.build is not None:
             there = (anyphoto_home() / "models" / base.source / "model_index.json").is_file()
             lines.append(("ok", f"{name}: {'built' if there else 'built on first use'}", ""))
@@ -170,6 +174,13 @@ def _models() -> list[Line]:
             remedy = f"{gate if base.gated else ''}hf download {base.source}"
             lines.append(("missing", f"{name}: not in the hub cache (about {base.download_gb:.0f} GB)", remedy))
     return lines
+
+
+def _came_along(name: str, shipped: Callable[[], Path]) -> Line:
+    try:
+        return ("ok", f"{name}: came with anyphoto, {_home(shipped())}", "")
+    except EnvironmentFault as fault:
+        return ("broken", f"{name}: {fault}", "Install anyphoto again")
 
 
 def _terms() -> list[Line]:

@@ -27,6 +27,10 @@ class AnyPhotoError(Exception):
         line = ": ".join([*where, self.what])
         return one_line(f"{line}. {self.remedy}" if self.remedy else line)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Whole on its way from a worker process."""
+        return _again, (type(self), self.what, self.file, self.field, self.remedy)
+
     def at(self, *, file: object, field: str) -> AnyPhotoError:
         """The same refusal, told from the file and field that led to it."""
         what = f"{self.file}: {self.what}" if self.file else self.what
@@ -43,3 +47,7 @@ class EnvironmentFault(AnyPhotoError):
     """The machine lacks something: a package, a model, memory, disk. Exit code 1."""
 
     exit_code = 1
+
+
+def _again(kind: type[AnyPhotoError], what: str, file: str, field: str, remedy: str) -> AnyPhotoError:
+    return kind(what, file=file, field=field, remedy=remedy)

@@ -10,6 +10,7 @@ from anyphoto_cli.errors import InputError
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "bases": {
+        "mini": "anyphoto_cli.mini.shipped:MINI",
         "tiny-random": "anyphoto_cli.model.bases:TINY_RANDOM",
         "flux-dev": "anyphoto_cli.model.bases:FLUX_DEV",
         "flux-schnell": "anyphoto_cli.model.bases:FLUX_SCHNELL",
@@ -19,13 +20,30 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "FluxPipeline": "anyphoto_cli.model.pipeline:AnyPhotoPipeline",
         "AnyPhotoPipeline": "anyphoto_cli.model.pipeline:AnyPhotoPipeline",
     },
+    # Face packs by name -> a function that gives their folder, or a `FaceAnalyzer`.
+    "face_packs": {
+        "mini": "anyphoto_cli.mini.shipped:face_pack_folder",
+        "tiny-random": "anyphoto_cli.faces.tiny_pack:tiny_pack_folder",
+    },
+    # Person detectors by name -> a function that gives their .onnx, or a `PersonDetector`.
+    "person_models": {
+        "mini": "anyphoto_cli.mini.shipped:person_detector",
+    },
+    # Names for --captioner -> a function of (PreprocessConfig) that gives a Captioner.
+    "captioners": {
+        "vllm": "anyphoto_cli.preprocess.captioners.vllm:open_captioner",
+        "openai": "anyphoto_cli.preprocess.captioners.openai:open_captioner",
+        "template": "anyphoto_cli.preprocess.captioners.template:open_captioner",
+        "file": "anyphoto_cli.preprocess.captioners.file:open_captioner",
+        "none": "anyphoto_cli.preprocess.captioners.none:open_captioner",
+    },
     # What kind of face pack a folder holds -> the class that reads it.
     "faces": {
         "insightface": "anyphoto_cli.faces.insightface_pack:InsightFacePack",
         "recogniser-only": "anyphoto_cli.faces.recogniser_only:RecogniserOnly",
     },
 }
-DEFAULT_BASE = "tiny-random"
+DEFAULT_BASE = "mini"
 
 
 def names(seam: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Where other models plug in. To add one: one file that fits a protocol here, one line in `registry.py`.
 
-- a face model: `FaceAnalyzer`
+- a face model: `FaceAnalyzer`; a person model: `PersonDetector`; a captioner: `Captioner`
 - a base model on FLUX: `Base`, a record that says where its weights are and on which terms
 - another backbone: a diffusers pipeline class with `load_anyphoto` and a `faces` argument, see `model/pipeline.py`
 - another VAE: any diffusers autoencoder of 16 channels and /8 goes through `model/vae.py`
@@ -8,12 +8,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from anyphoto_cli.types import Embeddings, Face, Picture
+from anyphoto_cli.types import Embeddings, Face, Person, Picture
 
 
 @runtime_checkable
@@ -44,13 +44,78 @@ class FaceAnalyzer(Protocol):
         ...
 
 
+@runtime_checkable
+class PersonDetector(Protocol):
+    """Finds people: boxes, and masks where the model has them."""
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights."""
+        ...
+
+    def persons(self, pictures: Sequence[Picture], least_score: float = 0.25) -> list[list[Person]]:
+        """[H, W, 3] RGB each -> its persons, best first."""
+        ...
+
+
+@runtime_checkable
+class Captioner(Protocol):
+    """Writes one caption a picture: people, actions, clothes, places, style; never names."""
+
+    @property
+    def name(self) -> str:
+        """Stored with every caption: the captioner and, where there is one, its model."""
+        ...
+
+    @property
+    def looks(self) -> bool:
+        """False when it does not need the picture: requests then come without."""
+        ...
+
+    def captions(self, pictures: Iterable[CaptionRequest]) -> Iterator[CaptionAnswer]:
+        """One answer a request, in any order; answers come as they are ready. Requests are drawn one by one.
+
+        Raises EnvironmentFault when no further answer can be had: the server is gone, the key is wrong.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class CaptionRequest:
+    """id: unique within a call. jpeg: the picture, at most a megapixel. people: number of faces found.
+    given: what the source says, or "". source: the photo's id in the input.
+    """
+
+    id: str
+    jpeg: bytes
+    people: int
+    given: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class CaptionAnswer:
+    """text: the caption, or "" where there is none. problem: why, in a few words, or ""."""
+
+    id: str
+    text: str
+    problem: str = ""
+
+
 @dataclass(frozen=True)
 class Base:
     """A base model that `--model` knows by name.
 
-    source: hub id. build: makes the folder instead, for models that need no download. face_pack: the pack used
+    source: hub id. build: makes the folder instead, for models that need no download.
+    shipped: gives the folder of weights that came with a package instead. face_pack: the pack used
     when none is named. steps: denoising steps used when the layout does not say. licence: in plain words, shown
     to users. note: what the picture is worth, printed with each render, or "". download_gb: 0 when none.
+    sides: px, the shortest and the longest side it was trained on.
     """
 
     name: str
@@ -59,6 +124,8 @@ class Base:
     steps: int = 28
     face_pack: str = "antelopev2"
     build: Callable[[Path], None] | None = None
+    shipped: Callable[[], Path] | None = None
     note: str = ""
     download_gb: float = 0.0
     gated: bool = False
+    sides: tuple[int, int] = (256, 2048)

@@ -56,6 +56,15 @@ class Face:
 
 
 @dataclass(frozen=True, eq=False)
+class Person:
+    """One detected person. score: 0-1. mask: [H, W] bool of the whole picture, or None."""
+
+    box: Box
+    score: float
+    mask: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class PreparedFace:
     """One identity, ready for the model: paper 3.2, 3.3 and A.3.
 

@@ -6,6 +6,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ["NO_COLOR"] = "1"
+# Unit tests render with the toy of random numbers; tests/mini renders with the embedded default.
+os.environ["ANYPHOTO_GENERATE_MODEL"] = "tiny-random"
 
 from pathlib import Path
 

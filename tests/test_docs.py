@@ -37,7 +37,7 @@ def test_commands_in_the_pages_exist(run):
                 if not words or words[0] != "anyphoto":
                     continue
                 found += 1
-                command = words[1:3] if words[1] == "layout" else words[1:2]
+                command = words[1:3] if words[1] in ("layout", "mini") else words[1:2]
                 help_text = run(*command, "--help")[1]
                 for option in (w for w in words if w.startswith("-")):
                     assert option in help_text, (line, option)

@@ -11,8 +11,10 @@ from typer.core import TyperCommand, TyperGroup
 
 DOCS = "Documentation: README.md and docs/"
 COMMANDS = {
+    "preprocess": "Turn photos and known faces into captioned training shards.",
     "generate": "Render pictures from layout files.",
     "layout": "Check, preview and describe layout files.",
+    "mini": "Draw photos and reference faces of the small world that the embedded model knows.",
     "doctor": "Say what this machine has and lacks, and what mends it.",
 }
 

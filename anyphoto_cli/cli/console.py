@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from rich.progress import (
 from anyphoto_cli.errors import one_line
 from anyphoto_cli.runtime.progress import Listener
 
+_EVERY_S = 30.0
+
 
 def result(line: str) -> None:
     """One line of the result, to stdout; never wrapped, never taken for markup."""
@@ -31,6 +35,27 @@ def document(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2))
 
 
+@dataclass
+class _Count:
+    """How far counted work is, and when it was last said."""
+
+    label: str
+    total: int
+    done: int
+    said: float = field(default_factory=time.monotonic)
+
+    def due(self) -> bool:
+        """Every half minute."""
+        if time.monotonic() - self.said < _EVERY_S:
+            return False
+        self.said = time.monotonic()
+        return True
+
+    def line(self, told: str) -> str:
+        """One line for a log."""
+        return f"{self.label}: {self.done} of {self.total}{f', {told}' if told else ''}"
+
+
 class Terminal(Listener):
     """Progress on stderr: a bar with ETA on a terminal, plain lines elsewhere; nothing but cautions when quiet."""
 
@@ -40,6 +65,7 @@ class Terminal(Listener):
         self._bar: Progress | None = None
         self._task: Any = None
         self._said: set[str] = set()
+        self._count = _Count("", 0, 0)
 
     def notice(self, text: str) -> None:
         """A dim line, once."""
@@ -64,6 +90,27 @@ class Terminal(Listener):
         self._bar = Progress(*counted, *timed, console=self._console, transient=True)
         self._task = self._bar.add_task("", total=steps)
         self._bar.start()
+
+    def work(self, label: str, total: int, done: int = 0) -> None:
+        """A bar on a terminal, a line now and then elsewhere."""
+        self._count = _Count(label, total, done)
+        if done:
+            self.notice(f"{label}: going on after {done} of {total}")
+        if self._quiet or not sys.stderr.isatty():
+            return
+        counted = (TextColumn(one_line(label)), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        timed = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))
+        self._bar = Progress(*counted, *timed, console=self._console, transient=True)
+        self._task = self._bar.add_task("", total=total, completed=done)
+        self._bar.start()
+
+    def done(self, count: int, told: str = "") -> None:
+        """Move the bar, or say how far it is, every half minute."""
+        self._count.done += count
+        if self._bar is not None:
+            self._bar.update(self._task, advance=count, description=one_line(told))
+        elif not self._quiet and self._count.due():
+            self._console.print(one_line(self._count.line(told)), style="dim", markup=False)
 
     def step(self) -> None:
         """Move the bar."""

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from anyphoto_cli.cli import console
 from anyphoto_cli.cli.app import DOCS
 from anyphoto_cli.cli.options import FacePack, Json, Quiet, RefsRoot, Verbose, described
 from anyphoto_cli.config.generate import GenerateConfig
+from anyphoto_cli.config.load import load_config
 from anyphoto_cli.errors import InputError
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,7 +64,7 @@ def generate(
     console.hush_libraries(verbose)
     given = dict(model=model, adapter=adapter, face_pack=face_pack, seed=seed, num_images=num_images, steps=steps,
                  device=device, dtype=dtype, memory=memory, attention=attention)  # fmt: skip
-    config = _config({key: value for key, value in given.items() if value is not None})
+    config = load_config(GenerateConfig, given=given)
     listener = console.Terminal(quiet or as_json)
     if again is not None:
         beside = {"--seed": seed, "--steps": steps, "--num-images": num_images, "--dry-run": dry_run or None,
@@ -90,15 +90,6 @@ def generate(
     for line in rendered.refused:
         listener.caution(f"left out: {line}")
     return 0 if not rendered.refused else 3 if rendered.pictures else 2
-
-
-def _config(given: dict[str, Any]) -> GenerateConfig:
-    try:
-        return GenerateConfig.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = f"--{str(first['loc'][0]).replace('_', '-')}"
-        raise InputError(f"{first['input']!r}: {first['msg'].lower()}", field=option) from None
 
 
 def _again(

@@ -99,12 +99,13 @@ def _refuse_target(out: Path, inputs: list[Path]) -> None:
 
 
 def _analyzer(layout: Any, face_pack: str | None) -> Any:
-    """The named pack; else nothing is needed where every reference carries its landmarks."""
-    from anyphoto_cli.faces.packs import DEFAULT_PACK, open_faces
+    """The named pack, else antelopev2 where it is installed, else the embedded one, which knows drawn faces only."""
+    from anyphoto_cli.faces.packs import DEFAULT_PACK, installed_pack, open_faces
     from anyphoto_cli.registry import DEFAULT_BASE, find
 
     given = all(face.reference_landmarks is not None for face in layout.faces)
-    return open_faces(face_pack or (find("bases", DEFAULT_BASE).face_pack if given else DEFAULT_PACK))
+    known = DEFAULT_PACK if not given and installed_pack(DEFAULT_PACK) else find("bases", DEFAULT_BASE).face_pack
+    return open_faces(face_pack or known)
 
 
 def _finder(layout: Any, face_pack: str | None) -> Any:

@@ -16,9 +16,9 @@ class GenerateConfig(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     model: str = Field(
-        "tiny-random",
+        "mini",
         min_length=1,
-        description="Base model: a name (tiny-random, flux-dev, flux-schnell), a hub id, or a diffusers folder.",
+        description="Base model: a name (mini, flux-dev, flux-schnell, tiny-random), a hub id, or a diffusers folder.",
     )
     adapter: str | None = Field(
         None, min_length=1, description="AnyPhoto weights: a folder or a hub id. None: no trained identity."

@@ -9,31 +9,35 @@ from pathlib import Path
 
 from anyphoto_cli.config.home import anyphoto_home
 from anyphoto_cli.errors import EnvironmentFault, InputError
-from anyphoto_cli.registry import find
+from anyphoto_cli.registry import find, names
 from anyphoto_cli.seams import FaceAnalyzer
 
-TINY_RANDOM, DEFAULT_PACK = "tiny-random", "antelopev2"
+DEFAULT_PACK = "antelopev2"
 
 
-def open_faces(pack: str | Path, device: str = "cpu") -> FaceAnalyzer:
-    """The face models of a pack: a name (antelopev2, buffalo_l, tiny-random) or a folder.
+def open_faces(pack: str | Path, device: str = "cpu", threads: int = 0) -> FaceAnalyzer:
+    """The face models of a pack: a name (antelopev2, buffalo_l, mini) or a folder.
 
-    device: "cuda" uses onnxruntime's CUDA provider where it is installed, else the CPU.
+    device: "cuda" uses onnxruntime's CUDA provider where it is installed, else the CPU. threads: of each model on the
+    CPU, 0: one a core.
     Raises InputError for a folder that is no pack, EnvironmentFault when a named pack cannot be had.
     """
-    folder = find_pack(pack)
+    plugged = find("face_packs", str(pack))() if str(pack) in names("face_packs") else None
+    if plugged is not None and not isinstance(plugged, Path):
+        analyzer: FaceAnalyzer = plugged
+        return analyzer
+    folder = plugged or find_pack(pack)
     kind = "insightface" if has_detector(folder) else "recogniser-only"
-    opened: FaceAnalyzer = find("faces", kind)(folder, device)
+    opened: FaceAnalyzer = find("faces", kind)(folder, device, threads)
     return opened
 
 
 def find_pack(pack: str | Path) -> Path:
     """The folder that holds a pack's ONNX files; a named insightface pack is downloaded when it is not there."""
     text = str(pack)
-    if text == TINY_RANDOM:
-        from anyphoto_cli.faces.tiny_pack import build_tiny_pack
-
-        return build_tiny_pack(anyphoto_home() / "face-packs" / TINY_RANDOM)
+    if text in names("face_packs"):
+        folder: Path = find("face_packs", text)()
+        return folder
     if os.sep in text or text.startswith(".") or Path(text).is_dir():
         return _folder_with_models(Path(text), "--face-pack")
     installed = installed_pack(text)

@@ -67,6 +67,10 @@ class RecogniserTorch(nn.Module):
         self._buffer_of[name] = f"w{len(self._buffer_of)}"
         self.register_buffer(self._buffer_of[name], torch.from_numpy(array.astype(np.float32)))
 
+    def buffer_of(self, name: str) -> str | None:
+        """The buffer that holds a number array of the graph; None for shapes and axes."""
+        return self._buffer_of.get(name)
+
     def forward(self, faces: Tensor) -> Tensor:
         """faces: [n, 3, 112, 112] RGB in [-1, 1], float32."""
         if self._own_normalisation:  # old MXNet exports subtract and scale by themselves

@@ -36,8 +36,8 @@ def find_reference_face(analyzer: FaceAnalyzer, picture: Picture) -> ReferenceFa
                 return _largest(faces, padding)
     height, width = picture.shape[:2]
     raise InputError(
-        f"no face was found in the reference ({width}x{height})",
-        remedy="Use a clear frontal photo, or give reference_landmarks",
+        f"{analyzer.name} found no face in the reference ({width}x{height})",
+        remedy="Use a clear frontal photo, another --face-pack, or give reference_landmarks",
     )
 
 

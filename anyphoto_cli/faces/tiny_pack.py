@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from anyphoto_cli.config.home import anyphoto_home
 from anyphoto_cli.files.commit import committed
+
+
+def tiny_pack_folder() -> Path:
+    """The pack in anyphoto's own folder, made when it is not there."""
+    return build_tiny_pack(anyphoto_home() / "face-packs" / "tiny-random")
 
 
 def build_tiny_pack(folder: Path) -> Path:

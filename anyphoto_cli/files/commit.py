@@ -39,6 +39,13 @@ def committed(path: Path) -> Iterator[BinaryIO]:
             Path(name).unlink()
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left in a folder and below it. Only for whoever holds the folder alone."""
+    for file in folder.rglob(".*.tmp"):
+        with suppress(FileNotFoundError):
+            file.unlink()
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -43,7 +43,7 @@ def read_picture(path: Path) -> Picture:
     """
     import numpy as np
 
-    return np.asarray(decode(_read_bytes(path), path))
+    return np.asarray(decode(read_bytes(path), path))
 
 
 def decode(data: bytes, path: Path) -> Image.Image:
@@ -78,7 +78,7 @@ def decode(data: bytes, path: Path) -> Image.Image:
         raise InputError(f"is a broken picture ({error})", file=path, remedy="Save it again and retry") from error
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """The bytes of a regular file; a FIFO or device is refused before anything blocks on it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

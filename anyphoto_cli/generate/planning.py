@@ -85,6 +85,8 @@ def prepare_jobs(
     """Every value settled, every face found. Raises InputError unless refusals may go on."""
 
     def prepare(layout: Layout) -> Job:
+        if caution := unusual_size(layout, base):
+            listener.caution(f"{layout.shown_name}: {caution}")
         conditions = prepare_faces(layout, analyzer, method)
         for choice in conditions.choices:
             listener.notice(f"{layout.shown_name}: {choice}")
@@ -92,6 +94,14 @@ def prepare_jobs(
 
     jobs = [refusals.attempt(partial(prepare, layout)) for layout in layouts]
     return [job for job in jobs if job is not None]
+
+
+def unusual_size(layout: Layout, base: Base) -> str:
+    """One sentence where the picture is much smaller or larger than the base knows, else ""."""
+    shortest, longest = base.sides
+    if shortest <= min(layout.width, layout.height) and max(layout.width, layout.height) <= longest:
+        return ""
+    return f"{layout.width}x{layout.height} is outside the {shortest}-{longest} px that {base.name} was trained on"
 
 
 def layout_files(layouts: Sequence[Path | str]) -> list[Path]:

@@ -143,6 +143,8 @@ def _tasks(jobs: Sequence[Job], out: Path, weights: Weights, analyzer: FaceAnaly
     if jobs:
         listener.stage("Finding the model")
         weights.locate()
+        if weights.device.type == "cuda" and weights.config.memory == "auto":
+            listener.notice(f"Memory: {weights.mode} ({weights.memory_reason})")
     return [
         _Task(job, seed, _path(out, job, seed), _record(job, seed, out, weights, analyzer))
         for job in jobs

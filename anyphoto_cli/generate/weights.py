@@ -41,6 +41,7 @@ class Weights:
     folder: Path = field(default_factory=Path)
     revision: str = ""
     mode: str = ""
+    memory_reason: str = ""
 
     @property
     def method(self) -> MethodConfig:
@@ -108,7 +109,8 @@ class Weights:
             return
         self.folder = bases.base_folder(self.base)
         self.revision = bases.revision_of(self.folder)
-        self.mode = memory.plan_memory(self.config.memory, self.device, bases.relative_size(self.folder)).mode
+        plan = memory.plan_memory(self.config.memory, self.device, bases.relative_size(self.folder))
+        self.mode, self.memory_reason = plan.mode, plan.reason
 
 
 def find_weights(config: GenerateConfig) -> Weights:
@@ -155,7 +157,7 @@ class Renderer:
 
     def encode(self, layout: Layout, faces: Sequence[PreparedFace]) -> None:
         """Text and canvases of a layout, once for all its pictures."""
-        pipeline, length = self._pipeline, self._weights.method.t5_length
+        pipeline, length = self._pipeline, self._pipeline.text_length
         with torch.no_grad(), _one_line_out_of_memory(self._weights.mode):
             device = pipeline._execution_device
             embeds, pooled, _ = pipeline.encode_prompt(layout.prompt, None, device, max_sequence_length=length)

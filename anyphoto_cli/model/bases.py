@@ -26,6 +26,7 @@ TINY_RANDOM = Base(
     source="tiny-random-1",
     build=_build_tiny,
     face_pack="tiny-random",
+    sides=(16, 4096),
     licence="random numbers made on this machine: no terms",
     note="tiny-random is an untrained toy of random numbers: it proves the path and paints noise. "
     "For pictures: --model black-forest-labs/FLUX.1-dev on a GPU.",
@@ -78,6 +79,8 @@ def base_folder(base: Base) -> Path:
 
     Raises EnvironmentFault with the licence page for gated models, and when the hub cannot be reached.
     """
+    if base.shipped is not None:
+        return base.shipped()
     if base.build is not None:
         return _built(base)
     if Path(base.source).is_dir():

@@ -54,7 +54,7 @@ def plan_memory(mode: str, device: torch.device, parameters: float) -> MemoryPla
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" resolved: cuda, mps, cpu. Raises InputError for a device this machine does not have."""
+    """The device of a name; auto: cuda, mps, cpu. Raises InputError for a device this machine does not have."""
     if name == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(kind)
@@ -73,7 +73,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """ "auto" resolved: bfloat16 on a GPU, float32 on a CPU."""
+    """The number format of a name; auto: bfloat16 on a GPU, float32 on a CPU."""
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     dtype: torch.dtype = getattr(torch, name)

@@ -124,6 +124,14 @@ class AnyPhotoPipeline(FluxPipeline):
         embeddings = torch.from_numpy(np.stack([face.embedding for face in faces])).float()
         return prune(latents, masks, embeddings, self.method.rope_index)
 
+    @property
+    def text_length(self) -> int:
+        """T5 tokens of a prompt: what the adapter was trained with, at most what the tokenizer says it takes."""
+        tokenizer = self.tokenizer_2
+        return min(
+            self.method.t5_length, tokenizer.model_max_length if tokenizer is not None else self.method.t5_length
+        )
+
     @torch.no_grad()
     def __call__(
         self,
@@ -153,11 +161,11 @@ class AnyPhotoPipeline(FluxPipeline):
         """Render. Everything but `faces` means what it means in FluxPipeline.
 
         faces: prepared for this width and height, or encoded already; the same people in every picture of the call.
-        max_sequence_length: T5 tokens; the adapter's own length when None. With true_cfg_scale > 1 and a negative
+        max_sequence_length: T5 tokens; `text_length` when None. With true_cfg_scale > 1 and a negative
         prompt, the negative branch sees the faces' places without their identity, as in training (15 % drop).
         """
         height, width = height or self.default_sample_size * DOWN, width or self.default_sample_size * DOWN
-        length = max_sequence_length or self.method.t5_length
+        length = max_sequence_length or self.text_length
         self.check_inputs(
             prompt,
             prompt_2,

@@ -17,6 +17,12 @@ class Listener:
     def stage(self, text: str) -> None:
         """What is being done now, when it takes a while: loading, hashing."""
 
+    def work(self, label: str, total: int, done: int = 0) -> None:
+        """Counted work begins; `done` of it was done before. Ends with `end`."""
+
+    def done(self, count: int, told: str = "") -> None:
+        """So much more of it is done; told: what there is to say about all of it so far."""
+
     def begin(self, pictures: int, steps: int) -> None:
         """How many pictures will be rendered, and denoising steps in all of them."""
 
@@ -27,4 +33,4 @@ class Listener:
         """A picture is finished, or was finished before."""
 
     def end(self) -> None:
-        """No more steps will follow."""
+        """No more steps, or no more of this work, will follow."""

@@ -109,7 +109,7 @@ def test_errors_as_json(run, tmp_path):
 
 def test_model_and_device_mistakes(run, layout_file, tmp_path):
     for option, value, words in (
-        ("--model", "flux-prod", "is no model. Known: tiny-random, flux-dev"),
+        ("--model", "flux-prod", "is no model. Known: mini, tiny-random, flux-dev"),
         ("--device", "cuda:7", "this machine has no cuda:7"),
         ("--adapter", "./nothing", "no such folder"),
         ("--face-pack", "./nothing", "no such folder"),
@@ -148,7 +148,7 @@ def test_check_looks_for_faces_where_a_pack_is_named(run, photos, face_pack_fold
     assert "Did not look for faces" in run("layout", "check", file)[2]
     shutil.copy(photos / "refs" / "obama" / "obama.jpg", tmp_path / "ana.png")
     code, _, err = run("layout", "check", file, "--face-pack", face_pack_folder)
-    assert code == 2 and err.startswith("Error: trip.json: faces[1].reference: ben.png: no face was found")
+    assert code == 2 and err.startswith("Error: trip.json: faces[1].reference: ben.png: mbf512_scrfd2.5g found no face")
     shutil.copy(photos / "refs" / "biden" / "biden.jpg", tmp_path / "ben.png")
     assert run("layout", "check", file, "--face-pack", face_pack_folder)[0] == 0
 
@@ -166,7 +166,7 @@ def test_check_looks_for_faces_where_antelopev2_is_installed(run, face_pack_fold
     del value["faces"][1]["reference_landmarks"]
     file.write_text(json.dumps(value))
     code, _, err = run("layout", "check", file)
-    assert code == 2 and "faces[1].reference: ben.png: no face was found" in err
+    assert code == 2 and "faces[1].reference: ben.png: antelopev2 found no face" in err
 
 
 def test_generate_json_and_skips(run, tmp_path):

@@ -103,7 +103,7 @@ def test_the_largest_face_wins_and_the_choice_is_told(photos, face_pack):
 class FindsOnly:
     """A detector that answers at one input size alone, and counts its calls."""
 
-    detects = True
+    detects, name = True, "one size"
 
     def __init__(self, size):
         self.size, self.asked = size, []
@@ -126,7 +126,7 @@ def test_other_detection_sizes_are_tried_before_padding():
 
 
 def test_no_face_is_one_line_with_a_remedy(face_pack):
-    with pytest.raises(InputError, match="no face was found.*reference_landmarks"):
+    with pytest.raises(InputError, match="found no face.*reference_landmarks"):
         find_reference_face(face_pack, np.full((200, 200, 3), 127, np.uint8))
 
 
@@ -228,7 +228,7 @@ def test_an_unknown_operator_is_named(tmp_path):
 
 
 def test_registry_lists_what_it_knows():
-    with pytest.raises(InputError, match="Known: tiny-random, flux-dev, flux-schnell"):
+    with pytest.raises(InputError, match="Known: mini, tiny-random, flux-dev, flux-schnell"):
         find("bases", "nothing")
 
 

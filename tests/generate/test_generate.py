@@ -19,6 +19,11 @@ from anyphoto_cli.runtime.progress import Listener
 from tests.conftest import small_layout
 
 
+def toy(**options) -> GenerateConfig:
+    """The toy of random numbers, not the embedded default."""
+    return GenerateConfig(**{"model": "tiny-random", **options})
+
+
 class Heard(Listener):
     """Keeps what was said."""
 
@@ -77,9 +82,7 @@ def test_two_real_photos_end_to_end(photos, face_pack_folder, tmp_path):
     value = {"version": 1, "prompt": "two men at a desk", "width": 256, "height": 192, "steps": 3, "faces": faces}
     (tmp_path / "desk.json").write_text(json.dumps(value))
     heard = Heard()
-    result = render(
-        [tmp_path / "desk.json"], tmp_path / "out", GenerateConfig(face_pack=str(face_pack_folder)), listener=heard
-    )
+    result = render([tmp_path / "desk.json"], tmp_path / "out", toy(face_pack=str(face_pack_folder)), listener=heard)
     assert [p.path.name for p in result.pictures] == ["desk_seed0.png"]
     assert pixels(result.pictures[0].path).shape == (192, 256, 3)
     assert heard.steps == 3
@@ -106,56 +109,56 @@ def test_conditions_of_a_real_photo(photos, face_pack, tmp_path):
 
 def test_resume_skips_and_a_batch_does_not_change_its_members(layout_file, tmp_path):
     out, heard = tmp_path / "out", Heard()
-    render([layout_file], out, GenerateConfig(seed=5))
+    render([layout_file], out, toy(seed=5))
     first = (out / "trip_seed5.png").read_bytes()
-    result = render([layout_file], out, GenerateConfig(seed=4, num_images=3), listener=heard)
+    result = render([layout_file], out, toy(seed=4, num_images=3), listener=heard)
     assert [(p.path.name, p.skipped) for p in result.pictures] == [
         ("trip_seed4.png", False), ("trip_seed5.png", True), ("trip_seed6.png", False),
     ]  # fmt: skip
     assert heard.steps == 4
     assert (out / "trip_seed5.png").read_bytes() == first
-    alone = render([layout_file], tmp_path / "alone", GenerateConfig(seed=6)).pictures[0].path
+    alone = render([layout_file], tmp_path / "alone", toy(seed=6)).pictures[0].path
     assert alone.read_bytes() == (out / "trip_seed6.png").read_bytes()
     before = Heard()
-    render([layout_file], out, GenerateConfig(seed=4, num_images=3), listener=before)
+    render([layout_file], out, toy(seed=4, num_images=3), listener=before)
     assert before.steps == 0 and "Loading the model" not in before.stages
 
 
 def test_another_picture_of_the_same_name_is_refused_before_rendering(layout_file, tmp_path):
     out = tmp_path / "out"
-    render([layout_file], out)
+    render([layout_file], out, toy())
     small_layout(tmp_path, prompt="two enemies")
     with pytest.raises(InputError, match="exists and was made from something else.*--overwrite"):
-        render([layout_file], out)
+        render([layout_file], out, toy())
     old = (out / "trip_seed0.png").read_bytes()
-    render([layout_file], out, overwrite=True)
+    render([layout_file], out, toy(), overwrite=True)
     assert (out / "trip_seed0.png").read_bytes() != old
     (out / "trip_seed0.png").write_bytes(b"a stranger's file")
     with pytest.raises(InputError, match="exists and was made from something else"):
-        render([layout_file], out)
+        render([layout_file], out, toy())
 
 
 def test_several_layouts_a_folder_and_refusals(tmp_path):
     small_layout(tmp_path, "a.json")
     small_layout(tmp_path, "b.json", width=130)
     with pytest.raises(InputError, match=r"b\.json: width: must be a multiple of 16"):
-        render([tmp_path], tmp_path / "out")
+        render([tmp_path], tmp_path / "out", toy())
     assert not (tmp_path / "out").exists()
-    result = render([tmp_path], tmp_path / "out", keep_going=True)
+    result = render([tmp_path], tmp_path / "out", toy(), keep_going=True)
     assert [p.layout for p in result.pictures] == ["a.json"] and result.refused == (
         "b.json: width: must be a multiple of 16",
     )
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"holds no \.json files"):
-        render([tmp_path / "empty"], tmp_path / "out")
+        render([tmp_path / "empty"], tmp_path / "out", toy())
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / "a.json", tmp_path / "other")
     with pytest.raises(InputError, match="has the same name as"):
-        render([tmp_path / "a.json", tmp_path / "other" / "a.json"], tmp_path / "out")
+        render([tmp_path / "a.json", tmp_path / "other" / "a.json"], tmp_path / "out", toy())
 
 
 def test_dry_run_makes_nothing(layout_file, tmp_path):
-    result = render([layout_file], tmp_path / "out", GenerateConfig(num_images=2), dry_run=True)
+    result = render([layout_file], tmp_path / "out", toy(num_images=2), dry_run=True)
     assert [p.path.name for p in result.pictures] == ["trip_seed0.png", "trip_seed1.png"]
     assert not (tmp_path / "out").exists()
 
@@ -166,11 +169,11 @@ def test_a_reference_without_landmarks_needs_a_detector(tmp_path):
     del value["faces"][1]["reference_landmarks"]
     file.write_text(json.dumps(value))
     with pytest.raises(InputError, match=r"^trip.json: faces\[1\].reference: ben.png: .*has no detector"):
-        render([file], tmp_path / "out")
+        render([file], tmp_path / "out", toy())
 
 
 def test_record_round_trip(layout_file, tmp_path):
-    path = render([layout_file], tmp_path / "out", GenerateConfig(seed=3)).pictures[0].path
+    path = render([layout_file], tmp_path / "out", toy(seed=3)).pictures[0].path
     record = read_record(path)
     assert record["layout"]["seed"] == 3 and record["layout"]["num_images"] == 1 and record["layout"]["steps"] == 2
     assert record["model"]["name"] == "tiny-random" and len(record["model"]["revision"]) == 64
@@ -207,7 +210,7 @@ def test_record_round_trip(layout_file, tmp_path):
     ],
 )
 def test_an_edited_record_is_refused_in_one_line(layout_file, tmp_path, edit, words):
-    path = render([layout_file], tmp_path / "out").pictures[0].path
+    path = render([layout_file], tmp_path / "out", toy()).pictures[0].path
     record = read_record(path)
     edit(record)
     with Image.open(path) as image:
@@ -229,7 +232,7 @@ def test_an_edited_record_is_refused_in_one_line(layout_file, tmp_path, edit, wo
 
 
 def test_rendered_again_is_identical_also_after_the_folder_moved(layout_file, adapter, tmp_path):
-    config = GenerateConfig(seed=8, adapter=str(adapter), attention="split")
+    config = toy(seed=8, adapter=str(adapter), attention="split")
     (tmp_path / "job").mkdir()
     for name in ("trip.json", "ana.png", "ben.png"):
         shutil.move(tmp_path / name, tmp_path / "job")
@@ -251,26 +254,26 @@ def test_rendered_again_is_identical_also_after_the_folder_moved(layout_file, ad
 
 
 def test_adapter_changes_the_picture_and_is_tied_to_its_face_pack(layout_file, adapter, tmp_path, face_pack_folder):
-    plain = render([layout_file], tmp_path / "plain").pictures[0].path
+    plain = render([layout_file], tmp_path / "plain", toy()).pictures[0].path
     heard = Heard()
-    config = GenerateConfig(adapter=str(adapter))
+    config = toy(adapter=str(adapter))
     with_it = render([layout_file], tmp_path / "with", config, listener=heard).pictures[0].path
     assert not np.array_equal(pixels(plain), pixels(with_it))
     assert not any("no trained identity" in n for n in heard.notices)
     assert read_record(with_it)["adapter"]["train_step"] == 9
     with pytest.raises(InputError, match="is not the face pack of this adapter"):
-        render([layout_file], tmp_path / "x", GenerateConfig(adapter=str(adapter), face_pack=str(face_pack_folder)))
+        render([layout_file], tmp_path / "x", toy(adapter=str(adapter), face_pack=str(face_pack_folder)))
 
 
 def test_layout_values_win_over_the_base_and_options_over_the_layout(layout_file, tmp_path):
-    record = read_record(render([layout_file], tmp_path / "a", GenerateConfig(steps=1)).pictures[0].path)
+    record = read_record(render([layout_file], tmp_path / "a", toy(steps=1)).pictures[0].path)
     assert record["layout"]["steps"] == 1
     file = small_layout(
         tmp_path, "guided.json", negative_prompt="rain", true_cfg_scale=2.0, guidance_scale=5.0, seed=12
     )
     heard = Heard()
-    path = render([file], tmp_path / "b", listener=heard).pictures[0].path
+    path = render([file], tmp_path / "b", toy(), listener=heard).pictures[0].path
     assert path.name == "guided_seed12.png" and heard.steps == 2
     assert not np.array_equal(
-        pixels(path), pixels(render([layout_file], tmp_path / "c", GenerateConfig(seed=12)).pictures[0].path)
+        pixels(path), pixels(render([layout_file], tmp_path / "c", toy(seed=12)).pictures[0].path)
     )

@@ -188,7 +188,7 @@ def test_names_that_are_no_adapter_or_model():
         find_adapter("./nowhere")
     with pytest.raises(EnvironmentFault, match="could not be had from the hub"):
         find_adapter("nobody/nothing")
-    with pytest.raises(InputError, match="is no model. Known: tiny-random"):
+    with pytest.raises(InputError, match="is no model. Known: mini, tiny-random"):
         bases.resolve_base("flux-prod")
     with pytest.raises(EnvironmentFault, match="FLUX.1-dev is not on this machine"):
         bases.base_folder(bases.FLUX_DEV)

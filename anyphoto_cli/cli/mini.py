@@ -1,0 +1,66 @@
+"""`anyphoto mini`: photos of the small world."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from anyphoto_cli.cli import console
+from anyphoto_cli.cli.app import DOCS
+from anyphoto_cli.cli.default_group import default_group
+from anyphoto_cli.cli.options import Json, Quiet
+
+app = default_group("photos", "Draw photos and reference faces of the small world that the embedded model knows.")
+Style = Literal["photo", "pencil", "watercolour", "pixel", "comic", "sepia"]
+
+
+@app.command(epilog=f"Example: anyphoto mini photos --people 40 --groups 500 -o mini_photos\n\n{DOCS}")
+def photos(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.", metavar="DIR")],
+    people: Annotated[int, typer.Option(help="Different people.", metavar="N")] = 40,
+    groups: Annotated[int, typer.Option(help="Photos with one to four of them.", metavar="N")] = 500,
+    references: Annotated[int, typer.Option(help="Portraits of each person in the bank.", metavar="N")] = 3,
+    width: Annotated[int, typer.Option(help="Of the group photos, px.", metavar="PX")] = 128,
+    height: Annotated[int, typer.Option(help="Of the group photos, px.", metavar="PX")] = 128,
+    style: Annotated[Style, typer.Option(help="How they are drawn.")] = "photo",
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="People that no shipped model was trained on, for tests.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Another seed, other people.", metavar="N")] = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> int:
+    """Write photos/*.png, refs/NAME/*.png and truth.jsonl (boxes, landmarks, names, captions) like a user's own folder.
+
+    The same settings give the same bytes on every machine; a run that was cut off goes on where it stopped.
+    """
+    from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
+
+    config = PhotosConfig(people, groups, references, width, height, style, held_out, seed)
+    drawn = draw_photos(out, config, console.Terminal(quiet=quiet or as_json))
+    if as_json:
+        console.document({**asdict(drawn), "folder": str(drawn.folder)})
+        return 0
+    console.result(f"{out}/photos: {drawn.photos} photos, {out}/refs: {drawn.references} references of {people} people")
+    if drawn.kept:
+        console.result(f"{drawn.kept} of these files were there already")
+    return 0
+
+
+@app.command(epilog=f"Example: anyphoto mini sheet -o world.png\n\n{DOCS}")
+def sheet(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.", metavar="PNG")],
+    seed: Annotated[int, typer.Option(help="Another seed, other pictures.", metavar="N")] = 0,
+) -> int:
+    """Draw the small world at a glance: scenes, styles, and a few people in many moments."""
+    from anyphoto_cli.files.commit import committed
+    from anyphoto_cli.mini.photos import as_png
+    from anyphoto_cli.mini.sheet import world_sheet
+
+    with committed(out) as file:
+        file.write(as_png(world_sheet(seed, scale=2)))
+    console.result(str(out))
+    return 0

@@ -1,0 +1,1 @@
+"""Shards, reference bank and photo sources: what `preprocess` writes and `train` reads."""

@@ -1,0 +1,240 @@
+"""A folder of drawn photos and a bank of reference faces, like any user's own."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.files.commit import committed
+from anyphoto_cli.mini.pen import Chance
+from anyphoto_cli.mini.picture import TRAINING_IDENTITIES, draw_picture, draw_portrait
+from anyphoto_cli.mini.types import HELD_OUT, MAX_PEOPLE, DrawnPicture
+from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.types import Picture
+
+_NAMES = [
+    "ada",
+    "bea",
+    "cem",
+    "dora",
+    "elif",
+    "finn",
+    "gia",
+    "hugo",
+    "ines",
+    "jun",
+    "kai",
+    "lena",
+    "milo",
+    "nora",
+    "omar",
+    "pia",
+    "quin",
+    "rosa",
+    "sami",
+    "tara",
+    "uma",
+    "vito",
+    "wanda",
+    "xena",
+    "yuri",
+    "zoe",
+    "abel",
+    "bina",
+    "carl",
+    "dina",
+    "enzo",
+    "fay",
+    "gus",
+    "hana",
+    "ivo",
+    "jade",
+    "kofi",
+    "lara",
+    "mona",
+    "nils",
+    "olga",
+    "paul",
+    "rita",
+    "said",
+    "tess",
+    "ugo",
+    "vera",
+    "wim",
+    "yara",
+    "zack",
+]
+
+
+_SETTINGS = """\
+# For: anyphoto preprocess HERE/photos --refs HERE/refs --config HERE/preprocess.yaml -o data
+person_model: mini
+face_pack: mini
+captioner: template
+# Drawn people are small: a head has 25-50 px, and flat colours look blurred.
+min_side: 64
+min_face: 10
+reference_min: 10
+min_sharpness: 0
+match_threshold: 0.3
+near_duplicates: 0
+train_size: 128
+patch_size: 112
+"""
+
+
+@dataclass(frozen=True)
+class PhotosConfig:
+    """What to draw. people, groups >= 1: identities and group photos. references: photos a person in the bank.
+
+    width, height: px of the group photos. held_out: people that no shipped model has seen. Raises InputError.
+    """
+
+    people: int = 40
+    groups: int = 500
+    references: int = 3
+    width: int = 128
+    height: int = 128
+    style: str | None = None
+    held_out: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("people", 1, 10_000), ("groups", 0, 1_000_000), ("references", 0, 100), ("width", 64, 1024),
+            ("height", 64, 1024),
+        ):  # fmt: skip
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"{getattr(self, name)} is not between {low} and {high}", field=f"--{name}")
+
+
+@dataclass(frozen=True)
+class Photos:
+    """What lies in the folder now. drawn: files of this run; kept: files that were there."""
+
+    folder: Path
+    photos: int
+    references: int
+    drawn: int
+    kept: int
+
+
+def draw_photos(out: Path, config: PhotosConfig, listener: Listener | None = None) -> Photos:
+    """Write photos/000001.png ..., refs/NAME/01.png ..., truth.jsonl, and preprocess.yaml with fitting settings.
+
+    The same settings give the same bytes; a run that was cut off goes on. References differ from the group photos in
+    pose, expression, light and clothes. Raises InputError where the folder holds a set of other settings.
+    """
+    listener = listener or Listener()
+    _claim(out, config)
+    numbers = bank_identities(config)
+    names = {number: name_of(rank) for rank, number in enumerate(numbers)}
+    drawn, truths, total = 0, [], len(numbers) * config.references + config.groups
+    listener.begin(total, total)
+    for file, picture in _references(out, config, names):
+        drawn += _write(file, picture)
+        listener.step()
+    for k in range(config.groups):
+        picture = group_photo(config, numbers, k)
+        name = f"photos/{k + 1:06d}.png"
+        drawn += _write(out / name, picture)
+        truths.append(_truth(name, picture, names))
+        listener.step()
+    with committed(out / "preprocess.yaml") as written:
+        written.write(_SETTINGS.encode())
+    with committed(out / "truth.jsonl") as written:
+        written.write("".join(json.dumps(truth) + "\n" for truth in truths).encode())
+    listener.end()
+    return Photos(out, config.groups, len(numbers) * config.references, drawn, total - drawn)
+
+
+def bank_identities(config: PhotosConfig) -> list[int]:
+    """Different people; held-out ones and those for training come from two ranges that never meet."""
+    chance = Chance("bank", config.seed)
+    start = HELD_OUT if config.held_out else 0
+    numbers: dict[int, None] = {}
+    while len(numbers) < config.people:
+        numbers[start + chance.below(TRAINING_IDENTITIES)] = None
+    return list(numbers)
+
+
+def group_photo(config: PhotosConfig, bank: list[int], k: int) -> DrawnPicture:
+    """Photo k: one to four people of the bank."""
+    chance = Chance("group", config.seed, config.held_out, k)
+    wanted = min(chance.pick((1, 2, 2, 3, 3, 4)), len(bank), MAX_PEOPLE)
+    who: dict[int, None] = {}
+    while len(who) < wanted:
+        who[chance.pick(bank)] = None
+    size = (config.width, config.height)
+    return draw_picture(chance.below(2**48), identities=list(who), style=config.style or "photo", size=size)
+
+
+def name_of(rank: int) -> str:
+    """ada, bea, ... zack, ada-2, bea-2, ..."""
+    name, round_ = _NAMES[rank % len(_NAMES)], rank // len(_NAMES)
+    return f"{name}-{round_ + 1}" if round_ else name
+
+
+def _references(out: Path, config: PhotosConfig, names: dict[int, str]) -> Iterator[tuple[Path, DrawnPicture]]:
+    for number, name in names.items():
+        for k in range(config.references):
+            yield out / "refs" / name / f"{k + 1:02d}.png", draw_portrait(number, Chance(config.seed, k).below(2**31))
+
+
+def _claim(out: Path, config: PhotosConfig) -> None:
+    """The folder is ours alone: its settings are in mini.json."""
+    record = json.dumps(asdict(config), indent=2).encode() + b"\n"
+    file = out / "mini.json"
+    if file.is_file():
+        if file.read_bytes() != record:
+            raise InputError("holds photos of other settings", file=out, field="--out", remedy="Name another folder")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("is not an empty folder", file=out, field="--out", remedy="Name a new folder")
+    else:
+        with committed(file) as written:
+            written.write(record)
+
+
+def _write(file: Path, picture: DrawnPicture) -> bool:
+    """False when it is there already."""
+    if file.is_file():
+        return False
+    with committed(file) as out:
+        out.write(as_png(picture.pixels))
+    return True
+
+
+def as_png(pixels: Picture) -> bytes:
+    """PNG: a lossy format would not give the same bytes everywhere."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _truth(name: str, picture: DrawnPicture, names: dict[int, str]) -> dict[str, Any]:
+    """One line of truth.jsonl."""
+    return {
+        "file": name,
+        "caption": picture.caption,
+        "paraphrases": list(picture.paraphrases),
+        "scene": picture.scene,
+        "style": picture.style,
+        "people": [
+            {
+                "name": names[person.identity],
+                "identity": person.identity,
+                "person_box": [round(value, 3) for value in person.person_box],
+                "face_box": [round(value, 3) for value in person.face_box],
+                "landmarks": [[round(float(v), 3) for v in point] for point in person.landmarks],
+                "visible": round(person.visible, 3),
+            }
+            for person in picture.people
+        ],
+    }

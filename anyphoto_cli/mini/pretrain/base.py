@@ -1,0 +1,215 @@
+"""The base: FLUX's transformer at small width, trained by flow matching together with its text encoders.
+
+Then guidance is distilled into it, as FLUX.1-dev's was: one pass does what classifier-free guidance needs two for.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from anyphoto_cli.mini.pen import Chance
+from anyphoto_cli.mini.pretrain.latents import CHUNK, CHUNKS, chunk_of, size_of
+from anyphoto_cli.mini.pretrain.loop import Schedule, fit, load_trained
+from anyphoto_cli.mini.pretrain.reading import trained_encoders
+from anyphoto_cli.mini.pretrain.text import CLIP_LENGTH, LENGTH, build_clip, build_t5, with_filler
+
+SCHEDULE = Schedule(
+    steps=40_000, batch=64, lr=1.6e-3, warmup=300, decay=0.5, betas=(0.9, 0.98), weight_decay=0.02, ema=0.9995,
+    muon_lr=3e-3,
+)  # fmt: skip
+DISTIL = Schedule(steps=3_000, batch=64, lr=3e-4, warmup=100, decay=0.8, betas=(0.9, 0.98), ema=0.999)
+TEXT_DROP = 0.1
+FIRST_CHUNKS, STEPS_PER_CHUNK = 16, 400
+LENGTHS = (LENGTH, 20, 32, 20)
+"""T5 tokens of a step, in turn: most captions are short, and tokens that only pad cost as much as others."""
+
+
+class MiniBase(nn.Module):
+    """Transformer and text encoders in one, for training. The tokenizers are not modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from diffusers import FluxTransformer2DModel
+
+        self.clip_tokenizer, self.clip = build_clip()
+        self.t5_tokenizer, self.t5 = build_t5()
+        self.transformer = FluxTransformer2DModel(
+            num_layers=2,
+            num_single_layers=6,
+            attention_head_dim=48,
+            num_attention_heads=4,
+            joint_attention_dim=self.t5.config.d_model,
+            pooled_projection_dim=self.clip.config.hidden_size,
+            guidance_embeds=True,
+            axes_dims_rope=(8, 20, 20),
+        )
+        _start_calm(self.transformer)
+
+    def learn_from(self, clip: nn.Module, t5: nn.Module) -> None:
+        """Take over encoders that can read."""
+        self.clip.load_state_dict(clip.state_dict())
+        self.t5.load_state_dict(t5.state_dict())
+
+    def read(self, prompts: list[str], length: int = LENGTH) -> tuple[Tensor, Tensor]:
+        """-> ([n, length, 128] T5 states, [n, 96] CLIP's pooled vector), as `FluxPipeline` computes them."""
+        device = self.transformer.device
+        ids = self.t5_tokenizer(
+            prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).input_ids
+        # CLIP looks back only: what pads the end changes nothing before it.
+        short = self.clip_tokenizer(prompts, padding=True, max_length=CLIP_LENGTH, truncation=True, return_tensors="pt")
+        pooled = self.clip(short.input_ids.to(device)).pooler_output
+        return self.t5(ids.to(device))[0], pooled
+
+    def forward(self, noisy: Tensor, t: Tensor, text: tuple[Tensor, Tensor], grid: Tensor, guidance: Tensor) -> Tensor:
+        """[n, tokens, 64] at time t [n] -> the velocity noise - picture."""
+        states, pooled = text
+        # On a CPU the plain backend trains faster than the flash one, whose backward pass is slow there.
+        with sdpa_kernel(SDPBackend.MATH) if noisy.device.type == "cpu" else nullcontext():
+            velocity: Tensor = self.transformer(
+                hidden_states=noisy,
+                encoder_hidden_states=states,
+                pooled_projections=pooled,
+                timestep=t,
+                guidance=guidance,
+                img_ids=grid,
+                txt_ids=torch.zeros(states.shape[1], 3, device=noisy.device),
+                return_dict=False,
+            )[0]
+        return velocity
+
+
+def _start_calm(transformer: Any) -> None:
+    """Blocks start as gentle additions and the output as zero: the first steps then teach something."""
+    with torch.no_grad():
+        for name, module in transformer.named_modules():
+            if isinstance(module, nn.Linear) and (".norm" in name or name.startswith("norm_out")):
+                module.weight.mul_(0.05)
+                nn.init.zeros_(module.bias)
+        for block in transformer.transformer_blocks:
+            for norm in (block.norm1, block.norm1_context):
+                _open_gates(norm.linear, (2, 5), 6)
+        for block in transformer.single_transformer_blocks:
+            _open_gates(block.norm.linear, (2,), 3)
+        nn.init.zeros_(transformer.proj_out.weight)
+        nn.init.zeros_(transformer.proj_out.bias)
+
+
+def _open_gates(linear: nn.Linear, gates: tuple[int, ...], parts: int) -> None:
+    chunks = linear.bias.view(parts, -1)
+    for gate in gates:
+        chunks[gate].fill_(0.4)
+
+
+def train_base(folder: Path, minutes: float | None = None, device: str = "cpu") -> None:
+    """Flow matching on what `prepare_latents` wrote; goes on where it stopped."""
+    torch.manual_seed(2)
+    base = MiniBase()
+    if (folder / "text.pt").is_file():
+        base.learn_from(*trained_encoders(folder))
+    fit("base", base, lambda model, numbers, step: base_loss(model, numbers, step, folder, device), SCHEDULE,
+        folder, device=device, minutes=minutes, log_every=100, hidden=is_hidden)  # fmt: skip
+
+
+def is_hidden(name: str) -> bool:
+    """Attention's and the MLPs' matrices, which Muon teaches in a third fewer samples than AdamW (measured)."""
+    return name.startswith("transformer.") and "blocks." in name and ".norm" not in name
+
+
+def base_loss(model: Any, numbers: range, step: int, folder: Path, device: str) -> dict[str, Tensor]:
+    """Squared error of the velocity at a logit-normal time; one caption in ten is empty.
+
+    The guidance it is told means nothing yet: it learns to take any number from 1 to 6.
+    """
+    latents, prompts, grid = batch(numbers, step, folder, device)
+    noise, t = noise_and_time(latents, numbers)
+    noisy = latents + t[:, None, None] * (noise - latents)
+    guidance = guidances(numbers).to(device)
+    velocity = model(noisy, t, model.read(prompts, length_at(step)), grid, guidance)
+    return {"loss": (velocity.float() - (noise - latents)).square().mean()}
+
+
+def batch(numbers: range, step: int, folder: Path, device: str) -> tuple[Tensor, list[str], Tensor]:
+    """(latents [n, tokens, 64], prompts, position ids [tokens, 3]); all of one size, a pure function of the step."""
+    chunk = Chance("chunk", step).below(chunks_at(step))
+    stored, captions = chunk_of(folder, chunk)
+    rows, prompts = [], []
+    for number in numbers:
+        chance = Chance("sample", number)
+        rows.append(row := chance.below(CHUNK))
+        said = with_filler(chance.pick(_fitting(captions[row], length_at(step))), chance)
+        prompts.append("" if chance.happens(TEXT_DROP) else said)
+    latents = torch.from_numpy(stored[rows]).float().to(device)
+    width, height = size_of(chunk)
+    return latents, prompts, grid_ids(width, height, device)
+
+
+def length_at(step: int) -> int:
+    """T5 tokens of a step."""
+    return LENGTHS[step % len(LENGTHS)]
+
+
+def _fitting(captions: list[str], length: int) -> list[str]:
+    """The captions that fit into so many tokens, a word and a comma being one each; at least the shortest."""
+    room = length - 4
+    fitting = [said for said in captions if len(said.split()) + said.count(",") <= room]
+    return fitting or [min(captions, key=len)]
+
+
+def chunks_at(step: int) -> int:
+    """How many chunks a step may draw from: the training starts while the last ones are still being made."""
+    return min(CHUNKS, FIRST_CHUNKS + step // STEPS_PER_CHUNK)
+
+
+def grid_ids(width: int, height: int, device: str) -> Tensor:
+    """[tokens, 3]: (0, row, column) of each token, row by row."""
+    rows, columns = torch.meshgrid(torch.arange(height // 16), torch.arange(width // 16), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3).float().to(device)
+
+
+def noise_and_time(latents: Tensor, numbers: range) -> tuple[Tensor, Tensor]:
+    """Noise like `latents`, and times [n] in 0-1 around the middle; a pure function of the sample numbers."""
+    generator = torch.Generator().manual_seed(numbers.start)
+    noise = torch.randn(latents.shape, generator=generator)
+    t = torch.sigmoid(torch.randn(len(latents), generator=generator))
+    return noise.to(latents.device), t.to(latents.device)
+
+
+def guidances(numbers: range) -> Tensor:
+    """[n] from 1 to 6, a fifth of them 1."""
+    generator = torch.Generator().manual_seed(numbers.start + 1)
+    spread = 1 + 5 * torch.rand(len(numbers), generator=generator)
+    return torch.where(torch.rand(len(numbers), generator=generator) < 0.2, torch.ones(1), spread)
+
+
+def distil_guidance(folder: Path, minutes: float | None = None, device: str = "cpu") -> None:
+    """Teach the trained base to give, for the guidance it is told, what classifier-free guidance would."""
+    torch.manual_seed(3)
+    teacher, student = MiniBase().to(device), MiniBase()
+    load_trained(folder, "base", teacher).requires_grad_(False)
+    student.load_state_dict(teacher.state_dict())
+    student.requires_grad_(False).transformer.requires_grad_(True)
+    fit("guided", student, lambda model, numbers, step: distil_loss(model, teacher, numbers, step, folder, device),
+        DISTIL, folder, device=device, minutes=minutes, log_every=100)  # fmt: skip
+
+
+def distil_loss(student: Any, teacher: Any, numbers: range, step: int, folder: Path, device: str) -> dict[str, Tensor]:
+    """Squared distance to v(empty) + g (v(text) - v(empty)), g from 1 to 6; a fifth of the samples has g = 1."""
+    latents, prompts, grid = batch(numbers, step, folder, device)
+    noise, t = noise_and_time(latents, numbers)
+    noisy = latents + t[:, None, None] * (noise - latents)
+    ones = torch.ones(len(latents), device=device)
+    guidance = guidances(numbers).to(device)
+    with torch.no_grad():
+        length = length_at(step)
+        text, empty = teacher.read(prompts, length), teacher.read([""] * len(prompts), length)
+        told, free = teacher(noisy, t, text, grid, ones), teacher(noisy, t, empty, grid, ones)
+        wanted = free.float() + guidance[:, None, None] * (told.float() - free.float())
+    velocity = student(noisy, t, text, grid, guidance)
+    return {"loss": (velocity.float() - wanted).square().mean()}

@@ -1,0 +1,83 @@
+"""Drawn pictures as packed latents and captions, made once: the base looks at each of them several times."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from anyphoto_cli.mini.picture import draw_picture
+from anyphoto_cli.mini.pretrain.loop import batches, fast_bfloat16
+from anyphoto_cli.mini.pretrain.vae import as_tensor
+
+CHUNK = 2048
+CHUNKS = 32
+# One chunk in eight each is wider or taller, so that the base has seen more than squares.
+SIZES = ((128, 128),) * 5 + ((160, 128), (128, 160), (192, 128))
+
+
+def size_of(chunk: int) -> tuple[int, int]:
+    """(width, height), px, of all pictures in a chunk."""
+    return SIZES[chunk % len(SIZES)]
+
+
+def prepare_latents(folder: Path, vae: Any, device: str = "cpu", chunks: int = CHUNKS) -> None:
+    """Write `folder`/latents; every process takes its share; what is there is kept."""
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    (folder / "latents").mkdir(parents=True, exist_ok=True)
+    vae = vae.to(device).eval()
+    for chunk in range(rank, chunks, world):
+        if not chunk_file(folder, chunk).is_file():
+            began = time.monotonic()
+            _write_chunk(folder, chunk, vae, device)
+            print(f"latents {chunk + 1}/{chunks}: {CHUNK / (time.monotonic() - began):.0f} pictures/s", flush=True)
+
+
+def chunk_file(folder: Path, chunk: int) -> Path:
+    """[2048, tokens, 64] float16."""
+    return folder / "latents" / f"{chunk:04d}.npy"
+
+
+def _write_chunk(folder: Path, chunk: int, vae: Any, device: str) -> None:
+    numbers, size = range(chunk * CHUNK, (chunk + 1) * CHUNK), size_of(chunk)
+    latents, captions = [], []
+    for part in batches(numbers, 64):
+        drawn = [draw_picture(number, size=size) for number in part]
+        captions += [(picture.caption, *picture.paraphrases) for picture in drawn]
+        latents.append(encode(vae, np.stack([picture.pixels for picture in drawn]), device))
+    file = chunk_file(folder, chunk)
+    file.with_suffix(".json").write_text(json.dumps(captions))
+    with file.with_suffix(".tmp").open("wb") as out:
+        np.save(out, torch.cat(latents).half().numpy())
+    file.with_suffix(".tmp").replace(file)
+
+
+@torch.no_grad()
+def encode(vae: Any, pictures: np.ndarray, device: str) -> Tensor:
+    """[n, H, W, 3] 0-255 -> [n, H/16 * W/16, 64] normalised and packed as FLUX packs, float32 on the CPU."""
+    with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=_fast(device)):
+        found = vae.encode(as_tensor(pictures).to(device)).latent_dist.mode()
+    found = (found.float() - vae.config.shift_factor) * vae.config.scaling_factor
+    n, channels, height, width = found.shape
+    grid: Tensor = found.view(n, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    packed: Tensor = grid.reshape(n, (height // 2) * (width // 2), channels * 4).cpu()
+    return packed
+
+
+_fast = lru_cache(maxsize=4)(fast_bfloat16)
+
+
+@lru_cache(maxsize=4)
+def chunk_of(folder: Path, chunk: int) -> tuple[Any, list[list[str]]]:
+    """(memory-mapped latents, captions) of one chunk; waits while another process is still making it."""
+    file = chunk_file(folder, chunk)
+    while not file.is_file():
+        time.sleep(1)
+    return np.load(file, mmap_mode="r", allow_pickle=False), json.loads(file.with_suffix(".json").read_text())

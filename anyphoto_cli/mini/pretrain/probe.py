@@ -1,0 +1,175 @@
+"""The probe: a small classifier of scene and style, used as a judge of generated pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anyphoto_cli.mini.pretrain.album import Album, fresh_pictures, open_album
+from anyphoto_cli.mini.pretrain.loop import Schedule, fit, load_trained
+from anyphoto_cli.mini.pretrain.persons import PICTURES, SETTLED, settle
+from anyphoto_cli.mini.probe import PROBE_SIDE, probe_square, read_scene_and_style
+from anyphoto_cli.mini.types import SCENES, STYLES, DrawnPicture
+from anyphoto_cli.types import Picture
+
+SCHEDULE = Schedule(steps=2400, batch=32, lr=3e-3, decay=0.8)
+
+
+class ProbeNet(nn.Module):
+    """[n, 3, 128, 128] RGB 0-1 -> logits of scenes [n, 8] and styles [n, 6]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(_block(3, 16), _block(16, 32), _block(32, 48), _block(48, 64), _block(64, 64, 1))
+        self.answers = nn.Linear(128, len(SCENES) + len(STYLES))
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        features = self.trunk(pictures).flatten(2)
+        # The mean tells texture and light, the largest value the one window or tree that shows between people.
+        logits = self.answers(torch.cat([features.mean(2), features.amax(2)], 1))
+        return logits[:, : len(SCENES)], logits[:, len(SCENES) :]
+
+
+def _block(inputs: int, outputs: int, stride: int = 2) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+def train_probe(
+    folder: Path, minutes: float | None = None, device: str = "cpu", album_folder: Path | None = None
+) -> nn.Module:
+    """Train, or go on training, in `folder`. album_folder: where pictures lie already, such as the detector's."""
+    album = open_album(album_folder or folder / "album", PICTURES)
+    torch.manual_seed(0)
+    return fit("probe", ProbeNet(), partial(_loss, album), SCHEDULE, folder, device=device, minutes=minutes)
+
+
+def _loss(album: Album, model: nn.Module, samples: range, step: int) -> dict[str, Tensor]:
+    device = next(model.parameters()).device
+    settle(model, step >= SETTLED * SCHEDULE.steps)
+    indices, squares = zip(*(_sample(album, number) for number in samples), strict=True)
+    pixels = torch.from_numpy(np.stack(squares)).to(device).permute(0, 3, 1, 2)
+    scenes, styles = model(pixels.float() / 255)
+    facts = torch.from_numpy(album.facts[list(indices), 2:].astype(np.int64)).to(device)
+    losses = [
+        functional.cross_entropy(scenes.float(), facts[:, 0]),
+        functional.cross_entropy(styles.float(), facts[:, 1]),
+    ]
+    right = (scenes.argmax(1) == facts[:, 0]) & (styles.argmax(1) == facts[:, 1])
+    return {"loss": losses[0] + losses[1], "scene": losses[0], "style": losses[1], "right": right.float().mean()}
+
+
+def _sample(album: Album, number: int) -> tuple[int, Picture]:
+    chance = np.random.default_rng((11, number))
+    index = int(chance.integers(len(album)))
+    picture = _shifted(album.picture(index), chance)
+    if chance.random() < 0.5:
+        picture = np.asarray(cv2.flip(picture, 1), np.uint8)
+    return index, probe_square(worn(picture, chance)) if chance.random() < 0.8 else probe_square(picture)
+
+
+def _shifted(picture: Picture, chance: np.random.Generator) -> Picture:
+    """A crop of at least .85 of each side."""
+    height, width = picture.shape[:2]
+    inner = [round(side * chance.uniform(0.85, 1)) for side in (height, width)]
+    top, left = (int(chance.integers(side - part + 1)) for side, part in zip((height, width), inner, strict=True))
+    return np.ascontiguousarray(picture[top : top + inner[0], left : left + inner[1]])
+
+
+def worn(picture: Picture, chance: np.random.Generator) -> Picture:
+    """Light, blur, noise and JPEG, each sometimes: a generated picture is not as clean as a drawn one."""
+    gain = chance.uniform(0.9, 1.1) * chance.uniform(0.97, 1.03, 3)
+    table = (np.arange(256)[:, None] * gain + chance.uniform(-8, 8)).clip(0, 255).astype(np.uint8)
+    picture = np.asarray(cv2.LUT(picture, table.reshape(1, 256, 3)), np.uint8)
+    steps: list[Callable[[Picture, np.random.Generator], Picture]] = [_blurred, _noisy, _jpeg]
+    for step in steps:
+        if chance.random() < 0.35:
+            picture = step(picture, chance)
+    return picture
+
+
+def _blurred(picture: Picture, chance: np.random.Generator) -> Picture:
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), chance.uniform(0.3, 1.1)), np.uint8)
+
+
+def _noisy(picture: Picture, chance: np.random.Generator) -> Picture:
+    """Grain of 1-3 px, as decoders leave it."""
+    height, width = picture.shape[:2]
+    coarse = int(chance.integers(1, 4))
+    noise = chance.normal(0, chance.uniform(2, 9), (height // coarse, width // coarse, 3)).astype(np.float32)
+    grain = cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray((picture + grain).clip(0, 255), np.uint8)
+
+
+def _jpeg(picture: Picture, chance: np.random.Generator) -> Picture:
+    quality = int(chance.integers(40, 96))
+    _, packed = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.ascontiguousarray(np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)[..., ::-1])
+
+
+class _Probabilities(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        scenes, styles = self.net(pictures)
+        return scenes.softmax(1), styles.softmax(1)
+
+
+def export_probe(folder: Path, out_file: Path) -> None:
+    """Write the trained net of `folder` as ONNX: pictures [n, 3, 128, 128] -> probabilities `scene` and `style`."""
+    import onnx
+
+    module = _Probabilities(load_trained(folder, "probe", ProbeNet())).eval()
+    out_file.parent.mkdir(parents=True, exist_ok=True)
+    torch.onnx.export(
+        module,
+        (torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE),),
+        str(out_file),
+        dynamo=False,
+        opset_version=17,
+        input_names=["pictures"],
+        output_names=["scene", "style"],
+        dynamic_axes={name: {0: "batch"} for name in ("pictures", "scene", "style")},
+    )
+    model = onnx.load(out_file)
+    about = {"description": "anyphoto-mini probe of scene and style, trained on drawn pictures only"}
+    about |= {"author": "anyphoto", "license": "Apache-2.0", "scenes": ",".join(SCENES), "styles": ",".join(STYLES)}
+    onnx.helper.set_model_props(model, about)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, out_file)
+
+
+def measure_probe(file: Path, pictures: Sequence[DrawnPicture] | int = 960) -> dict[str, Any]:
+    """Share of right answers on pictures of held-out people, clean and worn, and what is taken for what."""
+    drawn = fresh_pictures(pictures) if isinstance(pictures, int) else pictures
+    chance = np.random.default_rng(5)
+    clean = read_scene_and_style([picture.pixels for picture in drawn], file)
+    rough = read_scene_and_style([worn(picture.pixels, chance) for picture in drawn], file)
+    truth = [(picture.scene, picture.style) for picture in drawn]
+    return {
+        "pictures": len(drawn),
+        "scene": _share(clean, truth, 0),
+        "style": _share(clean, truth, 1),
+        "worn_scene": _share(rough, truth, 0),
+        "worn_style": _share(rough, truth, 1),
+        "mistakes": sorted(
+            {f"{t[k]} read as {a[k]}" for a, t in zip(clean, truth, strict=True) for k in (0, 1) if a[k] != t[k]}
+        ),
+        "bytes": file.stat().st_size,
+    }
+
+
+def _share(answers: list[tuple[str, str]], truth: list[tuple[str, str]], which: int) -> float:
+    return float(np.mean([answer[which] == true[which] for answer, true in zip(answers, truth, strict=True)]))

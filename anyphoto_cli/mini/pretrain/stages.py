@@ -1,0 +1,169 @@
+"""`make mini`: train all models of the small world, in turn; each stage goes on where it stopped.
+
+python -m anyphoto_cli.mini.pretrain [--folder .mini] [--stages vae,faces,...] [--minutes 10] [--device cuda]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from anyphoto_cli.mini.pretrain.loop import spawn
+from anyphoto_cli.mini.shipped import FACES, WEIGHTS, write_sums
+
+Stage = Callable[[Path, float | None, str], None]
+
+
+def main() -> None:
+    """Parse, then train stage by stage."""
+    parser = argparse.ArgumentParser(
+        prog="make mini", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=Path(".mini"), help="checkpoints, logs and caches")
+    parser.add_argument(
+        "--stages", default=",".join(STAGES), help=f"default: {','.join(STAGES)}; also: {','.join(ASKED_FOR)}"
+    )
+    parser.add_argument("--minutes", type=float, help="stop each stage, saved, after that long")
+    parser.add_argument("--processes", type=int, default=0, help="default: one a core, or one on a GPU")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    given = parser.parse_args()
+    processes = 1 if given.device != "cpu" else given.processes
+    for name in given.stages.split(","):
+        print(f"-- {name}", flush=True)
+        stage, parallel = (STAGES | ASKED_FOR)[name]
+        spawn(stage, given.folder, given.minutes, given.device, processes=processes if parallel else 1)
+
+
+def _vae(folder: Path, minutes: float | None, device: str) -> None:
+    from anyphoto_cli.mini.pretrain.vae import train_vae
+
+    train_vae(folder, minutes, device)
+
+
+def _refine(folder: Path, minutes: float | None, device: str) -> None:
+    from anyphoto_cli.mini.pretrain.refine import refine_vae
+
+    refine_vae(folder, FACES / "w_mini.onnx", minutes, device)
+
+
+def _latents(folder: Path, minutes: float | None, device: str) -> None:
+    from anyphoto_cli.mini.pretrain.export import trained_vae
+    from anyphoto_cli.mini.pretrain.latents import prepare_latents
+
+    prepare_latents(folder, trained_vae(folder), device)
+
+
+def _base(folder: Path, minutes: float | None, device: str) -> None:
+    from anyphoto_cli.mini.pretrain.base import train_base
+
+    train_base(folder, minutes, device)
+
+
+def _text(folder: Path, minutes: float | None, device: str) -> None:
+    from anyphoto_cli.mini.pretrain.reading import train_reading
+
+    train_reading(folder, minutes, device)
+
+
+def _adopt(folder: Path, minutes: float | None, device: str) -> None:
+    """The shipped VAE and base as checkpoints, so that their training goes on where somebody else's ended."""
+    from anyphoto_cli.mini.pretrain.adopt import adopt_shipped
+
+    adopt_shipped(folder)
+
+
+def _steady(folder: Path, minutes: float | None, device: str) -> None:
+    """The shipped recogniser, trained on to know faces that the VAE has encoded and decoded."""
+    from anyphoto_cli.mini.pretrain.face_steady import steady_recogniser
+    from anyphoto_cli.mini.pretrain.refine import trained_vae_parts
+
+    steady_recogniser(folder / "steady", FACES / "w_mini.onnx", trained_vae_parts(folder), minutes, device)
+    write_sums()
+
+
+def _polish(folder: Path, minutes: float | None, device: str) -> None:
+    """The VAE's decoder, trained on with the recogniser looking on."""
+    from anyphoto_cli.mini.pretrain.refine import polish_vae
+
+    polish_vae(folder, FACES / "w_mini.onnx", minutes, device)
+
+
+def _guidance(folder: Path, minutes: float | None, device: str) -> None:
+    from anyphoto_cli.mini.pretrain.base import distil_guidance
+
+    distil_guidance(folder, minutes, device)
+
+
+def _detector(folder: Path, minutes: float | None, device: str) -> None:
+    from anyphoto_cli.mini.pretrain.faces import train_detector
+
+    train_detector(folder / "faces", minutes, device)
+
+
+def _recogniser(folder: Path, minutes: float | None, device: str) -> None:
+    from anyphoto_cli.mini.pretrain.faces import train_recogniser
+
+    train_recogniser(folder / "faces", minutes, device)
+
+
+def _settle(folder: Path, minutes: float | None, device: str) -> None:
+    from anyphoto_cli.mini.pretrain.faces import settle_recogniser
+    from anyphoto_cli.mini.pretrain.refine import trained_vae_parts
+
+    settle_recogniser(folder / "faces", trained_vae_parts(folder), minutes, device)
+
+
+def _persons(folder: Path, minutes: float | None, device: str) -> None:
+    from anyphoto_cli.mini.pretrain.persons import train_persons
+
+    train_persons(folder, minutes, device)
+
+
+def _probe(folder: Path, minutes: float | None, device: str) -> None:
+    from anyphoto_cli.mini.pretrain.probe import train_probe
+
+    train_probe(folder, minutes, device)
+
+
+def _export(folder: Path, minutes: float | None, device: str) -> None:
+    """Everything that was trained in `folder` -> anyphoto_cli/mini/weights, with its checksums."""
+    from anyphoto_cli.mini.pretrain.export import export_base
+    from anyphoto_cli.mini.pretrain.faces import export_face_pack
+    from anyphoto_cli.mini.pretrain.persons import export_persons
+    from anyphoto_cli.mini.pretrain.probe import export_probe
+
+    if (folder / "faces").is_dir():
+        export_face_pack(folder / "faces", FACES)
+    if (folder / "persons.pt").is_file():
+        export_persons(folder, WEIGHTS / "persons" / "yolo_mini.onnx")
+    if (folder / "probe.pt").is_file():
+        export_probe(folder, WEIGHTS / "probe" / "probe.onnx")
+    if (folder / "base.pt").is_file():
+        export_base(folder, WEIGHTS / "base")
+    write_sums()
+
+
+STAGES: dict[str, tuple[Stage, bool]] = {
+    "vae": (_vae, True),
+    "detector": (_detector, False),
+    "recogniser": (_recogniser, False),
+    "persons": (_persons, False),
+    "probe": (_probe, False),
+    "refine": (_refine, True),
+    "settle": (_settle, True),
+    "text": (_text, True),
+    "latents": (_latents, True),
+    "base": (_base, True),
+    "guidance": (_guidance, True),
+    "export": (_export, False),
+}
+"""What `make mini` runs, in this order; and whether several processes share the work."""
+ASKED_FOR: dict[str, tuple[Stage, bool]] = {
+    "adopt": (_adopt, False),
+    "steady": (_steady, False),
+    "polish": (_polish, False),
+}
+"""Only where named: `--stages adopt,latents,base,guidance,export` trains the shipped base on,
+`--stages adopt,steady,polish,export` the shipped recogniser and the VAE's decoder.
+"""

@@ -1,0 +1,157 @@
+"""`make mini-report`: measure the shipped models on held-out people, and write the model card and its pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from anyphoto_cli.files.commit import committed
+from anyphoto_cli.mini import shipped
+
+_PHOTOS = ("faces", "recogniser", "style_against_reference", "photo")
+# part, measure, path into the report, bar, whether more is better, unit
+BARS: tuple[tuple[str, str, tuple[str, ...], float, bool, str], ...] = (
+    ("detector", "recall", ("faces", "detector", "recall"), 0.99, True, ""),
+    ("detector", "precision", ("faces", "detector", "precision"), 0.99, True, ""),
+    ("detector", "landmark error / face height", ("faces", "detector", "landmark_error"), 0.03, False, ""),
+    ("recogniser", "verification accuracy, photos", (*_PHOTOS, "accuracy"), 0.99, True, ""),
+    ("recogniser", "same person p05 - impostor p99, photos", (*_PHOTOS, "gap"), 0.0, True, ""),
+    ("VAE", "face cosine before / after", ("vae", "face_cosine"), 0.97, True, ""),
+    ("VAE", "PSNR", ("vae", "psnr"), 28.0, True, " dB"),
+    ("VAE", "PSNR, faces on white", ("vae", "by_style", "canvas", "psnr"), 28.0, True, " dB"),
+    ("person detector", "AP50", ("persons", "ap50"), 0.95, True, ""),
+    ("probe", "scene", ("probe", "scene"), 0.98, True, ""),
+    ("probe", "style", ("probe", "style"), 0.98, True, ""),
+    ("base", "as many faces as asked", ("base", "people"), 0.90, True, ""),
+    ("base", "scene as asked", ("base", "scene"), 0.90, True, ""),
+    ("base", "style as asked", ("base", "style"), 0.90, True, ""),
+)
+
+
+def main() -> None:
+    """Parse, measure, write."""
+    parser = argparse.ArgumentParser(prog="make mini-report", description=__doc__)
+    parser.add_argument("--images", type=Path, default=Path("docs/images"), help="where the pictures go")
+    parser.add_argument("--card", type=Path, default=shipped.WEIGHTS / "README.md", help="the model card")
+    given = parser.parse_args()
+    report = measure()
+    for line in table(report):
+        print(line)
+    write_images(given.images)
+    with committed(given.card) as out:
+        out.write(card(report).encode())
+    with committed(given.card.with_name("report.json")) as out:
+        out.write((json.dumps(report, indent=2) + "\n").encode())
+
+
+def measure() -> dict[str, Any]:
+    """Every number of the card, from the shipped files."""
+    import torch
+
+    from anyphoto_cli.mini.pretrain.face_report import measure_faces
+    from anyphoto_cli.mini.pretrain.judge import measure_base, measure_vae
+    from anyphoto_cli.mini.pretrain.persons import measure_persons
+    from anyphoto_cli.mini.pretrain.probe import measure_probe
+
+    torch.set_num_threads(1)
+    pipeline, pack = open_pipeline(), shipped.face_pack_folder()
+    report: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()} CPU, one thread, torch {torch.__version__}",
+        "vae": measure_vae(pipeline.vae, pack),
+        "faces": measure_faces(pack),
+        "persons": measure_persons(shipped.person_detector()),
+        "probe": measure_probe(shipped.probe_file()),
+        "base": measure_base(pipeline, pack),
+    }
+    numbers = report["faces"]["recogniser"]["style_against_reference"]["photo"]
+    numbers["gap"] = numbers["same_p05"] - numbers["impostor_p99"]
+    return report
+
+
+def open_pipeline() -> Any:
+    """Stock FluxPipeline on the shipped folder, in float32."""
+    import torch
+    from diffusers import FluxPipeline
+
+    return FluxPipeline.from_pretrained(shipped.base_folder(), torch_dtype=torch.float32)
+
+
+def table(report: dict[str, Any]) -> list[str]:
+    """Markdown: part, measure, reached, bar, met."""
+    lines = ["| part | measure | reached | bar | |", "|---|---|---|---|---|"]
+    for part, measure_, path, bar, more, unit in BARS:
+        value: Any = report
+        for key in path:
+            value = value[key]
+        met = value >= bar if more else value <= bar
+        digits = 1 if unit else 4 if abs(value) > 0.98 else 3
+        told, sign = f"{value:.{digits}f}{unit}", "≥" if more else "≤"
+        lines.append(f"| {part} | {measure_} | {told} | {sign} {bar:g}{unit} | {'met' if met else '**not met**'} |")
+    return lines
+
+
+def write_images(folder: Path) -> None:
+    """The world, and what the base renders: one row a style, then one row a number of people."""
+    from anyphoto_cli.mini.photos import as_png
+    from anyphoto_cli.mini.pretrain.judge import render
+    from anyphoto_cli.mini.sheet import tiled, world_sheet
+
+    with committed(folder / "mini_world.png") as out:
+        out.write(as_png(world_sheet()))
+    pictures = render(open_pipeline(), SAMPLES, seed=1)
+    rows = [pictures[first : first + 6] for first in range(0, len(pictures), 6)]
+    with committed(folder / "mini_samples.png") as out:
+        out.write(as_png(tiled(rows, scale=2)))
+
+
+SAMPLES = [
+    *(f"a photo of {who} {where}" for who, where in (
+        ("a woman", "in a park"), ("a man", "on a beach"), ("two friends", "in a city"), ("two women", "in the snow"),
+        ("three people", "in a library"), ("four people", "at the beach"),
+    )),
+    *(f"{style} two friends {where}" for style, where in (
+        ("a photo of", "at night"), ("a pencil drawing of", "in a park"), ("a watercolour painting of", "by the sea"),
+        ("pixel art of", "in a city"), ("a comic of", "in a living room"), ("an old sepia photo of", "in the snow"),
+    )),
+    "a photo of a woman with long red hair and black glasses in a park",
+    "a photo of a bald man with a beard in a blue suit in a studio",
+    "a photo of a woman with a black afro in a yellow dress on a beach",
+    "a photo of a man with curly brown hair and a woman with blonde hair in a bun in a living room",
+    "a photo of a man with spiky blue hair in a library",
+    "a comic of three women on a city street",
+]  # fmt: skip
+
+
+def card(report: dict[str, Any]) -> str:
+    """The model card: what these files are, how good, and where they end."""
+    text = (Path(__file__).parent / "card.md").read_text()
+    sizes = {part: sum(f.stat().st_size for f in (shipped.WEIGHTS / part).rglob("*")) / 1e6
+             for part in ("base", "faces", "persons", "probe")}  # fmt: skip
+    told = ", ".join(f"{part} {size:.1f}" for part, size in sizes.items())
+    styles = [
+        "| style | VAE PSNR | VAE face cosine | faces found "
+        "| known from one photo: accuracy, rank 1 of 300, above impostor p99 | style read off renders |",
+        "|---|---|---|---|---|---|",
+    ]
+    for style, found in report["faces"]["detector"]["by_style"].items():
+        vae = report["vae"]["by_style"][style]
+        who = report["faces"]["recogniser"]["style_against_reference"][style]
+        known = f"{who['accuracy']:.3f}, {who['rank_1']:.2f}, {who['same_above_p99']:.3f}"
+        rendered = report["base"]["by_style"][style]
+        styles.append(
+            f"| {style} | {vae['psnr']:.1f} dB | {vae['face_cosine']:.3f} | {found['recall']:.3f} | {known} "
+            f"| {rendered:.2f} |"
+        )
+    return text.format(
+        date=report["date"], machine=report["machine"], table="\n".join(table(report)), styles="\n".join(styles),
+        sizes=told, total=f"{sum(sizes.values()):.1f}", pictures=report["base"]["pictures"],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The trained models that come with the package: where they lie, and that they are whole."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from anyphoto_cli.errors import EnvironmentFault
+from anyphoto_cli.files.commit import sha256_of
+from anyphoto_cli.seams import Base
+
+WEIGHTS = Path(__file__).parent / "weights"
+FACES = WEIGHTS / "faces" / "mini"
+"""The face pack: a pack is called what its folder is called."""
+SUMS = "SHA256SUMS"
+
+
+def base_folder() -> Path:
+    """The diffusers folder of the base; stock `FluxPipeline.from_pretrained` opens it, too."""
+    return whole("base")
+
+
+def face_pack_folder() -> Path:
+    """The insightface pack: detector and recogniser of drawn faces."""
+    whole("faces")
+    return FACES
+
+
+def person_detector() -> Path:
+    """The YOLO-format ONNX file that finds drawn people."""
+    return whole("persons") / "yolo_mini.onnx"
+
+
+def probe_file() -> Path:
+    """The ONNX file that reads scene and style off a picture."""
+    return whole("probe") / "probe.onnx"
+
+
+@lru_cache(maxsize=8)
+def whole(part: str, weights: Path = WEIGHTS) -> Path:
+    """`weights`/`part` after every file in it has been compared with SHA256SUMS.
+
+    Raises EnvironmentFault for a missing or changed file.
+    """
+    for line in (weights / SUMS).read_text().splitlines():
+        expected, _, name = line.partition("  ")
+        if not name.startswith(f"{part}/"):
+            continue
+        file = weights / name
+        if not file.is_file() or sha256_of(file) != expected:
+            told = "is damaged" if file.is_file() else "is missing"
+            raise EnvironmentFault(f"{told}: it came with the package", file=file, remedy="Install anyphoto again")
+    return weights / part
+
+
+def write_sums(folder: Path = WEIGHTS) -> None:
+    """SHA256SUMS over all weights and configs, in the form that `sha256sum -c` reads."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.parent != folder)
+    lines = [f"{sha256_of(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
+    (folder / SUMS).write_text("".join(lines))
+
+
+MINI = Base(
+    name="mini",
+    source="anyphoto-mini",
+    shipped=base_folder,
+    face_pack="mini",
+    steps=20,
+    sides=(128, 192),
+    licence="anyphoto-mini: Apache-2.0, trained on drawn pictures only; it comes with anyphoto",
+    note="anyphoto-mini draws people that a program invented, 128 px high. For photos of real people: "
+    "--model black-forest-labs/FLUX.1-dev on a GPU.",
+)

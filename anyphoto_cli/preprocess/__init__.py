@@ -1,0 +1,16 @@
+"""Photos and known faces in, training shards out: paper appendix A.2, stage by stage.
+
+`run` is what `anyphoto preprocess` runs, `estimate` its dry run.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {"run": "stages", "Preprocessed": "stages"}
+__all__ = [*_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)

@@ -1,0 +1,1 @@
+"""Where captions come from, one file a captioner."""

@@ -1,0 +1,106 @@
+"""Photos without a bank: faces that look alike, photo after photo, become identities person_001, person_002, ...
+
+Density clustering (HDBSCAN) on the embeddings; two faces of one photo are never the same person.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anyphoto_cli.config.preprocess import PreprocessConfig
+from anyphoto_cli.data.bank import BankIdentity, mean_direction
+from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.faces.norm_crop import face_patch
+from anyphoto_cli.preprocess.loading import Unreadable, load_photo
+from anyphoto_cli.preprocess.work import PhotoList, Work
+from anyphoto_cli.types import Embeddings
+
+MOST_FACES = 100_000
+"""The tree of all distances to the nearest neighbours is built in memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class SeenFaces:
+    """Faces of all photos. photo: [n] its number. place: [n] which face of it. embeddings: [n, 512]."""
+
+    photo: NDArray[np.int64]
+    place: NDArray[np.int64]
+    embeddings: Embeddings
+
+
+def good_faces(photos: PhotoList, work: Work, config: PreprocessConfig) -> SeenFaces:
+    """Those without a flag that speaks against them. Raises InputError when there are too many to compare."""
+    photo, place, rows = [], [], [np.zeros((0, 512), np.float32)]
+    for chunk in range(len(photos)):
+        detected, arrays = work.read("detect", chunk)
+        at = 0
+        for number, row in zip(photos.numbers(chunk), detected, strict=True):
+            faces = row.get("faces", ())
+            for k, face in enumerate(faces):
+                if not set(face["flags"]) & set(config.drop_flags):
+                    photo.append(number)
+                    place.append(k)
+                    rows.append(arrays["embeddings"][at + k][None])
+            at += len(faces)
+        if len(photo) > MOST_FACES:
+            remedy = "Make a bank of the people you want and give it with --refs"
+            raise InputError(f"more than {MOST_FACES} faces", field="--discover", remedy=remedy)
+    return SeenFaces(np.array(photo, np.int64), np.array(place, np.int64), np.concatenate(rows))
+
+
+def cluster(faces: SeenFaces, least: int) -> list[NDArray[np.int64]]:
+    """Groups of faces, each seen in at least `least` photos, the largest first; equal sizes: the earliest first.
+
+    Of two faces of one photo that fall into one group, only the one nearer to the group's middle stays.
+    """
+    if len(faces.photo) < max(least, 2):
+        return []
+    try:
+        from sklearn.cluster import HDBSCAN
+    except ImportError as error:
+        remedy = 'Run: pip install "anyphoto[preprocess]"'
+        raise EnvironmentFault("needs scikit-learn", field="--discover", remedy=remedy) from error
+    # On unit vectors the Euclidean distance grows with the angle.
+    labels = HDBSCAN(min_cluster_size=least, min_samples=2, allow_single_cluster=True, copy=True).fit_predict(
+        faces.embeddings.astype(np.float64)
+    )
+    groups = [_once_a_photo(np.flatnonzero(labels == label), faces) for label in range(labels.max() + 1)]
+    wanted = [group for group in groups if len(group) >= least]
+    return sorted(wanted, key=lambda group: (-len(group), int(group[0])))
+
+
+def _once_a_photo(group: NDArray[np.int64], faces: SeenFaces) -> NDArray[np.int64]:
+    middle = mean_direction(faces.embeddings[group])
+    nearness = faces.embeddings[group] @ middle
+    best: dict[int, int] = {}
+    for index in np.argsort(-nearness, kind="stable"):
+        best.setdefault(int(faces.photo[group[index]]), int(group[index]))
+    return np.array(sorted(best.values()), np.int64)
+
+
+def discovered_identity(
+    name: str, group: NDArray[np.int64], faces: SeenFaces, photos: PhotoList, work: Work, config: PreprocessConfig
+) -> BankIdentity:
+    """The bank's entry of a group: patches from the photos themselves, from those nearest to the group's middle."""
+    middle = mean_direction(faces.embeddings[group])
+    order = group[np.argsort(-(faces.embeddings[group] @ middle), kind="stable")][: config.max_references]
+    patches: list[Any] = []
+    rows, sources = [], []
+    for index in sorted(order.tolist()):
+        number = int(faces.photo[index])
+        chunk = number // photos.chunk
+        place = number - photos.numbers(chunk).start
+        photo = photos.photos(chunk)[place]
+        loaded = load_photo(photo, config.max_side)
+        if isinstance(loaded, Unreadable):
+            continue
+        face = work.read("detect", chunk)[0][place]["faces"][int(faces.place[index])]
+        patches.append(face_patch(loaded.pixels, np.array(face["landmarks"]), config.patch_size))
+        rows.append(faces.embeddings[index])
+        sources.append(photo.id)
+    kept = np.stack(rows) if rows else np.zeros((0, 512), np.float32)
+    return BankIdentity(name, tuple(patches), kept, middle, tuple(sources))

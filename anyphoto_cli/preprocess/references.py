@@ -1,0 +1,91 @@
+"""The reference bank: photos of known people become norm-crops and embeddings. Photos that will not do are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anyphoto_cli.config.preprocess import PreprocessConfig
+from anyphoto_cli.data.bank import BankIdentity, ReferenceFolder, mean_direction, read_centre
+from anyphoto_cli.errors import AnyPhotoError
+from anyphoto_cli.faces.norm_crop import face_patch, norm_crop
+from anyphoto_cli.faces.reference_face import find_reference_face
+from anyphoto_cli.files.images import read_picture
+from anyphoto_cli.geometry import ARCFACE_SIZE
+from anyphoto_cli.seams import FaceAnalyzer
+from anyphoto_cli.types import Embeddings, Patch, Picture
+
+
+@dataclass(frozen=True, eq=False)
+class _Reference:
+    source: str
+    patch: Patch
+    crop: Picture
+
+
+def read_references(reference: ReferenceFolder, analyzer: FaceAnalyzer, config: PreprocessConfig) -> BankIdentity:
+    """One identity of the bank; without patches when none of its photos will do.
+
+    Photos beyond `max_references` are not opened; of more, those at equal steps through the sorted names are taken.
+    """
+    found: list[_Reference] = []
+    left_out: list[tuple[str, str]] = []
+    for photo in evenly(reference.photos, config.max_references):
+        opened = _open(photo, reference.name, analyzer, config)
+        if isinstance(opened, str):
+            left_out.append((_source(photo, reference.name), opened))
+        else:
+            found.append(opened)
+    embeddings = analyzer.embed(np.stack([one.crop for one in found])) if found else np.zeros((0, 512), np.float32)
+    kept = consistent(embeddings, config.reference_outlier)
+    left_out += [(one.source, "does not look like the others") for one, k in zip(found, kept, strict=True) if not k]
+    rows = embeddings[kept]
+    try:
+        centre = read_centre(reference.centre) if reference.centre else None
+    except AnyPhotoError as error:
+        centre = None
+        left_out.append((f"{reference.name}.npy", error.what))
+    return BankIdentity(
+        name=reference.name, patches=tuple(one.patch for one, k in zip(found, kept, strict=True) if k),
+        embeddings=rows, centre=centre if centre is not None else _middle(rows),
+        sources=tuple(one.source for one, k in zip(found, kept, strict=True) if k), left_out=tuple(sorted(left_out)),
+    )  # fmt: skip
+
+
+def _middle(rows: Embeddings) -> Embeddings:
+    return mean_direction(rows) if len(rows) else np.zeros(512, np.float32)
+
+
+def _open(photo: Path, name: str, analyzer: FaceAnalyzer, config: PreprocessConfig) -> _Reference | str:
+    try:
+        picture = read_picture(photo)
+        face = find_reference_face(analyzer, picture).face
+    except AnyPhotoError as error:
+        return error.what
+    if (side := min(face.box.width, face.box.height)) < config.reference_min:
+        return f"has a face of {side:.0f} px"
+    patch = face_patch(picture, face.landmarks, config.patch_size)
+    return _Reference(_source(photo, name), patch, norm_crop(picture, face.landmarks, ARCFACE_SIZE))
+
+
+def _source(photo: Path, name: str) -> str:
+    return f"{name}/{photo.name}".encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def evenly(items: Sequence[Path], most: int) -> list[Path]:
+    """At most `most` of them, at equal steps, the first always among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[k * len(items) // most] for k in range(most)]
+
+
+def consistent(embeddings: Embeddings, least: float) -> list[bool]:
+    """For each reference whether its mean cosine to the others reaches `least`; with one or two nothing can be told."""
+    if len(embeddings) < 3:
+        return [True] * len(embeddings)
+    cosines = embeddings.astype(np.float64) @ embeddings.T.astype(np.float64)
+    to_others = (cosines.sum(1) - 1) / (len(embeddings) - 1)
+    return [bool(value >= least) for value in to_others]

@@ -1,0 +1,71 @@
+"""YOLO weights (.pt) through ultralytics itself, batched, class person only. Its code and weights are AGPL-3.0."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.files.commit import sha256_of
+from anyphoto_cli.types import Box, Person, Picture
+
+BATCH = 16
+_REMEDY = 'Run: pip install "anyphoto[yolo]" (on a GPU), or give a YOLO .onnx, which needs nothing more'
+
+
+class YoloPt:
+    """A person detector from a .pt file; a known name (yolo11x.pt) is downloaded by ultralytics on first use."""
+
+    def __init__(self, file: Path, device: str = "cpu") -> None:
+        # Read when ultralytics is imported: no pickled code from weights, no packages installed behind one's back.
+        os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
+        os.environ["YOLO_AUTOINSTALL"] = "0"
+        os.environ.setdefault("YOLO_VERBOSE", "false")
+        self.name, self._device = file.name, device
+        try:
+            from ultralytics import YOLO
+        except Exception as error:  # beside a torch of another build its import fails in many ways
+            what = f"needs ultralytics, which cannot be imported here ({type(error).__name__}: {str(error)[:80]})"
+            raise EnvironmentFault(what, file=file, field="--person-model", remedy=_REMEDY) from error
+        try:
+            self._model = YOLO(str(file))
+        except Exception as error:  # bad weights, no network, no such name
+            what = f"cannot be used as YOLO weights ({type(error).__name__}: {str(error)[:120]})"
+            raise InputError(what, file=file, field="--person-model") from error
+        self._person = next((number for number, name in self._model.names.items() if name == "person"), None)
+        if self._person is None:
+            raise InputError("knows no class named person", file=file, field="--person-model")
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest of the weights."""
+        return sha256_of(Path(self._model.ckpt_path))
+
+    def persons(self, pictures: Sequence[Picture], least_score: float = 0.25) -> list[list[Person]]:
+        """[H, W, 3] RGB each -> its persons, best first."""
+        if not pictures:
+            return []
+        # ultralytics takes arrays as OpenCV reads them: BGR.
+        given = [np.ascontiguousarray(picture[..., ::-1]) for picture in pictures]
+        results = self._model.predict(
+            given, classes=[self._person], conf=least_score, device=self._device, batch=BATCH, verbose=False,
+            retina_masks=True,
+        )  # fmt: skip
+        return [read_result(result) for result in results]
+
+
+def read_result(result: Any) -> list[Person]:
+    """ultralytics' Results of one picture -> persons, best first."""
+    boxes, scores = _numpy(result.boxes.xyxy), _numpy(result.boxes.conf)
+    masks = [None] * len(boxes) if result.masks is None else list(_numpy(result.masks.data) > 0.5)
+    order = np.argsort(-scores, kind="stable")
+    return [Person(Box(*map(float, boxes[k])), float(scores[k]), masks[k]) for k in order]
+
+
+def _numpy(tensor: Any) -> Any:
+    return np.asarray(tensor.cpu() if hasattr(tensor, "cpu") else tensor)

@@ -1,0 +1,40 @@
+"""Work in numbered pieces, done by processes here or by a Ray cluster. Each piece writes its own result file.
+
+A piece is a pure function of its number, and its file appears whole or not at all: who did it, in which order, and how
+often it was begun leaves no trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+CAREFULLY = -1
+"""Among the places to skip: this piece has ended a worker before, so items are to be touched one by one."""
+
+
+class Job(Protocol):
+    """What all pieces share; it must pickle. Models are loaded in `open`, once a worker."""
+
+    def open(self, worker: int) -> Any:
+        """What `run` needs: models, open files. worker: 0 .. workers - 1, to choose a device by."""
+        ...
+
+    def run(self, opened: Any, number: int, starting: Callable[[int], None], skip: frozenset[int]) -> Any:
+        """Do one piece and commit its file. Returns a small summary.
+
+        starting: call it with the place of each item before touching it. skip: places that ended a worker twice, and
+        CAREFULLY.
+        """
+        ...
+
+
+Executor = Callable[[Job, Sequence[int], int], Iterator[tuple[int, Any]]]
+"""(job, numbers, workers) -> (number, summary) of each piece as it is finished, in any order."""
+
+
+def run_here(job: Job, numbers: Sequence[int], workers: int = 1) -> Iterator[tuple[int, Any]]:
+    """The literal twin of every executor: one after the other in this process."""
+    opened = job.open(0) if numbers else None
+    for number in numbers:
+        yield number, job.run(opened, number, lambda place: None, frozenset())

@@ -1,4 +1,7 @@
-"""Run every benchmark this machine can, print tables, write JSON and Markdown under docs/performance/."""
+"""Run benchmarks, print tables, write JSON and Markdown under docs/performance/.
+
+python -m benchmarks [startup] [preprocess]
+"""
 
 from __future__ import annotations
 
@@ -6,39 +9,47 @@ import datetime
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 
-from benchmarks import startup
+from benchmarks import preprocess, startup
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "performance"
+Rows = list[dict[str, object]]
 
 
 def machine() -> str:
-    model = (
-        next(
-            (
-                line.split(":", 1)[1].strip()
-                for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if "model name" in line
-            ),
-            platform.processor(),
-        )
-        if Path("/proc/cpuinfo").exists()
-        else platform.processor()
-    )
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    model = names[0] if names else platform.processor()
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}"
 
 
-def main() -> None:
-    rows = startup.measure()
+def table(rows: Rows) -> str:
     header = list(rows[0])
-    table = [header, ["---"] * len(header), *[[str(row[key]) for key in header] for row in rows]]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in table)
-    about = f"{datetime.date.today()}, {machine()}; `python -m benchmarks`; medians of 15 interleaved rounds."
+    lines = [header, ["---"] * len(header), *[[str(row[key]) for key in header] for row in rows]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write(name: str, title: str, bar: str, note: str, tables: dict[str, Rows]) -> None:
+    about = f"{datetime.date.today()}, {machine()}; `python -m benchmarks {name}`{note}"
+    text = "\n\n".join(f"## {part}\n\n{table(rows)}" if part else table(rows) for part, rows in tables.items())
     print(text, about, sep="\n")
     PAGES.mkdir(parents=True, exist_ok=True)
-    (PAGES / "startup.md").write_text(f"# Start-up\n\n{about}\nBar: {startup.LIMIT}.\n\n{text}\n")
-    (PAGES / "startup.json").write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+    (PAGES / f"{name}.md").write_text(f"# {title}\n\n{about}\nBar: {bar}.\n\n{text}\n")
+    (PAGES / f"{name}.json").write_text(json.dumps({"about": about, "tables": tables}, indent=2) + "\n")
 
 
-main()
+def main() -> None:
+    wanted = sys.argv[1:] or ["startup", "preprocess"]
+    if "startup" in wanted:
+        note = "; medians of 15 interleaved rounds."
+        write("startup", "Start-up", startup.LIMIT, note, {"": startup.measure()})
+    if "preprocess" in wanted:
+        note = "; medians of 5 interleaved rounds, nothing else running."
+        write("preprocess", "Preprocess", preprocess.LIMITS, note, preprocess.measure())
+
+
+if __name__ == "__main__":
+    main()

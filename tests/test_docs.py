@@ -6,6 +6,7 @@ import shlex
 
 import anyphoto_cli
 from anyphoto_cli.config.method import MethodConfig
+from anyphoto_cli.config.preprocess import PreprocessConfig
 from anyphoto_cli.layout.schema import Layout, LayoutFace, parse_layout
 from tests.conftest import ROOT
 
@@ -25,6 +26,13 @@ def test_every_public_name_and_key_is_documented_and_resolves():
 def test_descriptions_in_the_method_page_are_the_code_s():
     for key, field in MethodConfig.model_fields.items():
         assert field.description in PAGES["method.md"], key
+
+
+def test_every_key_of_preprocess_is_in_its_table():
+    for key, field in PreprocessConfig.model_fields.items():
+        assert re.search(
+            rf"^\| `{key}` \| .* \| {re.escape(field.description)} \|$", PAGES["preprocess.md"], re.MULTILINE
+        ), key
 
 
 def test_commands_in_the_pages_exist(run):

@@ -123,6 +123,8 @@ def _show(done: Any, stages: list[str]) -> None:
     failed = f", failed {done.failed}" if done.failed else ""
     console.result(f"{done.folder}/shards: {done.kept} of {done.photos} photos, {done.identities} people, "
                    f"{done.shards} shards (dropped {done.dropped}{failed})")  # fmt: skip
+    for reason, count in done.reasons[:5]:
+        console.result(f"  {count} x {reason}")
     console.result(f"{done.folder}/report.html")
 
 

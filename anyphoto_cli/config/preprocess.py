@@ -28,6 +28,7 @@ class PreprocessConfig(BaseModel):
                           min_length=1)  # fmt: skip
     person_score: float = _key("detect", 0.35, "Least score of a person.", ge=0.01, le=1)
     face_score: float = _key("detect", 0.5, "Least score of a face.", ge=0.01, le=1)
+    sure_face: float = _key("detect", 0.65, "Faces with a lower score are flagged unsure.", ge=0, le=1)
     min_face: float = _key("detect", 40.0, "Faces with a shorter side than this, px, are flagged small.", ge=0)
     min_sharpness: float = _key(
         "detect", 20.0, "Variance of the Laplacian at 112 px below which a face is flagged blurred.", ge=0
@@ -56,7 +57,7 @@ class PreprocessConfig(BaseModel):
     )
     min_identified: int = _key("match", 1, "Pictures with fewer identified faces are dropped.", ge=0)
     max_people: int = _key("match", 16, "Pictures with more faces are dropped.", ge=1)
-    drop_flags: tuple[Literal["small", "blurred", "turned"], ...] = _key(
+    drop_flags: tuple[Literal["small", "blurred", "turned", "unsure"], ...] = _key(
         "match", ("small", "blurred"), "A face with one of these flags is no identified face.", strict=False
     )
     near_duplicates: int = _key(

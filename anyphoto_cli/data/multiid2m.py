@@ -37,12 +37,13 @@ class KnownFace:
 
 @dataclass(frozen=True, eq=False)
 class KnownPicture:
-    """What a dataset says about one picture. aesthetics: its own score, or nan."""
+    """What a dataset says about one picture. aesthetics, nsfw: its own scores, or nan."""
 
     url: str
     caption: str
     faces: tuple[KnownFace, ...]
     aesthetics: float
+    nsfw: float = float("nan")
 
 
 def read_annotation(data: bytes, where: str) -> KnownPicture:
@@ -58,10 +59,11 @@ def read_annotation(data: bytes, where: str) -> KnownPicture:
             KnownFace(Box(x0 - shift[0], y0 - shift[1], x1 - shift[0], y1 - shift[1]), name)
             for (x0, y0, x1, y1), name in zip(boxes, names + [""] * (len(boxes) - len(names)), strict=False)
         ]
-        score = float(value.get("aesthetics_score", "nan"))
+        aesthetics, nsfw = (float(value.get(key, "nan")) for key in ("aesthetics_score", "nsfw_score"))
     except (TypeError, ValueError, IndexError) as error:
-        raise InputError("has boxes that are not four numbers", file=where, field="bboxes") from error
-    return KnownPicture(str(value.get("url") or ""), str(value.get("caption_en") or ""), tuple(faces), score)
+        raise InputError("has boxes or scores that are no numbers", file=where, field="bboxes") from error
+    url, caption = str(value.get("url") or ""), str(value.get("caption_en") or "")
+    return KnownPicture(url, caption, tuple(faces), aesthetics, nsfw)
 
 
 def _object(data: bytes, where: str) -> Mapping[str, Any]:

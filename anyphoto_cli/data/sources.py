@@ -7,6 +7,7 @@ list is what runs are split by and resumed by. Nothing here writes, moves or del
 from __future__ import annotations
 
 import json
+import math
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -49,7 +50,7 @@ class PhotoInput:
     """One line of the list. id: what the photo is called in reports and shards, unique. file: where its bytes are.
 
     picture: None for a file of its own, else its place in a tar. annotation, embeddings: MultiID-2M's json and npy in
-    the same tar. caption, url: what a list says. problem: why there is no photo here, or "".
+    the same tar. caption, url, aesthetics, nsfw: what a list says. problem: why there is no photo here, or "".
     """
 
     id: str
@@ -59,11 +60,13 @@ class PhotoInput:
     embeddings: Span | None = None
     caption: str = ""
     url: str = ""
+    aesthetics: float | None = None
+    nsfw: float | None = None
     problem: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Without what is empty."""
-        return {key: value for key, value in asdict(self).items() if value}
+        return {key: value for key, value in asdict(self).items() if value not in ("", None)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> PhotoInput:
@@ -166,7 +169,7 @@ def _sample(path: Path, name: str, key: str, members: Mapping[str, Span]) -> Pho
 
 
 def _list(file: Path) -> Iterator[PhotoInput]:
-    """Rows with `path` (below the list's folder, or absolute), and, if given, `caption` and `url`."""
+    """Rows with `path` (below the list's folder, or absolute); if given: `caption`, `url`, `aesthetics`, `nsfw`."""
     for number, row in enumerate(_jsonl(file) if file.suffix != ".parquet" else _parquet(file), 1):
         path = row.get("path")
         if not isinstance(path, str) or not path or "\0" in path:
@@ -174,8 +177,13 @@ def _list(file: Path) -> Iterator[PhotoInput]:
             continue
         yield PhotoInput(
             id=one_line(path), file=str(file.parent / path), caption=str(row.get("caption") or ""),
-            url=str(row.get("url") or ""),
+            url=str(row.get("url") or ""), aesthetics=_score(row.get("aesthetics")), nsfw=_score(row.get("nsfw")),
         )  # fmt: skip
+
+
+def _score(value: Any) -> float | None:
+    """None for what is no number: a list may leave it open."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _jsonl(file: Path) -> Iterator[Mapping[str, Any]]:
@@ -195,7 +203,8 @@ def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
     except ImportError as error:
         raise InputError("is parquet, which needs pyarrow", file=file, remedy="Run: pip install pyarrow") from error
     table = parquet.ParquetFile(file)
-    wanted = [name for name in ("path", "caption", "url") if name in table.schema_arrow.names]
+    columns = ("path", "caption", "url", "aesthetics", "nsfw")
+    wanted = [name for name in columns if name in table.schema_arrow.names]
     if "path" not in wanted:
         raise InputError("has no column named path", file=file)
     for part in table.iter_batches(1024, columns=wanted):

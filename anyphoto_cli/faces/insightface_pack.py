@@ -15,7 +15,10 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import sha256_of
 from anyphoto_cli.types import Box, Embeddings, Face, Picture
 
-BATCH = 64
+BATCH = {"cuda": 64, "cpu": 1}
+"""Faces the recogniser sees at once. A GPU wants many; a CPU takes a quarter longer for each in a batch of 64, and one
+by one an embedding does not depend on its neighbours in the last bit.
+"""
 
 
 class InsightFacePack:
@@ -25,6 +28,7 @@ class InsightFacePack:
 
     def __init__(self, folder: Path, device: str = "cpu", threads: int = 0) -> None:
         self.folder, self.name = folder, folder.name
+        self._batch = BATCH.get(device.split(":")[0], 1)
         self.providers = onnx_providers(device)
         from insightface.app import FaceAnalysis
 
@@ -68,7 +72,10 @@ class InsightFacePack:
         return [self._detect_one(picture, side) for picture in pictures]
 
     def _detect_one(self, picture: Picture, side: int) -> list[Face]:
-        boxes, points = self._detector.detect(np.ascontiguousarray(picture[..., ::-1]), input_size=(side, side))
+        import cv2
+
+        bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)  # five times as fast as turning the axis round
+        boxes, points = self._detector.detect(bgr, input_size=(side, side))
         if points is None:
             return []
         faces = [
@@ -78,8 +85,8 @@ class InsightFacePack:
         return sorted(faces, key=lambda face: -face.score)
 
     def embed(self, crops: Picture) -> Embeddings:
-        """[n, 112, 112, 3] RGB norm-crops -> [n, 512], unit length. insightface runs one a call; this runs 64."""
-        batches = [crops[i : i + BATCH] for i in range(0, len(crops), BATCH)]
+        """[n, 112, 112, 3] RGB norm-crops -> [n, 512], unit length. insightface runs one a call; see BATCH."""
+        batches = [crops[i : i + self._batch] for i in range(0, len(crops), self._batch)]
         found = [self._recogniser.forward(batch.transpose(0, 3, 1, 2).astype(np.float32)) for batch in batches]
         return unit_length(np.concatenate(found)) if found else np.zeros((0, 512), np.float32)
 

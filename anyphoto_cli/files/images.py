@@ -18,8 +18,9 @@ import os
 import stat
 import warnings
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anyphoto_cli.errors import EnvironmentFault, InputError
 
@@ -58,7 +59,9 @@ def decode(data: bytes, path: Path) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_many_pixels(path, image.width, image.height)
             image.load()
-            return _to_srgb(_to_rgb(ImageOps.exif_transpose(image), path), image.info.get("icc_profile"))
+            profile = image.info.get("icc_profile")
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_srgb(_to_rgb(image, path), profile)
     except Image.DecompressionBombError as error:
         raise InputError("has far more pixels than a photo", file=path, remedy="Limit: 64 megapixels") from error
     except UnidentifiedImageError as error:
@@ -130,7 +133,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
         return Image.fromarray((levels >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("F", "LAB"):
         raise InputError(f"has the colour mode {image.mode}", file=path, remedy="Save it as RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
@@ -140,7 +143,17 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     from PIL import ImageCms
 
     with suppress(ImageCms.PyCMSError, OSError):
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        return converted or image
+        transform = _transform(profile)
+        return image if transform is None else ImageCms.applyTransform(image, transform) or image
     return image
+
+
+@lru_cache(maxsize=16)
+def _transform(profile: bytes) -> Any:
+    """From a profile to sRGB; None where it is sRGB already, as most are. Raises as ImageCms does."""
+    from PIL import ImageCms
+
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if ImageCms.getProfileDescription(source).strip().lower().startswith("srgb"):
+        return None
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "RGB", "RGB")

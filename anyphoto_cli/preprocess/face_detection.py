@@ -25,11 +25,13 @@ _MOST_SHARE = 0.85
 
 @dataclass(frozen=True)
 class FaceRule:
-    """From when on a face is worth a place in the data. px, 0-1, degrees; sharpness: variance of the Laplacian of the
-    face at 112 px. margin: a person's box is enlarged by that share before its faces are looked for.
+    """From when on a face is worth a place in the data. min_score: below it nothing is a face, below sure_score it is
+    flagged; 0-1. px, degrees; sharpness: variance of the Laplacian of the face at 112 px. margin: a person's box is
+    enlarged by that share before its faces are looked for.
     """
 
     min_score: float = 0.5
+    sure_score: float = 0.65
     min_side: float = 40.0
     min_sharpness: float = 20.0
     max_yaw: float = 65.0
@@ -166,6 +168,7 @@ def flags(picture: Picture, face: Face, rule: FaceRule) -> tuple[str, ...]:
         "small": min(face.box.width, face.box.height) < rule.min_side,
         "blurred": sharpness(picture, face) < rule.min_sharpness,
         "turned": abs(yaw_of(face)) > rule.max_yaw,
+        "unsure": face.score < rule.sure_score,
     }
     return tuple(name for name, applies in against.items() if applies)
 

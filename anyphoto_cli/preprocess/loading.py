@@ -74,9 +74,14 @@ def read_photo(photo: PhotoInput) -> bytes:
 def read_known(photo: PhotoInput) -> KnownPicture:
     """What the list and the json beside the picture say. Raises InputError for a json of another form."""
     if photo.annotation is None or photo.annotation.size > MAX_BYTES:
-        return replace(_NOTHING, url=photo.url, caption=photo.caption)
-    known = read_annotation(read_span(photo.file, photo.annotation), photo.id)
-    return replace(known, url=photo.url or known.url, caption=photo.caption or known.caption)
+        known = _NOTHING
+    else:
+        known = read_annotation(read_span(photo.file, photo.annotation), photo.id)
+    return replace(
+        known, url=photo.url or known.url, caption=photo.caption or known.caption,
+        aesthetics=known.aesthetics if photo.aesthetics is None else photo.aesthetics,
+        nsfw=known.nsfw if photo.nsfw is None else photo.nsfw,
+    )  # fmt: skip
 
 
 def _scaled(known: KnownPicture, across: float, down: float) -> KnownPicture:

@@ -162,7 +162,7 @@ def counts_of(tally: Tally, bank: Path, config: PreprocessConfig) -> Counts:
     names = sorted({*references, *tally.identities}, key=lambda name: (-tally.identities[name], name))
     return Counts(
         stages=stages,
-        reasons=tuple((status, reason, count) for (status, reason), count in _most_first(tally.reasons)),
+        reasons=tuple((status, reason, count) for (status, reason), count in most_first(tally.reasons)),
         widths=tuple((f"{2**k}-{2 ** (k + 1) - 1} px", count) for k, count in sorted(tally.sides.items())),
         people=tuple(sorted(tally.people.items())), scores=tuple(tally.scores.tolist()),
         unmatched=tuple(tally.unmatched.tolist()), threshold=config.match_threshold,
@@ -171,7 +171,8 @@ def counts_of(tally: Tally, bank: Path, config: PreprocessConfig) -> Counts:
     )  # fmt: skip
 
 
-def _most_first(counter: Counter[Any]) -> list[tuple[Any, int]]:
+def most_first(counter: Counter[Any]) -> list[tuple[Any, int]]:
+    """The commonest first; equal counts in the order of what is counted."""
     return sorted(counter.items(), key=lambda entry: (-entry[1], entry[0]))
 
 

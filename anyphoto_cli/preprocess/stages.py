@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from anyphoto_cli.preprocess.card import shards_card
 from anyphoto_cli.preprocess.detecting import open_detectors
 from anyphoto_cli.preprocess.discovery import cluster, discovered_identity, good_faces
 from anyphoto_cli.preprocess.exclusions import Exclusions, read_exclusions
-from anyphoto_cli.preprocess.outcome import Tally, outcomes, write_outcomes, write_page
+from anyphoto_cli.preprocess.outcome import Tally, most_first, outcomes, write_outcomes, write_page
 from anyphoto_cli.preprocess.pieces import BankPiece, DetectPiece, MatchPiece, PackPiece
 from anyphoto_cli.preprocess.selection import (
     FILE,
@@ -46,7 +47,10 @@ LIST = "photos.jsonl"
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """What a run has come to. finished: all stages are done; the numbers after it are 0 before that."""
+    """What a run has come to. finished: all stages are done; the numbers after it are 0 before that.
+
+    reasons: why photos were dropped or failed, and how many, the commonest first.
+    """
 
     folder: Path
     finished: bool
@@ -56,6 +60,7 @@ class Preprocessed:
     failed: int = 0
     shards: int = 0
     identities: int = 0
+    reasons: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +131,7 @@ def run(
 def _check(
     sources: Sequence[Path], out: Path, refs: Path | None, config: PreprocessConfig, stages: Sequence[str]
 ) -> None:
+    _need_packages(config)
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise InputError(f"{unknown[0]!r} is no stage", field="--stages", remedy=f"Stages: {', '.join(STAGES)}")
     if not sources:
@@ -143,6 +149,18 @@ def _check(
     # What a later stage would refuse is refused before hours of work.
     if refs and "match" in stages:
         list_references(refs)
+
+
+def _need_packages(config: PreprocessConfig) -> None:
+    """Raises EnvironmentFault for a package that only a later stage would miss."""
+    wanted = [
+        "imagehash",
+        "jinja2",
+        *(["sklearn"] if config.discover else []),
+        *(["pycocotools"] if config.masks else []),
+    ]
+    if missing := [name for name in wanted if find_spec(name) is None]:
+        raise EnvironmentFault(f"preprocess needs {missing[0]}", remedy='Run: pip install "anyphoto[preprocess]"')
 
 
 def _photo_list(sources: Sequence[Path], out: Path, refs: Path | None, listener: Listener) -> PhotoList:
@@ -409,7 +427,8 @@ def _finish(run: _Run) -> Preprocessed:
     write_manifest(run.out, Manifest(records, facts))
     dropped = tally.photos - tally.kept - tally.failed
     return Preprocessed(
-        run.out, True, tally.photos, tally.kept, dropped, tally.failed, len(records), len(tally.identities)
+        run.out, True, tally.photos, tally.kept, dropped, tally.failed, len(records), len(tally.identities),
+        tuple((reason, count) for (_, reason), count in most_first(tally.reasons)),
     )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def fit(
     use_bf16 = _agree(fast_bfloat16(device), world) if bfloat16 is None else bfloat16
     share = range(rank * schedule.batch // world, (rank + 1) * schedule.batch // world)
     began = saved = time.monotonic()
-    sums: dict[str, float] = {}
+    sums: dict[str, list[float]] = {}
     for step in range(start, schedule.steps):
         optimiser.set_share(schedule.share_at(step))
         first = step * schedule.batch
@@ -91,12 +91,11 @@ def fit(
         if math.isfinite(norm):
             optimiser.step()
             averaged.update(model, step)
-        for key, value in {**terms, "steps": torch.ones(())}.items():
-            sums[key] = sums.get(key, 0.0) + float(value.detach())
+        for key, value in terms.items():
+            sums.setdefault(key, []).append(float(value.detach()))
         if rank == 0 and (step + 1) % log_every == 0:
             rate = (step + 1 - start) * schedule.batch / (time.monotonic() - began)
-            count = sums.pop("steps")
-            told = " ".join(f"{key} {value / count:.4f}" for key, value in sums.items())
+            told = " ".join(f"{key} {sum(values) / len(values):.4f}" for key, values in sums.items())
             _log(folder, name, f"step {step + 1} {told} norm {norm:.2f} {rate:.0f}/s")
         if (step + 1) % log_every == 0:
             sums = {}

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 128 * 2**20
 MAX_PIXELS = 64_000_000
 # No EPS, PDF or PS: those run an interpreter.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "MPO", "TGA", "JPEG2000", "ICO", "DIB")
+# JPEG opens MPO, too; named by itself, MPO raises a KeyError for whatever is no picture.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "ICO", "DIB")
 _HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 
@@ -51,6 +52,8 @@ def decode(data: bytes, path: Path) -> Image.Image:
     """A PIL picture in RGB from a file's bytes; `path` is for the messages. Raises as `read_picture` does."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    if not data:
+        raise InputError("is empty", file=path)
     formats = _formats(data, path)
     try:
         with warnings.catch_warnings():

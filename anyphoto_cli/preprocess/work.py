@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class PhotoList:
-    """The photos of a run. sha256: of the whole list. offsets: where each chunk's lines begin in the file."""
+    """The photos of a run. sha256: of the list without the places of the files: a dataset may be moved. offsets: where
+    each chunk's lines begin in the file.
+    """
 
     file: Path
     count: int
@@ -49,30 +52,37 @@ class PhotoList:
         """The photos of a chunk."""
         with self.file.open("rb") as lines:
             lines.seek(self.offsets[chunk])
-            return [PhotoInput.from_json(json.loads(next(lines))) for _ in self.numbers(chunk)]
+            return [_parsed(next(lines)) for _ in self.numbers(chunk)]
 
 
 def write_photo_list(file: Path, photos: Iterable[PhotoInput]) -> PhotoList:
     """Write the list in one pass; memory does not grow with it."""
     with committed(file) as out:
         for photo in photos:
-            out.write((json.dumps(photo.to_json(), ensure_ascii=True, separators=(",", ":")) + "\n").encode())
+            told = photo.to_json()
+            place = told.pop("file")
+            parts = [json.dumps(part, ensure_ascii=True, separators=(",", ":")) for part in (told, place)]
+            out.write(("\t".join(parts) + "\n").encode())
     return open_photo_list(file)
+
+
+def _parsed(line: bytes) -> PhotoInput:
+    told, place = line.split(b"\t")
+    return PhotoInput.from_json({**json.loads(told), "file": json.loads(place)})
 
 
 def open_photo_list(file: Path) -> PhotoList:
     """Read a list once, to know where its chunks begin."""
-    digest, ends, at = hashlib.sha256(), np.zeros(0, np.int64), 0
-    pieces = []
+    digest, count, at = hashlib.sha256(), 0, 0
+    ends = array("q")
     with file.open("rb") as lines:
-        while block := lines.read(2**22):
-            digest.update(block)
-            pieces.append(np.flatnonzero(np.frombuffer(block, np.uint8) == 10).astype(np.int64) + at + 1)
-            at += len(block)
-    ends = np.concatenate([ends, *pieces])
-    count = len(ends)
+        for line in lines:
+            digest.update(line[: line.rindex(b"\t")])
+            at += len(line)
+            count += 1
+            ends.append(at)
     chunk = min(max(count // 64, LEAST_CHUNK), MOST_CHUNK)
-    starts = [0, *ends[chunk - 1 :: chunk].tolist()]
+    starts = [0, *ends[chunk - 1 :: chunk]]
     return PhotoList(file, count, digest.hexdigest(), chunk, tuple(starts[: -(-count // chunk)]))
 
 

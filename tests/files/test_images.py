@@ -161,3 +161,15 @@ def test_missing_and_odd_paths_are_refused(tmp_path):
     for path in (tmp_path / "gone.png", tmp_path, tmp_path / "nul\0.png"):
         with pytest.raises(InputError):
             read_picture(path)
+
+
+def test_mpo_is_a_jpeg_and_what_is_no_picture_is_called_so(tmp_path):
+    first, second = Image.new("RGB", (32, 24), RED), Image.new("RGB", (32, 24), "blue")
+    first.save(tmp_path / "x.mpo", save_all=True, append_images=[second], quality=98, subsampling=0)
+    assert np.abs(read_picture(tmp_path / "x.mpo")[0, 0].astype(int) - RED).max() < 4
+    (tmp_path / "text.jpg").write_bytes(b"hello")
+    with pytest.raises(InputError, match=r"text.jpg: is not a picture anyphoto can read. Known formats: JPEG"):
+        read_picture(tmp_path / "text.jpg")
+    (tmp_path / "none.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"none.jpg: is empty"):
+        read_picture(tmp_path / "none.jpg")

@@ -211,3 +211,19 @@ def test_sheet(run, tmp_path):
     assert run("mini", "sheet", "-o", tmp_path / "world.png")[0] == 0
     with Image.open(tmp_path / "world.png") as sheet:
         assert sheet.width > 1500
+
+
+def test_hair_and_clothes_of_whoever_stands_in_front_hide_a_face():
+    """The nearer person's long hair covers half of the other face: it is no longer wholly seen."""
+    from anyphoto_cli.mini.identity import identity
+    from anyphoto_cli.mini.picture import Place
+
+    long = next(n for n in range(2000) if identity(n).hairstyle == "long")
+    bald = next(n for n in range(2000) if identity(n).hairstyle == "bald")
+    apart, behind = (
+        draw_picture(5, identities=[bald, long], places=[Place(40, 60, 20), Place(x, 60, 24)], obstacles=False).people[
+            0
+        ]
+        for x in (100, 64)
+    )
+    assert apart.identity == behind.identity == bald and apart.visible > 0.95 > 0.75 > behind.visible

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -284,11 +285,38 @@ def test_stages_one_by_one_are_all_at_once(drawn, whole, tmp_path):
     assert hashes(out) == hashes(whole) and before == {file: file.stat().st_mtime_ns for file in before}
 
 
-def start(drawn, out, *before):
+def start(drawn, out, *before, **environment):
     command = [*before, sys.executable, "-m", "tests.preprocess.fakes", drawn / "photos", drawn / "refs", out]
     return subprocess.Popen(
-        [str(part) for part in command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+        [str(part) for part in command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env=os.environ | environment,
+    )  # fmt: skip
+
+
+def test_neither_hash_seed_nor_time_zone_nor_the_order_on_disk_shows(drawn, whole, tmp_path):
+    turned = tmp_path / "turned"
+    for folder in ("photos", *(f"refs/p{k}" for k in range(4))):
+        (turned / folder).mkdir(parents=True)
+        for file in sorted((drawn / folder).iterdir(), reverse=True):
+            shutil.copy(file, turned / folder / file.name)
+    for k, environment in enumerate(
+        ({"PYTHONHASHSEED": "0"}, {"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "LC_ALL": "C"})
+    ):
+        out = tmp_path / f"{k}"
+        assert start(turned if k else drawn, out, **environment).wait(120) == 0
+        # run.json alone says where the photos lay.
+        assert hashes(out, leave=["run.json", "photos.jsonl"] if k else []).items() <= hashes(whole).items()
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(drawn, whole, tmp_path):
+    """Files may have 60 kB at most: shards do not fit."""
+    out = tmp_path / "out"
+    worker = start(drawn, out, "bash", "-c", 'ulimit -f 60; exec "$@"', "bash")
+    err = worker.communicate(timeout=120)[1]
+    assert worker.returncode == 1 and "cannot write here (File too large)" in err and "Traceback" not in err
+    assert_nothing_torn(out)
+    finish(drawn, out)
+    assert hashes(out) == hashes(whole)
 
 
 def finish(drawn, out):
@@ -355,7 +383,8 @@ def test_files_reach_the_disk_before_they_get_their_names(drawn, tmp_path):
     assert renames >= 25
 
 
-def test_a_killed_parent_leaves_no_workers_and_a_folder_that_goes_on(tmp_path):
+@pytest.mark.parametrize("sign, code", [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_ended_leaves_no_workers_and_a_folder_that_goes_on(tmp_path, sign, code):
     from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
 
     world, out = (
@@ -370,8 +399,8 @@ def test_a_killed_parent_leaves_no_workers_and_a_folder_that_goes_on(tmp_path):
     deadline = time.monotonic() + 120
     while not list((out / "work" / "detect").glob("*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    worker.kill()
-    worker.wait()
+    worker.send_signal(sign)
+    assert worker.wait(60) == code
     while (left := _commands_with(str(out))) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left
@@ -508,9 +537,11 @@ def awful(drawn, tmp_path_factory):
     return folder
 
 
-def test_every_entry_gets_one_row_and_nothing_hangs_or_swells(drawn, awful, tmp_path):
+@pytest.mark.parametrize("environment", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_every_entry_gets_one_row_and_nothing_hangs_or_swells(drawn, awful, tmp_path, environment):
     command = [sys.executable, "-m", "tests.preprocess.fakes", awful, drawn / "refs", tmp_path / "out"]
-    done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env=os.environ | environment)  # fmt: skip
     assert "Traceback" not in done.stderr and done.returncode == 0, done.stderr
     assert int(done.stdout) < 1.5 * 2**20  # KiB
     found = [json.loads(line) for line in (tmp_path / "out" / "report.jsonl").read_text().splitlines()]

@@ -32,7 +32,7 @@ def prepare_latents(folder: Path, vae: Any, device: str = "cpu", chunks: int = C
     """Write `folder`/latents; every process takes its share; what is there is kept."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     (folder / "latents").mkdir(parents=True, exist_ok=True)
-    vae = vae.to(device).eval()
+    vae = vae.to(device, memory_format=torch.channels_last).eval()
     for chunk in range(rank, chunks, world):
         if not chunk_file(folder, chunk).is_file():
             began = time.monotonic()
@@ -48,7 +48,7 @@ def chunk_file(folder: Path, chunk: int) -> Path:
 def _write_chunk(folder: Path, chunk: int, vae: Any, device: str) -> None:
     numbers, size = range(chunk * CHUNK, (chunk + 1) * CHUNK), size_of(chunk)
     latents, captions = [], []
-    for part in batches(numbers, 64):
+    for part in batches(numbers, 16):
         drawn = [draw_picture(number, size=size) for number in part]
         captions += [(picture.caption, *picture.paraphrases) for picture in drawn]
         latents.append(encode(vae, np.stack([picture.pixels for picture in drawn]), device))
@@ -63,10 +63,12 @@ def _write_chunk(folder: Path, chunk: int, vae: Any, device: str) -> None:
 def encode(vae: Any, pictures: np.ndarray, device: str) -> Tensor:
     """[n, H, W, 3] 0-255 -> [n, H/16 * W/16, 64] normalised and packed as FLUX packs, float32 on the CPU."""
     with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=_fast(device)):
-        found = vae.encode(as_tensor(pictures).to(device)).latent_dist.mode()
+        # Twice as fast on a CPU as rows of planes, and few at a time stay in its caches.
+        pixels = as_tensor(pictures).to(device).contiguous(memory_format=torch.channels_last)
+        found = vae.encode(pixels).latent_dist.mode()
     found = (found.float() - vae.config.shift_factor) * vae.config.scaling_factor
     n, channels, height, width = found.shape
-    grid: Tensor = found.view(n, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    grid: Tensor = found.reshape(n, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     packed: Tensor = grid.reshape(n, (height // 2) * (width // 2), channels * 4).cpu()
     return packed
 

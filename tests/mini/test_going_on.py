@@ -1,0 +1,106 @@
+"""Training that goes on from what is shipped, and encoders that learn to read first."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from anyphoto_cli.faces.recogniser_torch import load_recogniser
+from anyphoto_cli.mini import shipped
+from anyphoto_cli.mini.pretrain.adopt import adopt_shipped
+from anyphoto_cli.mini.pretrain.base import MiniBase, is_hidden
+from anyphoto_cli.mini.pretrain.face_steady import Trainable, write_back
+from anyphoto_cli.mini.pretrain.loop import Schedule, begin_with, fit, load_trained, progress_of
+from anyphoto_cli.mini.pretrain.reading import Reader, captioned, reading_loss, trained_encoders
+from anyphoto_cli.mini.types import SCENES, STYLES
+
+
+def test_adopted_weights_are_the_shipped_ones(tmp_path):
+    from safetensors.torch import load_file
+
+    adopt_shipped(tmp_path)
+    base = load_trained(tmp_path, "base", MiniBase())
+    stored = load_file(shipped.base_folder() / "transformer" / "diffusion_pytorch_model.safetensors")
+    for name, value in base.transformer.state_dict().items():
+        assert torch.equal(value.half(), stored[name]), name
+    assert progress_of(tmp_path, "base") == 0 and (tmp_path / "vae.pt").is_file()
+    before = (tmp_path / "base.pt").stat().st_mtime_ns
+    adopt_shipped(tmp_path)  # never over a run that has begun
+    assert (tmp_path / "base.pt").stat().st_mtime_ns == before
+
+
+def test_hidden_matrices_are_attention_s_and_the_mlps_alone():
+    names = [name for name, p in MiniBase().named_parameters() if p.ndim == 2 and is_hidden(name)]
+    assert len(names) == 2 * (4 * 2 + 2 * 2) + 6 * (3 + 2)
+    assert not [name for name in names if "norm" in name or "embed" in name]
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def loss(model, numbers, step):
+    x = torch.stack([torch.randn(4, generator=torch.Generator().manual_seed(n)) for n in numbers])
+    return {"loss": (model(x)[:, 0] - x.sum(1)).square().mean()}
+
+
+def test_muon_resumes_to_the_same_weights_and_an_adopted_start_is_its_start(tmp_path):
+    schedule = Schedule(steps=10, batch=4, lr=0.02, warmup=2, ema=0.9, muon_lr=0.02)
+    hidden = "2.weight".__eq__
+    for folder, minutes in (("whole", None), ("pieces", 0)):
+        begin_with(tmp_path / folder, "net", net())
+        for _ in range(1 if minutes is None else 10):
+            fit("net", net(), loss, schedule, tmp_path / folder, bfloat16=False, minutes=minutes, hidden=hidden)
+    states = [load_trained(tmp_path / folder, "net", net()).state_dict() for folder in ("whole", "pieces")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    plain = net()
+    fit("net", plain, loss, Schedule(steps=10, batch=4, lr=0.02, warmup=2, ema=0.9), tmp_path / "adam", bfloat16=False)
+    assert not torch.equal(plain[2].weight, states[0]["2.weight"])
+
+
+def test_the_answers_are_what_the_captions_say():
+    said = [captioned(number) for number in range(300)]
+    for text, truth in said:
+        people = truth["people"] + 1
+        assert len([answer for answer in truth["woman"] if answer >= 0]) == people
+        assert truth["women"] == sum(answer == 1 for answer in truth["woman"])
+        words = text.lower()
+        if "library" in words or "bookshelves" in words:
+            assert SCENES[truth["scene"]] == "library"
+        if "pixel art" in words:
+            assert STYLES[truth["style"]] == "pixel"
+        if "three people" in words:
+            assert people == 3
+    assert {SCENES[truth["scene"]] for _, truth in said} == set(SCENES)
+
+
+def test_encoders_learn_to_read_and_the_base_takes_them_over(tmp_path):
+    torch.manual_seed(0)
+    reader = Reader()
+    begin_with(tmp_path, "text", reader)
+    first = float(reading_loss(reader, range(32), 1, "cpu")["loss"].detach())
+    optimiser = torch.optim.AdamW(reader.parameters(), lr=2e-3)
+    for step in range(12):
+        optimiser.zero_grad()
+        reading_loss(reader, range(32), 1 + 4 * step, "cpu")["loss"].backward()
+        optimiser.step()
+    assert float(reading_loss(reader, range(32), 1, "cpu")["loss"].detach()) < first - 0.1
+    base = MiniBase()
+    base.learn_from(*trained_encoders(tmp_path))
+    stored = load_trained(tmp_path, "text", Reader())
+    assert all(torch.equal(p, q) for p, q in zip(base.t5.parameters(), stored.t5.parameters(), strict=True))
+
+
+def test_a_recogniser_trained_on_is_the_one_in_its_file(tmp_path):
+    file = tmp_path / "w.onnx"
+    file.write_bytes((shipped.face_pack_folder() / "w_mini.onnx").read_bytes())
+    student = Trainable(load_recogniser(file))
+    crops = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (2, 3, 112, 112)).astype(np.float32))
+    assert torch.equal(student(crops), load_recogniser(file)(crops))
+    student(crops)[:, 0].sum().backward()
+    assert all(p.grad is not None for p in student.weights)
+    with torch.no_grad():
+        student.weights[0].mul_(0.9)
+    write_back(student, file)
+    assert torch.allclose(load_recogniser(file)(crops), student(crops), atol=1e-6)
+    assert not torch.allclose(load_recogniser(shipped.face_pack_folder() / "w_mini.onnx")(crops), student(crops))

@@ -1,0 +1,118 @@
+"""Replacement, crops and degradations: pure functions of step and seed, and landmarks that stay true."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anyphoto_cli.faces.norm_crop import face_patch
+from anyphoto_cli.geometry import arcface_template, is_mirrored
+from anyphoto_cli.train.crops import square_crop
+from anyphoto_cli.train.degradations import DEGRADATIONS, degrade, flipped
+from anyphoto_cli.train.replacement import choose_reference, replacement_probability
+from anyphoto_cli.types import Box
+
+
+def test_the_curriculum_climbs_at_its_milestones_and_stays():
+    p = [
+        replacement_probability(step, 1000, "curriculum", 0.5) for step in (0, 49, 50, 99, 100, 200, 300, 399, 400, 999)
+    ]
+    assert p == [0, 0, 0.1, 0.1, 0.2, 0.3, 0.4, 0.4, 0.5, 0.5]
+    assert replacement_probability(400, 1000, "curriculum", 0.8) == pytest.approx(0.8)
+    assert {replacement_probability(step, 1000, "fixed", 0.5) for step in range(0, 1000, 50)} == {0.5}
+
+
+def test_the_picture_itself_is_never_another_photo_of_the_person():
+    rng = np.random.default_rng(0)
+    chosen = [choose_reference("b.jpg", ["a.jpg", "b.jpg", "c.jpg"], 1.0, rng) for _ in range(200)]
+    assert set(chosen) == {0, 2}
+    assert choose_reference("b.jpg", ["b.jpg"], 1.0, rng) == -1
+    rates = [choose_reference("x", ["a", "b"], 0.3, rng) >= 0 for _ in range(4000)]
+    assert np.mean(rates) == pytest.approx(0.3, abs=0.03)
+    one, other = np.random.default_rng(1), np.random.default_rng(1)
+    choose_reference("x", ["a", "b"], 0.0, one)
+    choose_reference("x", ["x"], 1.0, other)
+    assert one.random() == other.random()  # p moves nothing that comes after
+
+
+@given(
+    width=st.integers(32, 900),
+    height=st.integers(32, 900),
+    edges=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+    seed=st.integers(0, 999),
+)
+def test_the_square_keeps_what_is_to_be_kept_wherever_it_can(width, height, edges, seed):
+    x0, x1 = sorted((edges[0] * width, edges[1] * width))
+    y0, y1 = sorted((edges[2] * height, edges[3] * height))
+    crop = square_crop(width, height, Box(x0, y0, x1, y1), 64, np.random.default_rng(seed))
+    assert crop.side == min(width, height)
+    assert 0 <= crop.x <= width - crop.side and 0 <= crop.y <= height - crop.side
+    if max(x1 - x0, y1 - y0) <= crop.side - 1:
+        assert crop.x <= x0 and x1 <= crop.x + crop.side and crop.y <= y0 and y1 <= crop.y + crop.side
+    elif x1 - x0 > crop.side + 1:
+        assert x0 - 1 <= crop.x and crop.x + crop.side <= x1 + 1
+
+
+def test_all_places_that_fit_are_taken_and_pixels_and_points_go_the_same_way():
+    rng = np.random.default_rng(0)
+    crops = [square_crop(40, 20, Box(12, 0, 18, 20), 20, rng) for _ in range(400)]
+    assert {crop.x for crop in crops} == set(range(13))
+    picture = np.zeros((30, 60, 3), np.uint8)
+    picture[9:12, 39:42] = 255
+    crop = square_crop(60, 30, Box(30, 0, 58, 30), 90, rng)
+    seen = crop.of_picture(picture)[..., 0].astype(float)
+    rows, columns = np.mgrid[:90, :90]
+    middle = np.array([(columns * seen).sum(), (rows * seen).sum()]) / seen.sum()
+    assert np.allclose(middle, crop.of_points(np.array([[40.0, 10.0]]))[0], atol=0.1)
+    assert crop.covers(Box(0, 0, crop.x, 30)) == 0 and crop.covers(Box(crop.x, 0, crop.x + 30, 30)) == 1
+
+
+def patch_of(side=224):
+    rng = np.random.default_rng(3)
+    small = rng.integers(0, 256, (14, 14, 3)).astype(np.uint8)
+    alpha = np.full((side, side, 1), 255, np.uint8)
+    alpha[:, :10] = 0
+    return np.concatenate([np.kron(small, np.ones((side // 14, side // 14, 1), np.uint8)), alpha], 2)
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_each_degradation_changes_the_picture_by_its_seed_alone(name):
+    patch, points = patch_of(), arcface_template(224)
+    first, moved = degrade(patch, points, {name: 1.0}, seed=5)
+    again, _ = degrade(patch, points, {name: 1.0}, seed=5)
+    assert np.array_equal(first, again) and first.shape == patch.shape and first.dtype == np.uint8
+    assert not np.array_equal(first[..., :3], patch[..., :3])
+    if name != "horizontal_flip":
+        assert np.array_equal(moved, points) and np.array_equal(first[..., 3], patch[..., 3])
+    if name not in ("horizontal_flip", "grayscale", "autocontrast"):  # no strength, or hardly any
+        assert not np.array_equal(first, degrade(patch, points, {name: 1.0}, seed=6)[0])
+    same, untouched = degrade(patch, points, {name: 0.0}, seed=5)
+    assert np.array_equal(same, patch) and untouched is points
+
+
+def test_thirteen_and_switching_one_off_leaves_the_others_as_they_were():
+    assert len(DEGRADATIONS) == 13
+    patch, points = patch_of(), arcface_template(224)
+    rates = dict.fromkeys(["grayscale", "gaussian_noise", "jpeg"], 1.0)
+    both, _ = degrade(patch, points, rates, seed=1)
+    without, _ = degrade(patch, points, rates | {"grayscale": 0.0}, seed=1)
+    noise = [degrade(patch, points, {"gaussian_noise": 1.0}, seed=1)[0].astype(int) - patch for _ in range(2)]
+    assert np.array_equal(*noise) and not np.array_equal(both, without)
+
+
+def test_landmarks_follow_the_flip_and_twice_is_nothing(photos, face_pack):
+    """The recogniser sees the flipped patch's landmarks where they are: the face is still found upright and the same."""
+    from anyphoto_cli.faces.norm_crop import norm_crop
+    from anyphoto_cli.faces.reference_face import find_reference_face
+    from anyphoto_cli.files.images import read_picture
+
+    picture = read_picture(photos / "refs" / "obama" / "obama.jpg")
+    patch = face_patch(picture, find_reference_face(face_pack, picture).face.landmarks, 448)
+    points = arcface_template(448)
+    mirrored, moved = flipped(patch, points)
+    assert not is_mirrored(moved) and np.allclose(flipped(mirrored, moved)[1], points)
+    [found] = face_pack.detect([np.pad(mirrored[..., :3], ((150, 150), (150, 150), (0, 0)))])
+    assert np.abs(found[0].landmarks - 150 - moved).max() < 448 * 0.05
+    crops = np.stack([norm_crop(patch[..., :3], points), norm_crop(mirrored[..., :3], moved)])
+    one, other = face_pack.embed(crops)
+    assert one @ other > 0.6

@@ -1,0 +1,125 @@
+"""Where each sample of a shard lies, and what it costs: training reads any sample by itself, in any order.
+
+One walk through a shard's headers and json, after its size and sha256 were compared with the manifest; kept as one npz.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anyphoto_cli.data.shards import MEMBERS, Sample, ShardRecord, verify_shard
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.files.commit import committed
+
+_AGAIN = "Copy it again, or run preprocess again"
+
+
+@dataclass(frozen=True, eq=False)
+class ShardIndex:
+    """file: the shard. keys: [n]. offsets, sizes: [n, 3] bytes of jpg, json and npz. tokens: [n] location tokens of all
+    identified faces at the training size. faces: [n] how many those are.
+    """
+
+    file: Path
+    keys: tuple[str, ...]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    tokens: NDArray[np.int32]
+    faces: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        """Samples."""
+        return len(self.keys)
+
+    def read(self, place: int) -> Sample:
+        """One sample. Raises InputError when the file is shorter than it was."""
+        members = {}
+        try:
+            with self.file.open("rb") as shard:
+                for extension, offset, size in zip(MEMBERS, self.offsets[place], self.sizes[place], strict=True):
+                    shard.seek(int(offset))
+                    members[extension] = shard.read(int(size))
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror})", file=self.file) from error
+        if any(len(members[name]) != size for name, size in zip(MEMBERS, self.sizes[place], strict=True)):
+            raise InputError(f"ends inside sample {self.keys[place]}", file=self.file, remedy=_AGAIN)
+        return Sample(self.keys[place], members)
+
+
+def index_shard(folder: Path, record: ShardRecord, cache: Path | None = None) -> ShardIndex:
+    """The index of one shard. cache: a folder for it, or None.
+
+    Raises InputError when the shard is missing or not what the manifest says. A shard that was indexed before and was
+    not touched since is not hashed again.
+    """
+    file = folder / record.name
+    kept = cache / f"{record.name}.{record.sha256[:16]}.npz" if cache else None
+    if kept and kept.is_file() and file.is_file() and file.stat().st_size == record.bytes:
+        index = _read(kept, file)  # None, too, where the shard was touched since
+        if index is not None:
+            return index
+    verify_shard(folder, record)
+    index = _walk(file)
+    if len(index) != record.samples:
+        raise InputError(f"holds {len(index)} samples instead of {record.samples}", file=file, remedy=_AGAIN)
+    if kept:
+        _write(kept, index)
+    return index
+
+
+def _walk(file: Path) -> ShardIndex:
+    keys: list[str] = []
+    offsets: list[list[int]] = []
+    sizes: list[list[int]] = []
+    tokens, faces = [], []
+    with tarfile.open(file, "r:") as tar:
+        for number, member in enumerate(tar):
+            key, _, extension = member.name.partition(".")
+            if extension != MEMBERS[number % len(MEMBERS)] or (extension != MEMBERS[0] and key != keys[-1]):
+                raise InputError(f"holds {member.name!r} where none is expected", file=file, remedy=_AGAIN)
+            if extension == MEMBERS[0]:
+                keys.append(key)
+                offsets.append([])
+                sizes.append([])
+            offsets[-1].append(member.offset_data)
+            sizes[-1].append(member.size)
+            if extension == "json":
+                source = tar.extractfile(member)
+                people = json.loads(source.read() if source else b"{}").get("people", [])
+                known = [person["tokens"] for person in people if person["identity"]]
+                tokens.append(int(sum(known)))
+                faces.append(len(known))
+    if len(offsets) and len(offsets[-1]) != len(MEMBERS):
+        raise InputError(f"ends inside sample {keys[-1]}", file=file, remedy=_AGAIN)
+    shape = (-1, len(MEMBERS))
+    return ShardIndex(
+        file, tuple(keys), np.array(offsets, np.int64).reshape(shape), np.array(sizes, np.int64).reshape(shape),
+        np.array(tokens, np.int32), np.array(faces, np.int32),
+    )  # fmt: skip
+
+
+def _write(kept: Path, index: ShardIndex) -> None:
+    with committed(kept) as out:
+        np.savez(
+            out, touched=index.file.stat().st_mtime_ns, keys=np.array(index.keys, "S"), offsets=index.offsets, sizes=index.sizes, tokens=index.tokens,
+            faces=index.faces,
+        )  # fmt: skip
+
+
+def _read(kept: Path, file: Path) -> ShardIndex | None:
+    """None for what is no index of ours: it is only a cache."""
+    try:
+        with np.load(kept, allow_pickle=False) as arrays:
+            if int(arrays["touched"]) != file.stat().st_mtime_ns:
+                return None
+            keys = tuple(key.decode("ascii") for key in arrays["keys"].tolist())
+            return ShardIndex(file, keys, arrays["offsets"], arrays["sizes"], arrays["tokens"], arrays["faces"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

@@ -108,8 +108,8 @@ def _walk(file: Path) -> ShardIndex:
 def _write(kept: Path, index: ShardIndex) -> None:
     with committed(kept) as out:
         np.savez(
-            out, touched=index.file.stat().st_mtime_ns, keys=np.array(index.keys, "S"), offsets=index.offsets, sizes=index.sizes, tokens=index.tokens,
-            faces=index.faces,
+            out, touched=index.file.stat().st_mtime_ns, keys=np.array(index.keys, "S"), offsets=index.offsets,
+            sizes=index.sizes, tokens=index.tokens, faces=index.faces,
         )  # fmt: skip
 
 

@@ -47,20 +47,27 @@ def scale_range(width: int, height: int, method: MethodConfig) -> tuple[float, f
     return method.scale_min_px / method.patch_size, max(width, height) / method.patch_size
 
 
-def paste_box(place: Points, width: int, height: int, method: MethodConfig) -> Box:
-    """Where the patch of a face at `place` ([5, 2] px) will lie, px, unclipped. Raises as `paste_transform`."""
+def paste_box(place: Points, width: int, height: int, method: MethodConfig, patch_points: Points | None = None) -> Box:
+    """Where the patch of a face at `place` ([5, 2] px) will lie, px, unclipped. Raises as `paste_transform`.
+
+    patch_points: [5, 2] px, where the landmarks lie in the patch; the ArcFace template's, unless it was changed.
+    """
     size = method.patch_size
-    s, (x, y) = paste_transform(arcface_template(size), place, scale_range(width, height, method))
+    points = arcface_template(size) if patch_points is None else patch_points
+    s, (x, y) = paste_transform(points, place, scale_range(width, height, method))
     side = max(1, round(size * s))
     return Box(x, y, x + side, y + side)
 
 
-def location_canvas(patch: Patch, place: Points, width: int, height: int, method: MethodConfig) -> LocationCanvas:
+def location_canvas(
+    patch: Patch, place: Points, width: int, height: int, method: MethodConfig, patch_points: Points | None = None
+) -> LocationCanvas:
     """Paste a patch at `place` on a white canvas of width x height px; what reaches beyond the border is cut off.
 
-    patch: [P, P, 4] RGBA. place: [5, 2] px. Raises as `paste_transform`. Source: A.3, Eq. 27-30.
+    patch: [P, P, 4] RGBA. place: [5, 2] px. patch_points: as for `paste_box`. Raises as `paste_transform`.
+    Source: A.3, Eq. 27-30.
     """
-    box = paste_box(place, width, height, method)
+    box = paste_box(place, width, height, method, patch_points)
     scaled = _resize(patch, int(box.width)).astype(np.float32)
     canvas = np.full((height, width, 3), 255, np.uint8)
     mask = np.zeros((height, width), bool)

@@ -58,6 +58,13 @@ def pack(latents: Tensor) -> Tensor:
     return cells.permute(0, 2, 4, 1, 3, 5).reshape(n, (h // 2) * (w // 2), channels * 4)
 
 
+def unpack(tokens: Tensor, rows: int, columns: int) -> Tensor:
+    """[n, rows * columns, 64] -> [n, 16, 2 rows, 2 columns]: the inverse of `pack`."""
+    n, _, channels = tokens.shape
+    cells = tokens.view(n, rows, columns, channels // 4, 2, 2)
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(n, channels // 4, rows * 2, columns * 2)
+
+
 def grid_ids(rows: int, columns: int, index: int = 0) -> Tensor:
     """[rows * columns, 3] float32 RoPE ids (index, h, w), rows first."""
     h, w = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")

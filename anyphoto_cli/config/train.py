@@ -1,0 +1,116 @@
+"""What `anyphoto train` can be told. Names that diffusers' own training scripts have are spelt as they are there.
+
+Every key says where its default comes from: the paper, or ours where the paper is silent.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from anyphoto_cli.config.method import MethodConfig
+
+_STRICT = ConfigDict(frozen=True, strict=True, extra="forbid")
+DEGRADATION_RATES: dict[str, float] = {
+    "color_jitter": 0.3, "grayscale": 0.1, "blur": 0.2, "sharpness": 0.1, "autocontrast": 0.1, "horizontal_flip": 0.3,
+    "salt_and_pepper": 0.05, "gaussian_noise": 0.15, "occlusion": 0.1, "illumination": 0.2, "jpeg": 0.2,
+    "resolution_loss": 0.3, "face_ageing": 0.05,
+}  # fmt: skip
+
+
+class DataConfig(BaseModel):
+    """What is trained on. Paper 4.1, A.2."""
+
+    model_config = _STRICT
+
+    shards: str = Field(min_length=1, description="Folder that preprocess wrote: manifest.json, shards/, bank/.")
+    resolution: int = Field(512, ge=64, le=4096, multiple_of=16, description="Side of the training crops, px. Ours.")
+    max_faces: int = Field(8, ge=1, le=64, description="Of more identified faces as many are taken by chance. Ours.")
+    replacement: Literal["curriculum", "fixed"] = Field(
+        "curriculum",
+        description="How often another photo is pasted: rising at milestones, or fixed. Paper 3.5, Table B.",
+    )
+    replacement_max: float = Field(0.5, ge=0, le=1, description="Highest probability of another photo. Paper 4.1.")
+    degradations: dict[str, float] = Field(
+        DEGRADATION_RATES, description="Probability of each degradation of the pasted patch. Paper A.2; rates ours."
+    )
+    identity_drop: float = Field(0.15, ge=0, le=1, description="Samples without identity: tokens and embeddings zero. "
+                                 "Paper 4.1.")  # fmt: skip
+    text_drop: float = Field(0.1, ge=0, le=1, description="Samples with an empty caption. Ours (OminiControl's).")
+    workers: int = Field(2, ge=0, le=256, description="Processes that prepare samples; 0: the training process itself.")
+
+    @field_validator("degradations")
+    @classmethod
+    def _known(cls, rates: dict[str, float]) -> dict[str, float]:
+        for name, rate in rates.items():
+            if name not in DEGRADATION_RATES:
+                raise ValueError(f"{name!r} is no degradation; known: {', '.join(DEGRADATION_RATES)}")
+            if not 0 <= rate <= 1:
+                raise ValueError(f"the probability of {name} is not between 0 and 1")
+        return rates
+
+
+class LossConfig(BaseModel):
+    """Paper 3.5, Eq. 20-25."""
+
+    model_config = _STRICT
+
+    face_weight: float = Field(0.1, ge=0, description="Lambda of Eq. 25; 0: no identity loss. Ours (WithAnyone's).")
+    face_t_max: float = Field(0.6, ge=0, le=1, description="The identity loss counts where t is at most this. Ours; 1: "
+                              "the paper's text.")  # fmt: skip
+    face_target: Literal["reference", "picture"] = Field(
+        "reference", description="Whom a face must resemble: the pasted reference (Eq. 24), or the picture's own face."
+    )
+    face_decode: Literal["crop", "full"] = Field(
+        "crop", description="Decode a window around each face, or the whole picture (the literal form). Ours."
+    )
+    face_margin: int = Field(4, ge=0, le=64, description="Latent pixels decoded around a face's window. Ours.")
+    time_mean: float = Field(0.0, description="Mean of the normal whose logistic is t. Ours.")
+    time_std: float = Field(1.0, gt=0, description="Its standard deviation. Ours.")
+
+
+class TrainConfig(BaseModel):
+    """One run."""
+
+    model_config = _STRICT
+
+    model: str = Field("flux-dev", min_length=1, description="Base model: a name, a hub id, or a diffusers folder.")
+    face_pack: str | None = Field(None, min_length=1, description="Face models; null: the base's own pack. Must be the "
+                                  "one the shards were made with.")  # fmt: skip
+    output_dir: str = Field(min_length=1, description="Folder of the run: checkpoint-<step>/, logs, the adapter.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Everything random follows from it and the step.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1.")
+    mixed_precision: Literal["auto", "no", "bf16"] = Field("auto", description="Number format of the base; auto: bf16 "
+                                                           "on a GPU.")  # fmt: skip
+    base_storage: Literal["full", "fp8", "nf4"] = Field("full", description="How the frozen base is kept; nf4, fp8: "
+                                                        "24 GB cards.")  # fmt: skip
+    train_batch_size: int = Field(1, ge=1, description="Samples of one device and micro-step. Paper: 64 GPUs x 1.")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-steps of one optimiser step.")
+    max_train_steps: int = Field(200_000, ge=1, description="Optimiser steps. Paper 4.1: 200k.")
+    learning_rate: float = Field(1e-4, gt=0, description="Highest learning rate. Ours (WithAnyone's).")
+    lr_scheduler: Literal["constant", "cosine"] = Field("constant", description="After the warm-up. Ours.")
+    lr_warmup_steps: int = Field(500, ge=0, description="Steps to the highest learning rate. Ours.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW. Ours.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW. Ours.")
+    adam_weight_decay: float = Field(0.01, ge=0, description="AdamW. Ours.")
+    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW. Ours.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm. Ours.")
+    use_8bit_adam: bool = Field(False, description="bitsandbytes' AdamW: a quarter of the optimiser's memory.")
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="Average of the weights; null: none. Ours.")
+    guidance_scale: float = Field(1.0, ge=0, description="What a guidance-distilled base is told in training. Ours "
+                                  "(OminiControl's, UNO's).")  # fmt: skip
+    gradient_checkpointing: bool = Field(True, description="Compute blocks again in the backward pass: less memory.")
+    compile: bool = Field(False, description="torch.compile of the blocks.")
+    checkpointing_steps: int = Field(1000, ge=1, description="Steps between checkpoints.")
+    checkpoints_total_limit: int = Field(3, ge=2, description="Checkpoints that are kept; two at least, should the "
+                                         "newest be broken.")  # fmt: skip
+    logging_steps: int = Field(10, ge=1, description="Steps between log lines.")
+    timeout_s: float = Field(600.0, gt=0, description="Seconds that ranks wait for each other.")
+    data: DataConfig
+    loss: LossConfig = LossConfig()
+    method: MethodConfig = MethodConfig()
+
+    def told(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return self.model_dump(mode="json")

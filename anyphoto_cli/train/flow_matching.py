@@ -79,9 +79,12 @@ def _share_below(rule: TimeRule) -> float:
     return float(torch.special.ndtr((logit - rule.mean) / rule.std))
 
 
-def draw_noise(shape: tuple[int, ...], seed: int, step: int, rank: int) -> Tensor:
-    """X_1: standard normal float32 on the CPU, the same on every device, a pure function of (seed, step, rank)."""
-    return torch.randn(shape, generator=_generator(seed, step, rank, salt=1))
+def draw_noise(shape: tuple[int, ...], seed: int, step: int, rank: int, salt: int = 1) -> Tensor:
+    """Standard normal float32 on the CPU, the same on every device, a pure function of (seed, step, rank, salt).
+
+    salt: what it is for; 1 is X_1.
+    """
+    return torch.randn(shape, generator=_generator(seed, step, rank, salt))
 
 
 def _generator(seed: int, step: int, rank: int, salt: int = 0) -> torch.Generator:

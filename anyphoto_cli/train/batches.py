@@ -1,0 +1,123 @@
+"""From the plan to examples: which samples a rank gets at a step, made by worker processes, in order.
+
+A pure function of (seed, step, rank): how many workers there are, and whether the run was cut off, leaves no trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.data.samples import decode_sample
+from anyphoto_cli.data.shard_index import ShardIndex, index_shard
+from anyphoto_cli.data.shards import read_manifest
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.train.examples import Bank, Example, make_example
+from anyphoto_cli.train.replacement import replacement_probability
+from anyphoto_cli.train.sampler import Plan
+
+TRIES = 64
+"""So many samples in a row may have nobody in their crop before the data is said to be unfit."""
+
+
+class ShardedSamples:
+    """All samples of a preprocessed folder that show somebody of the bank, by number.
+
+    folder: with manifest.json, shards/ and bank/. cache: where indices are kept. Raises InputError for missing, damaged
+    or foreign shards, and where no sample shows anybody.
+    """
+
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
+        records = read_manifest(folder).shards
+        self.indices: list[ShardIndex] = [index_shard(folder / "shards", record, cache) for record in records]
+        usable = [np.flatnonzero(index.faces > 0) for index in self.indices]
+        self._shard = np.repeat(np.arange(len(usable)), [len(places) for places in usable])
+        self._place = np.concatenate([np.zeros(0, np.int64), *usable]).astype(np.int64)
+        if not len(self._place):
+            remedy = "Look at report.html of preprocess: nobody was recognised"
+            raise InputError("holds no sample with a known face", file=folder, field="data.shards", remedy=remedy)
+
+    def __len__(self) -> int:
+        """Samples."""
+        return len(self._place)
+
+    @cached_property
+    def costs(self) -> NDArray[np.int32]:
+        """[samples] location tokens."""
+        found: NDArray[np.int32] = np.array(
+            [self.indices[s].tokens[p] for s, p in zip(self._shard, self._place, strict=True)], np.int32
+        )
+        return found
+
+    def read(self, number: int) -> tuple[Any, bytes, Any]:
+        """(record, jpeg, embeddings) of one."""
+        index = self.indices[int(self._shard[number])]
+        return decode_sample(index.read(int(self._place[number])), index.file.name)
+
+
+class Examples(Dataset[list[Example]]):
+    """(micro-step, sample numbers) -> the examples of that batch."""
+
+    def __init__(self, samples: ShardedSamples, config: TrainConfig) -> None:
+        self._samples, self._config = samples, config
+
+    @cached_property
+    def _bank(self) -> Bank:
+        return Bank(Path(self._config.data.shards) / "bank", self._config.method.patch_size)
+
+    def __getitem__(self, asked: tuple[int, list[int]]) -> list[Example]:
+        """Raises InputError when TRIES samples in a row show nobody in their crop."""
+        micro, numbers = asked
+        return [self._one(micro, number) for number in numbers]
+
+    def _one(self, micro: int, number: int) -> Example:
+        """Where a crop shows nobody, the next sample takes its place."""
+        config, count = self._config, len(self._samples)
+        data, method = config.data, config.method
+        step = micro // config.gradient_accumulation_steps
+        p = replacement_probability(step, config.max_train_steps, data.replacement, data.replacement_max)
+        for other in range(number, number + min(TRIES, count)):
+            record, jpeg, embeddings = self._samples.read(other % count)
+            seed = (config.seed, micro, other % count)
+            example = make_example(record, jpeg, embeddings, self._bank, data, method, p=p, seed=seed)
+            if example is not None:
+                return example
+        remedy = "Are the faces larger than a token at this resolution? Is the bank the shards' own?"
+        what = f"{min(TRIES, count)} samples in a row show nobody of the bank in their crop"
+        raise InputError(what, file=data.shards, field="data.shards", remedy=remedy)
+
+
+class _Order(Sampler[tuple[int, list[int]]]):
+    """The plan from a micro-step on."""
+
+    def __init__(self, plan: Plan, first: int, rank: int) -> None:
+        self._plan, self._first, self._rank = plan, first, rank
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        for micro, numbers in self._plan.from_step(self._first, self._rank):
+            yield micro, numbers.tolist()
+
+
+def batches(samples: ShardedSamples, config: TrainConfig, first: int, rank: int, world: int) -> Iterator[list[Example]]:
+    """Batches of a rank from micro-step `first` on, for ever. Raises InputError where the samples fill no step."""
+    plan = Plan(samples.costs, config.train_batch_size, world, config.seed)
+    if not plan.steps:
+        what = f"{len(samples)} samples do not fill a step of {world} x {config.train_batch_size}"
+        raise InputError(what, file=config.data.shards, field="train_batch_size")
+    loader: DataLoader[list[Example]] = DataLoader(
+        Examples(samples, config), batch_size=None, sampler=_Order(plan, first, rank), collate_fn=_as_it_is,
+        num_workers=config.data.workers, prefetch_factor=2 if config.data.workers else None,
+        multiprocessing_context="spawn" if config.data.workers else None,
+    )  # fmt: skip
+    return iter(loader)
+
+
+def _as_it_is(examples: list[Example]) -> list[Example]:
+    return examples

@@ -1,0 +1,118 @@
+"""Checkpoints of a run: checkpoint-<step>/ with the adapter, the optimiser, and what the run was.
+
+Written beside, hashed, renamed; the newest that is whole is gone on from. Nothing random needs saving: noise, times,
+order and crops follow from seed and step.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.files.commit import committed, sha256_of, sync_folder
+from anyphoto_cli.model.adapter import AdapterCard, save_adapter
+
+STATE, OPTIMISER, SUMS = "state.json", "optimiser.safetensors", "checkpoint.json"
+_NAME = re.compile(r"checkpoint-(\d+)$")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """step: optimiser steps done. facts: of the run, to compare with when it goes on."""
+
+    folder: Path
+    step: int
+    facts: Mapping[str, Any]
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    transformer: Any,
+    card: AdapterCard,
+    optimiser: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    keep: int,
+) -> Checkpoint:
+    """Write checkpoint-<step> and remove the oldest beyond `keep`, once the new one is whole."""
+    from safetensors.torch import save_file
+
+    folder, temporary = run / f"checkpoint-{step}", run / f".checkpoint-{step}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_adapter(temporary, transformer, card.model_copy(update={"train_step": step}))
+    save_file(dict(optimiser), temporary / OPTIMISER, metadata={"format": "pt"})
+    with committed(temporary / STATE) as out:
+        out.write((json.dumps({"step": step, "facts": dict(facts)}, indent=2, sort_keys=True) + "\n").encode())
+    sums = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
+    with committed(temporary / SUMS) as out:
+        out.write((json.dumps(sums, indent=2) + "\n").encode())
+    for file in temporary.iterdir():
+        _sync(file)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+    sync_folder(run)
+    for old in checkpoints(run)[keep:]:
+        shutil.rmtree(old)
+    return Checkpoint(folder, step, facts)
+
+
+def _sync(file: Path) -> None:
+    import os
+
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Folders named checkpoint-<step>, the newest first."""
+    found = [(int(match[1]), path) for path in run.glob("checkpoint-*") if (match := _NAME.search(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:
+    """(the newest checkpoint that is whole, or None; what is wrong with the newer ones)."""
+    complaints: list[str] = []
+    for folder in checkpoints(run):
+        try:
+            return read_checkpoint(folder), complaints
+        except InputError as error:
+            complaints.append(str(error))
+    return None, complaints
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Compare every file with its sha256. Raises InputError naming the first that is missing or changed."""
+    try:
+        sums = json.loads((folder / SUMS).read_text())
+        for name, expected in sums.items():
+            file = folder / Path(name).name
+            if not file.is_file() or sha256_of(file) != expected:
+                told = "is damaged" if file.is_file() else "is missing"
+                raise InputError(f"{told}: an older checkpoint is used where there is one", file=file)
+        state = json.loads((folder / STATE).read_text())
+        return Checkpoint(folder, int(state["step"]), state["facts"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"is no whole checkpoint ({type(error).__name__})", file=folder) from error
+
+
+def read_optimiser(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Its tensors. Raises InputError where they cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(checkpoint.folder / OPTIMISER))
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"cannot be read ({type(error).__name__})", file=checkpoint.folder / OPTIMISER) from error

@@ -1,0 +1,289 @@
+"""`anyphoto train`: shards in, adapter out. What is finished is kept; a run that was cut off goes on bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.files.commit import committed, sweep
+from anyphoto_cli.model.adapter import save_adapter
+from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.runtime.run_record import only_one
+from anyphoto_cli.train.batches import ShardedSamples, batches
+from anyphoto_cli.train.checkpoint import Checkpoint, newest_whole, read_optimiser, save_checkpoint
+from anyphoto_cli.train.distributed import Ranks, joined
+from anyphoto_cli.train.examples import Bank, Example
+from anyphoto_cli.train.models import Models, open_models
+from anyphoto_cli.train.objective import Terms, objective
+from anyphoto_cli.train.optimiser import Optimiser, trained_parameters
+
+CONFIG, METRICS, ADAPTER_FOLDER = "training.json", "metrics.jsonl", "adapter"
+FREE = {
+    "output_dir", "checkpointing_steps", "checkpoints_total_limit", "logging_steps", "timeout_s", "device",
+    "gradient_checkpointing", "compile", "data.workers", "data.shards",
+}  # fmt: skip
+"""Keys that may differ when a run goes on: they change no number of it. Shards are known by their manifest's hash."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run came to. finished: all steps are done, and the adapter is there."""
+
+    folder: Path
+    adapter: Path
+    step: int
+    finished: bool
+    loss: float
+
+
+@dataclass
+class _Sums:
+    """Of the steps since the last log line, over this rank's micro-steps."""
+
+    values: dict[str, float] = field(default_factory=dict)
+
+    def add(self, terms: Terms) -> None:
+        told = {
+            "micro": 1.0, "flow": terms.flow, "face": terms.face, "asked": float(terms.with_faces),
+            "valid": float(terms.valid), "cosines": terms.cosines, "time": terms.time,
+        }  # fmt: skip
+        for key, value in told.items():
+            self.values[key] = self.values.get(key, 0.0) + value
+
+    def take(self, ranks: Ranks) -> dict[str, float]:
+        """The means over all ranks, and nothing is left."""
+        keys = list(self.values)
+        total = dict(zip(keys, ranks.sum([self.values[key] for key in keys]), strict=True))
+        self.values = {}
+        asked, valid = max(total["asked"], 1.0), total["valid"]
+        return {
+            "flow": total["flow"] / total["micro"], "face": total["face"] / asked, "faces": valid,
+            "cosine": total["cosines"] / valid if valid else 0.0, "t": total["time"] / total["micro"],
+        }  # fmt: skip
+
+
+@dataclass(eq=False)
+class _Run:
+    config: TrainConfig
+    ranks: Ranks
+    models: Models
+    optimiser: Optimiser
+    facts: Mapping[str, Any]
+    listener: Listener
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.output_dir)
+
+    def save(self, step: int) -> None:
+        """A checkpoint by the first rank; the others wait."""
+        if self.ranks.first:
+            save_checkpoint(
+                self.folder, step, self.models.transformer, self.models.card, self.optimiser.state(), self.facts,
+                self.config.checkpoints_total_limit,
+            )  # fmt: skip
+        self.ranks.wait()
+
+
+def run(
+    config: TrainConfig,
+    *,
+    resume: bool = True,
+    listener: Listener | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Trained:
+    """Train to `max_train_steps`, or until `stop` says so: then a checkpoint is saved and `finished` is False.
+
+    Raises InputError for shards, bank or options that do not fit, also those a run in `output_dir` did not begin with;
+    EnvironmentFault for memory, a loss that is not finite (nothing was updated), a rank that is gone.
+    """
+    listener = listener or Listener()
+    with joined(config.device, config.timeout_s) as ranks:
+        quiet = listener if ranks.first else Listener()
+        if not ranks.first:
+            return _train(config, ranks, resume, quiet, stop or (lambda: False))
+        with only_one(Path(config.output_dir)):
+            sweep(Path(config.output_dir))
+            return _train(config, ranks, resume, quiet, stop or (lambda: False))
+
+
+def _train(config: TrainConfig, ranks: Ranks, resume: bool, listener: Listener, stop: Callable[[], bool]) -> Trained:
+    shards = Path(config.data.shards)
+    listener.stage("Reading the shards")
+    if ranks.first:
+        ShardedSamples(shards, Path(config.output_dir) / "index")  # hashed once; the others find the indices
+    ranks.wait()
+    samples = ShardedSamples(shards, Path(config.output_dir) / "index")
+    bank = Bank(shards / "bank", config.method.patch_size)
+    listener.stage("Loading the base and a fresh adapter")
+    models = open_models(config, ranks.local)
+    if bank.faces_sha256 != models.card.face_pack.sha256:
+        what = f"were made with another face pack than {models.card.face_pack.name}"
+        remedy = "Embeddings of two packs do not mix: name the shards' own with face_pack"
+        raise InputError(what, file=shards, field="face_pack", remedy=remedy)
+    parameters = trained_parameters(models.transformer)
+    run_ = _Run(config, ranks, models, Optimiser(parameters, config), _facts(config, ranks, models), listener)
+    first = _go_on(run_, resume)
+    if ranks.first:
+        _keep_config(run_)
+        _cut_metrics(run_.folder / METRICS, first)
+    listener.work("Training", config.max_train_steps, first)
+    try:
+        step, loss = _steps(run_, batches(samples, config, first * config.gradient_accumulation_steps, ranks.rank,
+                                          ranks.world), first, stop)  # fmt: skip
+    finally:
+        listener.end()
+    finished = step == config.max_train_steps
+    if finished and ranks.first:
+        _write_adapter(run_, step)
+    ranks.wait()
+    return Trained(run_.folder, run_.folder / ADAPTER_FOLDER, step, finished, loss)
+
+
+def _steps(run: _Run, examples: Iterator[list[Example]], first: int, stop: Callable[[], bool]) -> tuple[int, float]:
+    """(steps done, last loss)."""
+    config, ranks, sums, loss = run.config, run.ranks, _Sums(), float("nan")
+    parameters = list(trained_parameters(run.models.transformer).values())
+    began, since = time.monotonic(), first
+    for step in range(first, config.max_train_steps):
+        loss = _gradients(run, examples, step, sums)
+        ranks.average_gradients(parameters)
+        norm = run.optimiser.clip()
+        if ranks.any(not (math.isfinite(loss) and math.isfinite(norm))):
+            remedy = "Nothing was updated; the last checkpoint is whole. Lower learning_rate, or look at the data"
+            raise EnvironmentFault(f"the loss of step {step + 1} is not finite", file=run.folder, remedy=remedy)
+        rate = run.optimiser.step(step)
+        over, last = ranks.any(stop()), step + 1 == config.max_train_steps
+        if (step + 1) % config.logging_steps == 0 or last:
+            told = sums.take(ranks)
+            loss = told["flow"] + config.loss.face_weight * told["face"]
+            speed = (step + 1 - since) * config.train_batch_size * ranks.world * config.gradient_accumulation_steps
+            _log(run, {"step": step + 1, "loss": loss, **told, "norm": norm, "lr": rate,
+                       "samples_per_s": speed / max(time.monotonic() - began, 1e-9)})  # fmt: skip
+            began, since = time.monotonic(), step + 1
+        run.listener.done(1, f"loss {loss:.4f}")
+        if over or last or (step + 1) % config.checkpointing_steps == 0:
+            run.save(step + 1)
+        if over:
+            return step + 1, loss
+    return config.max_train_steps, loss
+
+
+def _gradients(run: _Run, examples: Iterator[list[Example]], step: int, sums: _Sums) -> float:
+    """Accumulate one optimiser step's gradients; this rank's mean loss."""
+    config, total = run.config, 0.0
+    for micro in range(config.gradient_accumulation_steps):
+        number = step * config.gradient_accumulation_steps + micro
+        terms = objective(
+            next(examples), run.models.parts, config.loss, config.method, seed=config.seed, step=number,
+            rank=run.ranks.rank,
+        )  # fmt: skip
+        (terms.loss / config.gradient_accumulation_steps).backward()
+        sums.add(terms)
+        total += float(terms.loss.detach()) / config.gradient_accumulation_steps
+    return total
+
+
+def _facts(config: TrainConfig, ranks: Ranks, models: Models) -> dict[str, Any]:
+    """What a run that goes on must have in common with the one that began, flat."""
+    import hashlib
+
+    manifest = Path(config.data.shards) / "manifest.json"
+    flat: dict[str, Any] = {}
+    for key, value in config.told().items():
+        if isinstance(value, dict) and key in ("data", "loss", "method"):
+            flat |= {f"{key}.{inner}": told for inner, told in value.items()}
+        else:
+            flat[key] = value
+    kept = {key: value for key, value in flat.items() if key not in FREE}
+    return kept | {
+        "world size": ranks.world, "threads": torch.get_num_threads() if models.parts.device.type == "cpu" else 0,
+        "shards' manifest": hashlib.sha256(manifest.read_bytes()).hexdigest(), "base": models.card.base_revision,
+        "face pack": models.card.face_pack.sha256,
+    }  # fmt: skip
+
+
+def _go_on(run: _Run, resume: bool) -> int:
+    """The step to begin with. Raises InputError for a folder that holds another run, or one that is not to go on."""
+    found, complaints = newest_whole(run.folder)
+    for complaint in complaints:
+        run.listener.caution(complaint)
+    if found is None:
+        return 0
+    if not resume:
+        remedy = "Give a new output_dir, or let it go on"
+        raise InputError(f"holds a run at step {found.step}", file=run.folder, field="output_dir", remedy=remedy)
+    _compare(run, found)
+    _load(run, found)
+    run.listener.notice(f"Going on from step {found.step}")
+    return found.step
+
+
+def _compare(run: _Run, found: Checkpoint) -> None:
+    for key in sorted({*run.facts, *found.facts}):
+        before, now = found.facts.get(key), run.facts.get(key)
+        if before != now:
+            told = f"this run began with {before!r}, now it is {now!r}"[:300]
+            remedy = "Go on with what it began with, or give a new output_dir"
+            raise InputError(told, file=run.folder, field=key, remedy=remedy)
+
+
+def _load(run: _Run, found: Checkpoint) -> None:
+    from peft.utils import set_peft_model_state_dict
+
+    from anyphoto_cli.model.adapter import read_card, read_weights
+    from anyphoto_cli.model.location_lora import ADAPTER
+
+    lora, projector = read_weights(found.folder, read_card(found.folder))
+    set_peft_model_state_dict(run.models.transformer, lora, adapter_name=ADAPTER)
+    run.models.transformer.id_projector.load_state_dict(projector)
+    run.optimiser.load_state(read_optimiser(found))
+
+
+def _keep_config(run: _Run) -> None:
+    with committed(run.folder / CONFIG) as out:
+        out.write((json.dumps(run.config.told(), indent=2) + "\n").encode())
+
+
+def _cut_metrics(file: Path, step: int) -> None:
+    """Lines of steps that will be done again go."""
+    if not file.is_file():
+        return
+    lines = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+    with committed(file) as out:
+        out.write("".join(line + "\n" for line in lines).encode())
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # torn when the run was cut off
+        return math.inf
+
+
+def _log(run: _Run, line: Mapping[str, float]) -> None:
+    if run.ranks.first:
+        with (run.folder / METRICS).open("a") as out:
+            out.write(json.dumps({key: round(value, 6) for key, value in line.items()}) + "\n")
+
+
+def _write_adapter(run: _Run, step: int) -> None:
+    """The averaged weights where they are averaged, in the folder that `generate --adapter` takes."""
+    parameters = list(trained_parameters(run.models.transformer).values())
+    live = [p.detach().clone() for p in parameters]
+    with torch.no_grad():
+        for parameter, average in zip(parameters, run.optimiser.average, strict=False):
+            parameter.copy_(average)
+        card = run.models.card.model_copy(update={"train_step": step})
+        save_adapter(run.folder / ADAPTER_FOLDER, run.models.transformer, card)
+        for parameter, value in zip(parameters, live, strict=True):
+            parameter.copy_(value)

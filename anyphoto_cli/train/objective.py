@@ -1,0 +1,125 @@
+"""One micro-step: a batch of examples -> the loss and what it is made of. Paper 3.5, Eq. 20-25."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anyphoto_cli.config.train import LossConfig
+from anyphoto_cli.model.token_pruning import LocationTokens, grid_ids, pack, prune, unpack
+from anyphoto_cli.model.vae import encode, to_pixels
+from anyphoto_cli.train.examples import Example
+from anyphoto_cli.train.face_loss import FaceTarget, face_loss
+from anyphoto_cli.train.flow_matching import TimeRule, clean_estimate, draw_noise, draw_times, flow_loss, interpolate
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The frozen models around the transformer. encode_text: captions -> (T5 states [n, T, d], CLIP pooled [n, p]).
+
+    recogniser: None where no identity loss is asked for. dtype: the number format of the transformer's activations.
+    """
+
+    transformer: Any
+    vae: Any
+    encode_text: Any
+    recogniser: nn.Module | None
+    device: torch.device
+    dtype: torch.dtype
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """loss: what is minimised. Without gradient: flow, face (0 when not asked for), valid: faces that counted, the sum
+    of their cosines, whether the identity loss was asked for, mean time.
+    """
+
+    loss: Tensor
+    flow: float
+    face: float
+    valid: int
+    cosines: float
+    with_faces: bool
+    time: float
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+def objective(
+    examples: Sequence[Example], parts: Parts, loss: LossConfig, method: Any, *, seed: int, step: int, rank: int
+) -> Terms:
+    """L = L_CFM + lambda L_id on one batch. step: of the micro-steps, counted over the run. Source: Eq. 25.
+
+    Noise, times and the posterior's sample follow from (seed, step, rank).
+    """
+    rule = TimeRule(loss.time_mean, loss.time_std, loss.face_t_max if loss.face_weight else 0.0)
+    with torch.no_grad():
+        clean = _latents(examples, parts, seed, step, rank)
+        faces = [location_tokens(example, parts, method) for example in examples]
+        states, pooled = parts.encode_text([example.caption for example in examples])
+    times = draw_times(len(examples), rule, seed, step, rank)
+    t = times.t.to(parts.device)
+    noise = draw_noise(tuple(clean.shape), seed, step, rank).to(parts.device)
+    noisy = interpolate(clean, noise, t)
+    said = unpack(_velocity(pack(noisy), t, states, pooled, faces, parts, clean.shape), *_grid(clean)).float()
+    flow = flow_loss(said, clean, noise)
+    total, told, valid, cosines = flow, 0.0, 0, 0.0
+    if times.with_faces and loss.face_weight and parts.recogniser is not None:
+        margin = loss.face_margin if loss.face_decode == "crop" else None
+        targets = [_targets(example, loss.face_target) for example in examples]
+        found = face_loss(
+            clean_estimate(noisy, said, t), targets, parts.vae, parts.recogniser, margin=margin, recompute=True
+        )
+        total = flow + loss.face_weight * found.loss
+        told, valid, cosines = float(found.loss.detach()), found.valid, float(found.cosines.sum())
+    return Terms(total, float(flow.detach()), told, valid, cosines, times.with_faces, float(times.t.mean()))
+
+
+def _latents(examples: Sequence[Example], parts: Parts, seed: int, step: int, rank: int) -> Tensor:
+    """X_0: [n, 16, h, w] float32: a sample of the posterior, its noise drawn on the CPU, the same on every device."""
+    pixels = to_pixels([example.picture for example in examples]).to(parts.device, parts.vae.dtype)
+    encoded = parts.vae.encode(pixels)
+    if hasattr(encoded, "latent_dist"):
+        mean, std = encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
+        z = mean + std * draw_noise(tuple(mean.shape), seed, step, rank, salt=2).to(mean.device)
+    else:  # a tiny VAE has no posterior
+        z = encoded.latents.float()
+    scaled: Tensor = (z - (parts.vae.config.shift_factor or 0.0)) * parts.vae.config.scaling_factor
+    return scaled
+
+
+def location_tokens(example: Example, parts: Parts, method: Any) -> LocationTokens:
+    """E_i of one example; zeros where its identity is dropped. Source: Eq. 13; paper 4.1."""
+    latents = encode(parts.vae, to_pixels(list(example.canvases)).to(parts.device), method.latent)
+    masks, embeddings = torch.from_numpy(example.masks), torch.from_numpy(example.embeddings)
+    tokens = prune(latents, masks, embeddings, method.rope_index).to(parts.device, parts.dtype)
+    return tokens.dropped() if example.dropped else tokens
+
+
+def _velocity(
+    noisy: Tensor, t: Tensor, states: Tensor, pooled: Tensor, faces: Sequence[LocationTokens], parts: Parts, shape: Any
+) -> Tensor:
+    """v_theta, packed. Time stays float32: rounded to bfloat16 it would be another time than the one mixed with."""
+    transformer = parts.transformer
+    guided = bool(transformer.config.guidance_embeds)
+    guidance = torch.full((len(noisy),), parts.guidance, device=parts.device) if guided else None
+    answer: Tensor = transformer(
+        hidden_states=noisy.to(parts.dtype), encoder_hidden_states=states.to(parts.dtype),
+        pooled_projections=pooled.to(parts.dtype), timestep=t, guidance=guidance,
+        img_ids=grid_ids(shape[2] // 2, shape[3] // 2).to(parts.device),
+        txt_ids=torch.zeros(states.shape[1], 3, device=parts.device), faces=faces, return_dict=False,
+    )[0]  # fmt: skip
+    return answer
+
+
+def _grid(latents: Tensor) -> tuple[int, int]:
+    return latents.shape[2] // 2, latents.shape[3] // 2
+
+
+def _targets(example: Example, whom: str) -> list[FaceTarget]:
+    wanted = example.own if whom == "picture" else example.embeddings
+    return [FaceTarget(points, torch.from_numpy(row)) for points, row in zip(example.landmarks, wanted, strict=True)]

@@ -1,0 +1,222 @@
+"""Runs from shards to adapter: it learns, it goes on bit for bit, ranks agree, and refusals are one line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.train.checkpoint import checkpoints, newest_whole, read_checkpoint
+from anyphoto_cli.train.loop import run as train
+from tests.conftest import ROOT
+
+
+def config(shards, out, **more) -> TrainConfig:
+    base = dict(
+        model="tiny-random", face_pack="mini", output_dir=str(out), max_train_steps=6, train_batch_size=2,
+        learning_rate=1e-3, lr_warmup_steps=2, checkpointing_steps=2, logging_steps=1, device="cpu",
+        data={"shards": str(shards), "resolution": 128, "workers": 0},
+        method={"patch_size": 112, "lora_rank": 4}, loss={"face_t_max": 0.9},
+    )  # fmt: skip
+    for key, value in more.items():
+        base[key] = base[key] | value if isinstance(base.get(key), dict) else value
+    return TrainConfig.model_validate_json(json.dumps(base))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    lora = load_file(folder / "pytorch_lora_weights.safetensors")
+    return lora | {f"p.{k}": v for k, v in load_file(folder / "id_projector.safetensors").items()}
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    return weights(folder) | load_file(folder / "optimiser.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.fixture(scope="module")
+def whole(mini_shards, tmp_path_factory):
+    """An uninterrupted run of 6 steps."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    done = train(config(mini_shards, out))
+    assert done.finished and done.step == 6
+    return out
+
+
+def test_every_trained_number_moves_and_the_base_does_not(mini_shards, whole):
+    final = weights(whole / "adapter")
+    assert all(torch.isfinite(value).all() for value in final.values())
+    still = [key for key, value in final.items() if "lora_B" in key and not value.any()]
+    assert not still and final["p.fc2.weight"].any()
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert any(line["faces"] > 0 for line in lines) and lines[0]["lr"] == 5e-4 and lines[-1]["lr"] == 1e-3
+    card = json.loads((whole / "adapter" / "anyphoto.json").read_text())
+    assert card["train_step"] == 6 and card["face_pack"]["name"] == "mini"
+
+
+def test_generate_takes_the_adapter(run, whole, tmp_path):
+    from tests.conftest import small_layout
+
+    layout = small_layout(tmp_path)
+    code, _, err = run(
+        "generate", layout, "-o", tmp_path / "out", "--adapter", whole / "adapter", "--face-pack", "mini"
+    )
+    assert code == 0, err
+    assert "no trained identity" not in err and (tmp_path / "out" / "trip_seed0.png").is_file()
+
+
+def test_stopped_at_any_step_it_goes_on_bit_for_bit(mini_shards, whole, tmp_path):
+    out = tmp_path / "run"
+    for stops in range(1, 7):
+        done = train(config(mini_shards, out), stop=lambda: True)
+        assert done.step == stops
+    assert done.finished and same(state(out / "checkpoint-6"), state(whole / "checkpoint-6"))
+    assert same(weights(out / "adapter"), weights(whole / "adapter"))
+    assert (out / "metrics.jsonl").read_text().count("\n") == 6
+
+
+def command(cfg: TrainConfig, folder: Path, *, processes: int = 1) -> list[str]:
+    file = folder / "config.json"
+    file.write_text(cfg.model_dump_json())
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    return [sys.executable, *launch, "-m", "tests.train.run_one", str(file)]
+
+
+def launched(cfg: TrainConfig, folder: Path, **more) -> subprocess.CompletedProcess:
+    return subprocess.run(command(cfg, folder, **more), cwd=ROOT, capture_output=True, text=True, timeout=300,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+
+
+def test_killed_at_random_it_goes_on_bit_for_bit(mini_shards, whole, tmp_path):
+    cfg, rng = config(mini_shards, tmp_path / "run", checkpointing_steps=1), np.random.default_rng(1)
+    for _ in range(3):
+        worker = subprocess.Popen(
+            command(cfg, tmp_path), cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        before, deadline = len(checkpoints(tmp_path / "run")), time.monotonic() + 120
+        while worker.poll() is None and time.monotonic() < deadline:
+            if newest_whole(tmp_path / "run")[0] and len(checkpoints(tmp_path / "run")) >= min(before + 1, 3):
+                break
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.4))
+        worker.kill()
+        worker.wait()
+    assert launched(cfg, tmp_path).returncode == 0
+    assert same(state(tmp_path / "run" / "checkpoint-6"), state(whole / "checkpoint-6"))
+
+
+def test_two_ranks_agree_go_on_bit_for_bit_and_see_no_sample_twice(mini_shards, tmp_path):
+    whole_, cut = tmp_path / "whole", tmp_path / "cut"
+    assert launched(config(mini_shards, whole_), tmp_path, processes=2).returncode == 0
+    for _ in range(2):  # stops after 3 steps, then goes on
+        done = launched(config(mini_shards, cut), tmp_path / ".." / tmp_path.name, processes=2)
+        assert done.returncode == 0, done.stderr[-2000:]
+        for newer in (4, 6):
+            shutil.rmtree(cut / f"checkpoint-{newer}", ignore_errors=True)
+    assert launched(config(mini_shards, cut), tmp_path, processes=2).returncode == 0
+    assert same(state(cut / "checkpoint-6"), state(whole_ / "checkpoint-6"))
+    with pytest.raises(InputError, match="world size: this run began with 2, now it is 1"):
+        train(config(mini_shards, cut, max_train_steps=6))
+
+
+def test_a_broken_newest_checkpoint_falls_back_with_one_warning(mini_shards, whole, tmp_path):
+    from anyphoto_cli.runtime.progress import Listener
+
+    class Heard(Listener):
+        def __init__(self):
+            self.cautions, self.notices = [], []
+
+        def caution(self, text):
+            self.cautions.append(text)
+
+        def notice(self, text):
+            self.notices.append(text)
+
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    shutil.rmtree(out / "adapter")
+    for name, harm in (
+        ("optimiser.safetensors", lambda f: f.write_bytes(f.read_bytes()[:-1] + b"\xff")),
+        ("checkpoint.json", lambda f: f.unlink()),
+        ("pytorch_lora_weights.safetensors", lambda f: f.write_bytes(f.read_bytes()[:99])),
+    ):
+        shutil.rmtree(out / "checkpoint-6", ignore_errors=True)
+        shutil.copytree(whole / "checkpoint-6", out / "checkpoint-6")
+        harm(out / "checkpoint-6" / name)
+        with pytest.raises(InputError):
+            read_checkpoint(out / "checkpoint-6")
+        heard = Heard()
+        assert train(config(mini_shards, out), listener=heard).finished
+        assert (
+            len(heard.cautions) == 1
+            and "checkpoint-6" in heard.cautions[0]
+            and heard.notices == ["Going on from step 4"]
+        )
+        assert same(state(out / "checkpoint-6"), state(whole / "checkpoint-6"))
+    assert len(checkpoints(out)) == 3
+
+
+def test_it_learns_its_photos_by_heart(mini_shards, tmp_path):
+    """Few steps on few photos: the velocity error falls, and the faces of the one-step estimate come nearer."""
+    cfg = config(mini_shards, tmp_path / "run", max_train_steps=120, learning_rate=1e-2, train_batch_size=4, logging_steps=20,
+                 checkpointing_steps=1000, data={"degradations": {}, "identity_drop": 0.0, "text_drop": 0.0})  # fmt: skip
+    train(cfg)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["flow"] < lines[0]["flow"] - 0.02
+
+
+@pytest.mark.parametrize(
+    "changes, line",
+    [
+        ({"learning_rate": 2e-3}, "learning_rate: this run began with 0.001, now it is 0.002"),
+        ({"data": {"identity_drop": 0.3}}, "data.identity_drop: this run began with 0.15, now it is 0.3"),
+        ({"method": {"lora_rank": 8}}, "method.lora_rank: this run began with 4, now it is 8"),
+        ({"seed": 1}, "seed: this run began with 0, now it is 1"),
+    ],
+)
+def test_a_run_goes_on_with_what_it_began_with(mini_shards, whole, changes, line):
+    with pytest.raises(InputError, match=line):
+        train(config(mini_shards, whole, **changes))
+
+
+def test_other_refusals(mini_shards, whole, tmp_path):
+    with pytest.raises(InputError, match="output_dir: holds a run at step 6"):
+        train(config(mini_shards, whole), resume=False)
+    with pytest.raises(InputError, match="has no manifest.json. Run preprocess to its end"):
+        train(config(tmp_path, tmp_path / "a"))
+    with pytest.raises(InputError, match="holds patches of 112 px, the method wants 448"):
+        train(config(mini_shards, tmp_path / "b", method={"patch_size": 448}))
+    with pytest.raises(InputError, match="face_pack: were made with another face pack than tiny-random"):
+        train(config(mini_shards, tmp_path / "c", face_pack="tiny-random"))
+    with pytest.raises(InputError, match="samples do not fill a step of 1 x 99"):
+        train(config(mini_shards, tmp_path / "d", train_batch_size=99))
+    broken = tmp_path / "broken"
+    shutil.copytree(mini_shards, broken)
+    [first, *_] = sorted((broken / "shards").glob("*.tar"))
+    data = first.read_bytes()
+    first.write_bytes(data[:2000] + b"x" + data[2001:])
+    with pytest.raises(InputError, match=r"train-000000.tar: is damaged: its sha256 is not the manifest's"):
+        train(config(broken, tmp_path / "e"))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(mini_shards, tmp_path):
+    out = tmp_path / "run"
+    train(config(mini_shards, out, max_train_steps=2))
+    before = state(out / "checkpoint-2")
+    with pytest.raises(InputError, match="max_train_steps: this run began with 2"):
+        train(config(mini_shards, out, max_train_steps=3))
+    with pytest.raises(EnvironmentFault, match=r"the loss of step \d is not finite. Nothing was updated"):
+        train(config(mini_shards, tmp_path / "hot", learning_rate=1e30, lr_warmup_steps=0, max_grad_norm=1e30))
+    assert same(state(out / "checkpoint-2"), before)

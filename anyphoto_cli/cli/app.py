@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 DOCS = "Documentation: README.md and docs/"
 COMMANDS = {
     "preprocess": "Turn photos and known faces into captioned training shards.",
+    "train": "Train location LoRA and identity projector on such shards.",
     "generate": "Render pictures from layout files.",
     "layout": "Check, preview and describe layout files.",
     "mini": "Draw photos and reference faces of the small world that the embedded model knows.",

@@ -34,14 +34,14 @@ def exit_code_of(run: Callable[[], Any], arguments: Sequence[str]) -> int:
     except Abort:
         return _fail("Aborted", INTERRUPTED, as_json, None)
     except Terminated:
-        return _fail("Terminated. Finished pictures are kept; run the same command to go on", TERMINATED, as_json, None)
+        return _fail("Terminated. What is finished is kept; run the same command to go on", TERMINATED, as_json, None)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
     except OSError as error:  # a full disk behind stdout, say
         return _fail(f"the machine refused: {error}", 1, as_json=False, error=None)
     if code == INTERRUPTED:
-        return _fail("Interrupted. Finished pictures are kept; run the same command to go on", code, as_json, None)
+        return _fail("Interrupted. What is finished is kept; run the same command to go on", code, as_json, None)
     return code if isinstance(code, int) else 0
 
 

@@ -18,16 +18,21 @@ Config = TypeVar("Config", bound=BaseModel)
 def load_config(
     model: type[Config], file: Path | None = None, given: Mapping[str, Any] | None = None, settings: Sequence[str] = ()
 ) -> Config:
-    """The file's keys, then `settings` (KEY=VALUE), then `given` (None: not given). Raises InputError by key."""
+    """The file's keys, then `settings` (KEY=VALUE), then `given` (None: not given). Raises InputError by key.
+
+    A key of a part of the configuration has a dot: data.resolution=512.
+    """
     values, origin = _file(file), dict.fromkeys(_file(file), str(file))
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"{setting!r} is no KEY=VALUE", field="--set")
-        values[key], origin[key] = parse_yaml(text, "--set"), "--set"
+        _put(values, key, parse_yaml(text, "--set"))
+        origin[key] = "--set"
     for key, value in (given or {}).items():
         if value is not None:
-            values[key], origin[key] = value, f"--{key.replace('_', '-')}"
+            _put(values, key, value)
+            origin[key] = f"--{key.replace('_', '-')}"
     try:
         # Through JSON: strict in types, yet a list may stand for a tuple and a text for a path.
         return model.model_validate_json(json.dumps(values, default=str))
@@ -35,17 +40,39 @@ def load_config(
         raise _refused(error.errors()[0], model, origin) from None
 
 
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *parts, last = key.split(".")
+    for part in parts:
+        inner = values.get(part)
+        values[part] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[part]
+    values[last] = value
+
+
 def _refused(first: Any, model: type[BaseModel], origin: Mapping[str, str]) -> InputError:
-    key = str(first["loc"][0]) if first["loc"] else ""
-    where = origin.get(key, "")
-    option = f"--set {key}" if where == "--set" else where if where.startswith("--") else key
+    path = ".".join(str(part) for part in first["loc"])
+    where = origin.get(path) or origin.get(path.partition(".")[0], "")
+    option = f"--set {path}" if where == "--set" else where if where.startswith("--") else path
     file = where if not where.startswith("--") else ""
     if first["type"] == "extra_forbidden":
-        near = get_close_matches(key, model.model_fields, n=1)
-        remedy = f"Did you mean {near[0]}?" if near else f"Keys: {', '.join(model.model_fields)}"
+        known = _keys(model, first["loc"][:-1])
+        near = get_close_matches(str(first["loc"][-1]), known, n=1)
+        remedy = f"Did you mean {near[0]}?" if near else f"Keys: {', '.join(known)}"
         return InputError("is no key here", file=file, field=option, remedy=remedy)
-    path = ".".join(map(str, first["loc"][1:]))
-    return InputError(f"{first['input']!r}: {first['msg'].lower()}", file=file, field=f"{option}.{path}".rstrip("."))
+    if first["type"] == "missing":
+        return InputError("is not given", file=file, field=path)
+    told = first["msg"].removeprefix("Value error, ")
+    return InputError(f"{first['input']!r}: {told[:1].lower()}{told[1:]}", file=file, field=option)
+
+
+def _keys(model: Any, path: Sequence[Any]) -> list[str]:
+    """The keys of the part of a configuration that a path leads to."""
+    for part in path:
+        inner = model.model_fields.get(str(part))
+        model = inner.annotation if inner is not None else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return []
+    return list(model.model_fields)
 
 
 def _file(file: Path | None) -> dict[str, Any]:

@@ -65,6 +65,14 @@ class MethodConfig(BaseModel):
         "noise",
         description="Timestep in the modulation of location tokens: the noise tokens' (Eq. 17), or 0 (OminiControl).",
     )
+    modulation: bool = Field(
+        True, description="Each identity modulates its own tokens. Paper 3.3; false: the ablation of Table 2 e."
+    )
+    # 3.4, attention
+    isolation: bool = Field(
+        True,
+        description="Identities never attend to each other. Paper 3.4; false: the ablation of Table A, all visible.",
+    )
     # A.1, LoRA
     lora_rank: int = Field(128, ge=1, le=4096, description="LoRA rank. Paper A.1: 'moderate'; 128 is XVerse's.")
     lora_alpha: int | None = Field(None, ge=1, description="LoRA alpha; null: the rank, so that scaling is 1.")

@@ -47,9 +47,16 @@ def split_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> 
     return torch.cat(out, -2)
 
 
+def open_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Everything sees everything: what Eq. 19 is compared with. Source: Table A, "all visible"."""
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+OPEN = "open"
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]] = {
     "masked": masked_attention,
     "split": split_attention,
+    OPEN: open_attention,
 }
 
 
@@ -57,8 +64,8 @@ def choose_kernel(name: str, device: torch.device) -> str:
     """Resolve "auto": split on CUDA, where a mask costs the flash kernels; elsewhere the dense mask: faster there."""
     if name == "auto":
         return "split" if device.type == "cuda" else "masked"
-    if name not in KERNELS:
-        raise ValueError(f"attention must be one of auto, {', '.join(KERNELS)}; got {name!r}")
+    if name not in ("masked", "split"):
+        raise ValueError(f"attention must be one of auto, masked, split; got {name!r}")
     return name
 
 

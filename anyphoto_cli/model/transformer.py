@@ -15,7 +15,7 @@ from torch import Tensor
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.model.blocks import AnyPhotoSingleTransformerBlock, AnyPhotoTransformerBlock
 from anyphoto_cli.model.identity_modulation import IdentityProjector, identity_rows
-from anyphoto_cli.model.isolated_attention import choose_kernel
+from anyphoto_cli.model.isolated_attention import OPEN, choose_kernel
 from anyphoto_cli.model.location_lora import ADAPTER, add_location_lora, split_lora
 from anyphoto_cli.model.token_pruning import LocationTokens, Spans
 
@@ -134,7 +134,7 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         if joint_attention_kwargs:
             raise ValueError(f"not supported beside location tokens: {', '.join(joint_attention_kwargs)}")
         batch, noise = hidden_states.shape[:2]
-        kernel = choose_kernel(self.attention, hidden_states.device)
+        kernel = choose_kernel(self.attention, hidden_states.device) if self.method.isolation else OPEN
         spans = Spans.of(batch, encoder_hidden_states.shape[1], noise, faces, kernel)
         y, rows = self._modulation_inputs(timestep, guidance, pooled_projections, faces, hidden_states.dtype)
         rope = self.pos_embed(self._ids(txt_ids, img_ids, faces, batch))
@@ -176,7 +176,8 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
             return y, y
         y_identity = y if self.method.identity_time == "noise" else embed(torch.zeros_like(timestep))
         embeddings = torch.cat([face.embeddings for face in faces])
-        delta = None if self.id_projector is None else self.id_projector(embeddings)
+        silent = self.id_projector is None or not self.method.modulation
+        delta = None if silent else cast(IdentityProjector, self.id_projector)(embeddings)
         return y, identity_rows(y, y_identity, delta, [len(face.lengths) for face in faces])
 
     @staticmethod

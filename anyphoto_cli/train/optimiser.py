@@ -15,9 +15,11 @@ from anyphoto_cli.model.location_lora import lora_parameters
 
 
 def trained_parameters(transformer: Any) -> dict[str, nn.Parameter]:
-    """LoRA and projector by name, sorted: everything else is frozen."""
-    projector = {f"id_projector.{name}": p for name, p in transformer.id_projector.named_parameters()}
-    return dict(sorted((lora_parameters(transformer) | projector).items()))
+    """LoRA and, where identities modulate, the projector by name, sorted: everything else is frozen."""
+    found = lora_parameters(transformer)
+    if transformer.method.modulation:
+        found |= {f"id_projector.{name}": p for name, p in transformer.id_projector.named_parameters()}
+    return dict(sorted(found.items()))
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

@@ -213,3 +213,30 @@ def test_location_tokens_refuse_an_empty_identity():
     face = located(3)
     with pytest.raises(ValueError, match="at least one"):
         LocationTokens(**vars(face) | {"lengths": (3, 0), "embeddings": face.embeddings.repeat(2, 1)})
+
+
+def test_the_ablations_are_what_they_say():
+    """Without modulation the projector has no say; without isolation each identity's change reaches the other."""
+    faces = [located(3, 4)]
+    changed = located(3, 4)
+    changed.tokens[3:] += 1.0  # the second identity
+    full = transformer()
+    for key in ("modulation", "isolation"):
+        method = METHOD.model_copy(update={key: False})
+        ablated = transformer(method=method)
+        ablated.load_state_dict(full.state_dict())
+        out, reference = ablated(**inputs(), faces=faces)[0], full(**inputs(), faces=faces)[0]
+        assert not torch.allclose(out, reference)
+        if key == "modulation":
+            with torch.no_grad():
+                full.id_projector.fc2.weight.zero_()
+                full.id_projector.fc2.bias.zero_()
+            torch.testing.assert_close(out, full(**inputs(), faces=faces)[0], rtol=0, atol=1e-12)
+            full = transformer()
+        else:
+            # Everything sees everything: stock FLUX on the concatenated sequence, identity rows apart.
+            from anyphoto_cli.model.isolated_attention import masked_attention, open_attention
+
+            q, k, v = torch.randn(3, 1, 2, 9, 4, dtype=torch.float64)
+            assert not torch.allclose(open_attention(q, k, v, [3, 2]), masked_attention(q, k, v, [3, 2]))
+            assert torch.equal(open_attention(q, k, v, [3]), masked_attention(q, k, v, [3]))

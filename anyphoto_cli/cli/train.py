@@ -1,0 +1,148 @@
+"""`anyphoto train`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anyphoto_cli.cli import console
+from anyphoto_cli.cli.app import DOCS
+from anyphoto_cli.cli.default_group import default_group
+from anyphoto_cli.cli.options import Json, Quiet, Verbose
+from anyphoto_cli.config.load import load_config
+from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.errors import InputError
+
+app = default_group("run", "Train location LoRA and identity projector on shards that preprocess wrote.")
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file: see `anyphoto train init`.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it: max_train_steps=500 data.workers=4."),
+]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="An ablation of the paper; see `anyphoto train presets`.", metavar="NAME")
+]
+
+
+def _config(file: Path, settings: list[str] | None, preset: str | None) -> TrainConfig:
+    given: dict[str, Any] = {}
+    if preset is not None:
+        from anyphoto_cli.train.presets import preset as changes
+
+        given = changes(preset)
+    for setting in settings or []:
+        if "=" not in setting:
+            raise InputError(f"{setting!r} is no KEY=VALUE", field="CONFIG")
+    return load_config(TrainConfig, file, given, settings or [])
+
+
+@app.command(epilog=f"Examples:\n\nanyphoto train run.yaml\n\nanyphoto train run.yaml max_train_steps=500 --preset "
+             f"no-modulation\n\ntorchrun --nproc-per-node 8 -m anyphoto_cli train run.yaml\n\n{DOCS}")  # fmt: skip
+def run(
+    config: Config,
+    settings: Settings = None,
+    preset: Preset = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on where output_dir stands, if it does.")
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the run would be and need; train nothing.")
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> int:
+    """Train to max_train_steps and write the adapter that `anyphoto generate --adapter` takes.
+
+    The same command goes on where it was cut off, bit for bit on a CPU. SIGTERM, SIGINT and SIGUSR1 end it after the
+    step under way, with a checkpoint: exit code 143, 130, 138.
+    """
+    console.hush_libraries(verbose)
+    parsed = _config(config, settings, preset)
+    listener = console.Terminal(quiet or as_json)
+    if dry_run:
+        from anyphoto_cli.train.estimate import estimate
+
+        guess = estimate(parsed, listener)
+        if as_json:
+            console.document(asdict(guess))
+        for line in [] if as_json else guess.lines():
+            console.result(line)
+        return 0
+    from anyphoto_cli.runtime.signals import stop_on_signals
+    from anyphoto_cli.train.loop import run as train
+
+    with stop_on_signals() as stop:
+        done = train(parsed, resume=resume, listener=listener, stop=stop)
+    if as_json:
+        console.document({**asdict(done), "folder": str(done.folder), "adapter": str(done.adapter)})
+    elif done.finished:
+        console.result(f"{done.adapter}: trained for {done.step} steps, loss {done.loss:.4f}")
+        console.result(f"Render with it: anyphoto generate LAYOUT.json --model {parsed.model} --adapter {done.adapter}")
+    else:
+        console.result(f"{done.folder}: stopped at step {done.step}; the same command goes on")
+    return 0 if done.finished else 128 + stop.number
+
+
+@app.command(epilog=f"Example: anyphoto train init --shards data -o run.yaml\n\n{DOCS}")
+def init(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The YAML file to write.", metavar="FILE")],
+    shards: Annotated[Path, typer.Option(help="What preprocess wrote.", metavar="DIR")] = Path("data"),
+    output_dir: Annotated[Path, typer.Option(help="Where the run will go.", metavar="DIR")] = Path("run"),
+    model: Annotated[str, typer.Option(help="Base model.", metavar="NAME|ID|DIR")] = "flux-dev",
+    preset: Preset = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> int:
+    """Write a configuration with every key, its default, and where that comes from.
+
+    With --model mini the sizes fit the small world: pictures of 128 px, patches of 112 px, a run of minutes.
+    """
+    from anyphoto_cli.config.train_file import config_text
+    from anyphoto_cli.files.commit import committed
+    from anyphoto_cli.train.presets import preset as changes
+
+    if out.exists() and not overwrite:
+        raise InputError("exists", file=out, field="--out", remedy="Name another file, or give --overwrite")
+    given: dict[str, Any] = {"output_dir": str(output_dir), "data.shards": str(shards), "model": model}
+    if model in ("mini", "tiny-random"):
+        given |= {
+            "data.resolution": 128, "method.patch_size": 112, "method.lora_rank": 32, "max_train_steps": 2000,
+            "train_batch_size": 8, "learning_rate": 2e-3, "lr_scheduler": "cosine", "lr_warmup_steps": 50,
+            "checkpointing_steps": 200, "gradient_checkpointing": False, "loss.face_margin": 8,
+        }  # fmt: skip
+    given |= changes(preset) if preset else {}
+    with committed(out) as file:
+        file.write(config_text(given).encode())
+    console.result(str(out))
+    return 0
+
+
+@app.command(epilog=f"Example: anyphoto train preview run.yaml -o preview.png\n\n{DOCS}")
+def preview(
+    config: Config,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.", metavar="PNG")],
+    settings: Settings = None,
+    step: Annotated[int, typer.Option(help="As the data is at this step of the run.", metavar="N")] = 0,
+    rows: Annotated[int, typer.Option(help="Samples.", metavar="N", min=1, max=64)] = 6,
+) -> int:
+    """Draw what the model will see: pictures with their faces, canvases, replaced and degraded references."""
+    from anyphoto_cli.train.contact_sheet import write_contact_sheet
+
+    parsed = _config(config, settings, None)
+    write_contact_sheet(parsed, out, step, rows)
+    console.result(str(out))
+    return 0
+
+
+@app.command()
+def presets() -> int:
+    """List the paper's ablations."""
+    from anyphoto_cli.train.presets import PRESETS
+
+    for name, (told, changes) in PRESETS.items():
+        listed = " ".join(f"{key}={str(value).lower()}" for key, value in changes.items())
+        console.result(f"{name:18} {told}{f': {listed}' if listed else ''}")
+    return 0

@@ -1,0 +1,102 @@
+"""What a run would be and need, without training: parameters, tokens, memory, speed. Computed, not measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.train.batches import ShardedSamples
+from anyphoto_cli.train.optimiser import trained_parameters
+
+PAPER_DAYS = 5.0
+"""The paper's own run: 200,000 steps on 64 H20 in five days."""
+_BYTES = {"full": 2.0, "fp8": 1.0, "nf4": 0.57}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """base, trained: parameters, millions. samples; faces, tokens: of a sample in the mean, and tokens at most.
+
+    gigabytes: of one device. samples_per_s: of all devices together, for the run to take the paper's five days.
+    """
+
+    base: float
+    trained: float
+    samples: int
+    faces: float
+    tokens: float
+    most_tokens: int
+    noise_tokens: int
+    steps: int
+    epochs: float
+    gigabytes: float
+    samples_per_s: float
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [
+            f"base {self.base:.1f} M parameters, trained {self.trained:.2f} M",
+            f"{self.samples} samples, {self.faces:.1f} faces and {self.tokens:.0f} location tokens each (at most "
+            f"{self.most_tokens}) beside {self.noise_tokens} noise tokens",
+            f"{self.steps} steps on one device: {self.epochs:.1f} times through the data",
+            f"memory of a device: about {self.gigabytes:.1f} GB (computed from parameter counts, not measured)",
+            f"for five days, as the paper's run took: {self.samples_per_s:.2f} samples a second over all devices",
+        ]
+
+
+def estimate(config: TrainConfig, listener: Listener | None = None) -> Estimate:
+    """Raises as `run` does for shards that do not fit; the base's weights are not loaded, nor downloaded."""
+    (listener or Listener()).stage("Reading the shards")
+    samples = ShardedSamples(Path(config.data.shards))
+    transformer = _skeleton(config)
+    trained = sum(p.numel() for p in trained_parameters(transformer).values())
+    whole = sum(p.numel() for p in transformer.parameters())
+    faces = np.concatenate([index.faces[index.faces > 0] for index in samples.indices])
+    at_once = config.train_batch_size * config.gradient_accumulation_steps
+    noise = (config.data.resolution // 16) ** 2
+    per_step = config.max_train_steps * at_once
+    return Estimate(
+        base=(whole - trained) / 1e6, trained=trained / 1e6, samples=len(samples), faces=float(faces.mean()),
+        tokens=float(samples.costs.mean()), most_tokens=int(samples.costs.max()), noise_tokens=noise,
+        steps=config.max_train_steps, epochs=per_step / len(samples),
+        gigabytes=_gigabytes(config, transformer, whole - trained, trained, noise + float(samples.costs.mean())),
+        samples_per_s=per_step / (PAPER_DAYS * 86400),
+    )  # fmt: skip
+
+
+def _skeleton(config: TrainConfig) -> Any:
+    """The transformer with its adapter and without memory; FLUX.1's sizes for a base that is not on this machine."""
+    import torch
+
+    from anyphoto_cli.model import bases
+    from anyphoto_cli.model.transformer import AnyPhotoTransformer
+
+    base = bases.resolve_base(config.model)
+    local = base.shipped is not None or base.build is not None or Path(base.source).is_dir()
+    with torch.device("meta"):
+        if local:
+            sizes = AnyPhotoTransformer.load_config(bases.base_folder(base), subfolder="transformer")
+            transformer = AnyPhotoTransformer.from_config(sizes)
+        else:
+            transformer = AnyPhotoTransformer(guidance_embeds=True)
+        transformer.add_anyphoto(config.method)
+    return transformer
+
+
+def _gigabytes(config: TrainConfig, transformer: Any, base: float, trained: float, tokens: float) -> float:
+    """Weights, gradients and Adam's two moments in float32, and what blocks keep for the backward pass.
+
+    Kept: with checkpointing one input a block, and one block in full (some 34 widths a token); else all blocks in full.
+    """
+    optimiser = trained * (4 + 4 + (2 if config.use_8bit_adam else 8))
+    blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
+    width, number = transformer.inner_dim, config.train_batch_size * (tokens + config.method.t5_length)
+    kept = (blocks + 34) if config.gradient_checkpointing else 34 * blocks
+    text_and_vae = 0.8 * base  # T5-XXL, CLIP, VAE and recogniser beside FLUX.1: 9.9 of 11.9 billion numbers
+    weights = base * _BYTES[config.base_storage] + text_and_vae * 1.0
+    return float((weights + optimiser + 2 * kept * width * number) / 1e9)

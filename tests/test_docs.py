@@ -7,6 +7,7 @@ import shlex
 import anyphoto_cli
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.config.preprocess import PreprocessConfig
+from anyphoto_cli.config.train import DataConfig, LossConfig, TrainConfig
 from anyphoto_cli.layout.schema import Layout, LayoutFace, parse_layout
 from tests.conftest import ROOT
 
@@ -35,6 +36,14 @@ def test_every_key_of_preprocess_is_in_its_table():
         ), key
 
 
+def test_every_key_of_train_is_in_its_table():
+    parts = [("", TrainConfig), ("data.", DataConfig), ("loss.", LossConfig)]
+    for path, model in parts:
+        for key, field in model.model_fields.items():
+            if key not in ("data", "loss", "method"):
+                assert f"| `{path}{key}` | " in PAGES["train.md"] and field.description in PAGES["train.md"], key
+
+
 def test_commands_in_the_pages_exist(run):
     """Every `anyphoto ...` line of a code block names a command and options that its --help knows."""
     found = 0
@@ -45,7 +54,10 @@ def test_commands_in_the_pages_exist(run):
                 if not words or words[0] != "anyphoto":
                     continue
                 found += 1
-                command = words[1:3] if words[1] in ("layout", "mini") else words[1:2]
+                group = words[1] in ("layout", "mini") or (
+                    words[1] == "train" and words[2] in ("init", "preview", "presets")
+                )
+                command = words[1:3] if group else [words[1], "run"] if words[1] == "train" else words[1:2]
                 help_text = run(*command, "--help")[1]
                 for option in (w for w in words if w.startswith("-")):
                     assert option in help_text, (line, option)

@@ -25,11 +25,12 @@ from anyphoto_cli.train.examples import Bank, Example
 from anyphoto_cli.train.models import Models, open_models
 from anyphoto_cli.train.objective import Terms, objective
 from anyphoto_cli.train.optimiser import Optimiser, trained_parameters
+from anyphoto_cli.train.validation import Validation, open_validation, summary, validate
 
 CONFIG, METRICS, ADAPTER_FOLDER = "training.json", "metrics.jsonl", "adapter"
 FREE = {
     "output_dir", "checkpointing_steps", "checkpoints_total_limit", "logging_steps", "timeout_s", "device",
-    "gradient_checkpointing", "compile", "data.workers", "data.shards",
+    "gradient_checkpointing", "compile", "data.workers", "data.shards", "validation_steps", "validation_layouts",
 }  # fmt: skip
 """Keys that may differ when a run goes on: they change no number of it. Shards are known by their manifest's hash."""
 
@@ -79,6 +80,7 @@ class _Run:
     optimiser: Optimiser
     facts: Mapping[str, Any]
     listener: Listener
+    validation: Validation | None
 
     @property
     def folder(self) -> Path:
@@ -131,7 +133,10 @@ def _train(config: TrainConfig, ranks: Ranks, resume: bool, listener: Listener, 
         remedy = "Embeddings of two packs do not mix: name the shards' own with face_pack"
         raise InputError(what, file=shards, field="face_pack", remedy=remedy)
     parameters = trained_parameters(models.transformer)
-    run_ = _Run(config, ranks, models, Optimiser(parameters, config), _facts(config, ranks, models), listener)
+    run_ = _Run(
+        config, ranks, models, Optimiser(parameters, config), _facts(config, ranks, models), listener,
+        open_validation(config, models.analyzer) if ranks.first else None,
+    )  # fmt: skip
     first = _go_on(run_, resume)
     if ranks.first:
         _keep_config(run_)
@@ -173,9 +178,20 @@ def _steps(run: _Run, examples: Iterator[list[Example]], first: int, stop: Calla
         run.listener.done(1, f"loss {loss:.4f}")
         if over or last or (step + 1) % config.checkpointing_steps == 0:
             run.save(step + 1)
+        if config.validation_steps and ((step + 1) % config.validation_steps == 0 or last):
+            _validate(run, step + 1)
         if over:
             return step + 1, loss
     return config.max_train_steps, loss
+
+
+def _validate(run: _Run, step: int) -> None:
+    """The first rank renders, the others wait."""
+    if run.validation is not None:
+        folder = run.folder / "validation" / f"step-{step:06d}"
+        scores = validate(run.validation, run.models.pipeline, folder, run.models.steps)
+        _log(run, {"step": step, **summary(scores)})
+    run.ranks.wait()
 
 
 def _gradients(run: _Run, examples: Iterator[list[Example]], step: int, sums: _Sums) -> float:
@@ -273,7 +289,9 @@ def _step_of(line: str) -> float:
 def _log(run: _Run, line: Mapping[str, float]) -> None:
     if run.ranks.first:
         with (run.folder / METRICS).open("a") as out:
-            out.write(json.dumps({key: round(value, 6) for key, value in line.items()}) + "\n")
+            # NaN is no JSON: null says that there was nobody to measure.
+            told = {key: round(value, 6) if math.isfinite(value) else None for key, value in line.items()}
+            out.write(json.dumps(told) + "\n")
 
 
 def _write_adapter(run: _Run, step: int) -> None:

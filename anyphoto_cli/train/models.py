@@ -16,16 +16,22 @@ from anyphoto_cli.faces.packs import open_faces
 from anyphoto_cli.faces.recogniser_torch import load_recogniser
 from anyphoto_cli.model import bases, memory
 from anyphoto_cli.model.adapter import AdapterCard, FacePackCard
+from anyphoto_cli.seams import FaceAnalyzer
 from anyphoto_cli.train.objective import Parts
 
 
 @dataclass(frozen=True, eq=False)
 class Models:
-    """parts: for the objective. pipeline: diffusers' own around them, for validation. card: of the adapter to be."""
+    """parts: for the objective. pipeline: diffusers' own around them, for validation. card: of the adapter to be.
+
+    analyzer: the face pack. steps: the base's usual number of denoising steps.
+    """
 
     parts: Parts
     pipeline: Any
     card: AdapterCard
+    analyzer: FaceAnalyzer
+    steps: int
 
     @property
     def transformer(self) -> Any:
@@ -65,7 +71,7 @@ def open_models(config: TrainConfig, local: int = 0) -> Models:
         base_model=base.source, base_revision=bases.revision_of(folder), method=config.method,
         face_pack=FacePackCard(name=pack.name, sha256=pack.sha256),
     )  # fmt: skip
-    return Models(parts, pipeline, card)
+    return Models(parts, pipeline, card, pack, base.steps)
 
 
 def _recogniser_file(pack: Any) -> Path:

@@ -220,3 +220,50 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(mini_shards, tmp_path
     with pytest.raises(EnvironmentFault, match=r"the loss of step \d is not finite. Nothing was updated"):
         train(config(mini_shards, tmp_path / "hot", learning_rate=1e30, lr_warmup_steps=0, max_grad_norm=1e30))
     assert same(state(out / "checkpoint-2"), before)
+
+
+def test_validation_renders_with_the_training_transformer_and_leaves_no_trace(mini_shards, tmp_path, examples):
+    """Pictures and scores every 2 steps; the weights are those of a run without it."""
+    layout = str(examples / "two_friends.json")
+    plain, watched = tmp_path / "plain", tmp_path / "watched"
+    train(config(mini_shards, plain, model="mini", max_train_steps=2))
+    train(
+        config(mini_shards, watched, model="mini", max_train_steps=2, validation_steps=1, validation_layouts=[layout])
+    )
+    assert same(weights(plain / "adapter"), weights(watched / "adapter"))
+    pictures = sorted(p.relative_to(watched).as_posix() for p in (watched / "validation").rglob("*.png"))
+    assert pictures == ["validation/step-000001/two_friends.png", "validation/step-000002/two_friends.png"]
+    told = [
+        line
+        for line in map(json.loads, (watched / "metrics.jsonl").read_text().splitlines())
+        if "validation_found" in line
+    ]
+    assert [line["step"] for line in told] == [1, 2] and all(0 <= line["validation_found"] <= 1 for line in told)
+    with pytest.raises(InputError, match="nowhere.json"):
+        train(config(mini_shards, tmp_path / "c", validation_steps=1, validation_layouts=["nowhere.json"]))
+
+
+def test_faces_are_scored_at_their_places(examples):
+    """The layout's own people, drawn where the layout wants them, score high; swapped ones low; nobody is nan."""
+    from anyphoto_cli.faces.packs import open_faces
+    from anyphoto_cli.files.images import read_picture
+    from anyphoto_cli.generate.conditions import prepare_faces
+    from anyphoto_cli.layout.schema import load_layout
+    from anyphoto_cli.train.validation import score_faces
+
+    layout = load_layout(examples / "two_friends.json")
+    faces = open_faces("mini")
+    conditions = prepare_faces(layout, faces)
+    reference = read_picture(layout.reference_path(0))
+    [found] = faces.detect([reference])[0][:1]
+    picture = np.full((layout.height, layout.width, 3), 200, np.uint8)
+    assert all(np.isnan(score.cosine) for score in score_faces(picture, layout, conditions, faces))
+    # The first friend's portrait, moved so that the face lies at the first place.
+    import cv2
+
+    from anyphoto_cli.geometry import fit_similarity
+
+    onto = fit_similarity(found.landmarks, np.asarray(layout.faces[0].place))
+    picture = cv2.warpAffine(reference, onto.matrix, (layout.width, layout.height), borderMode=cv2.BORDER_REPLICATE)
+    first, second = score_faces(picture, layout, conditions, faces)
+    assert first.cosine > 0.6 and first.error < 0.1 and (np.isnan(second.cosine) or second.cosine < 0.4)

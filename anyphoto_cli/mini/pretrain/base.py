@@ -113,8 +113,8 @@ def train_base(folder: Path, minutes: float | None = None, device: str = "cpu") 
     base = MiniBase()
     if (folder / "text.pt").is_file():
         base.learn_from(*trained_encoders(folder))
-    fit("base", base, lambda model, numbers, step: base_loss(model, numbers, step, folder, device), SCHEDULE,
-        folder, device=device, minutes=minutes, log_every=100, hidden=is_hidden)  # fmt: skip
+    fit("base", base, lambda model, numbers, step: base_loss(model, numbers, step, folder, device),
+        SCHEDULE.asked_for(), folder, device=device, minutes=minutes, log_every=100, hidden=is_hidden)  # fmt: skip
 
 
 def is_hidden(name: str) -> bool:
@@ -196,7 +196,7 @@ def distil_guidance(folder: Path, minutes: float | None = None, device: str = "c
     student.load_state_dict(teacher.state_dict())
     student.requires_grad_(False).transformer.requires_grad_(True)
     fit("guided", student, lambda model, numbers, step: distil_loss(model, teacher, numbers, step, folder, device),
-        DISTIL, folder, device=device, minutes=minutes, log_every=100)  # fmt: skip
+        DISTIL.asked_for(), folder, device=device, minutes=minutes, log_every=100)  # fmt: skip
 
 
 def distil_loss(student: Any, teacher: Any, numbers: range, step: int, folder: Path, device: str) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+STEPS = "ANYPHOTO_MINI_STEPS"
 Loss = Callable[[nn.Module, range, int], dict[str, Tensor]]
 """(model, sample numbers of this process, step) -> named scalars; "loss" is minimised, the others are logged."""
 
@@ -38,6 +39,10 @@ class Schedule:
     betas: tuple[float, float] = (0.9, 0.98)
     ema: float | None = None
     muon_lr: float | None = None
+
+    def asked_for(self) -> Schedule:
+        """With as many steps as the environment asks for, if it does."""
+        return replace(self, steps=int(os.environ[STEPS])) if STEPS in os.environ else self
 
     def lr_at(self, step: int) -> float:
         """The learning rate of a step, a pure function of it."""

@@ -6,10 +6,11 @@ python -m anyphoto_cli.mini.pretrain [--folder .mini] [--stages vae,faces,...] [
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-from anyphoto_cli.mini.pretrain.loop import spawn
+from anyphoto_cli.mini.pretrain.loop import STEPS, spawn
 from anyphoto_cli.mini.shipped import FACES, WEIGHTS, write_sums
 
 Stage = Callable[[Path, float | None, str], None]
@@ -27,7 +28,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop each stage, saved, after that long")
     parser.add_argument("--processes", type=int, default=0, help="default: one a core, or one on a GPU")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--steps", type=int, help="of base and guidance, for a machine without days: the learning rate "
+                        "falls to nothing towards that step")  # fmt: skip
     given = parser.parse_args()
+    if given.steps:
+        os.environ[STEPS] = str(given.steps)  # spawned processes inherit it
     processes = 1 if given.device != "cpu" else given.processes
     for name in given.stages.split(","):
         print(f"-- {name}", flush=True)

@@ -1,0 +1,106 @@
+"""Pictures of fixed layouts while training, with the training transformer itself, and how much of whom is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.files.commit import committed
+from anyphoto_cli.generate.conditions import Conditions, prepare_faces
+from anyphoto_cli.layout.schema import Layout, load_layout
+from anyphoto_cli.seams import FaceAnalyzer
+from anyphoto_cli.types import Picture, Points
+
+FOUND_WITHIN = 1.0
+"""A face that lies further from its place than its own size is another one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """The layouts, their people made ready once, and who looks at the pictures."""
+
+    layouts: tuple[Layout, ...]
+    conditions: tuple[Conditions, ...]
+    analyzer: FaceAnalyzer
+
+
+@dataclass(frozen=True)
+class FaceScore:
+    """One asked-for face. cosine: to its reference, nan where nobody was found. error: of its middle, in face sizes."""
+
+    layout: str
+    name: str
+    cosine: float
+    error: float
+
+
+def open_validation(config: TrainConfig, analyzer: FaceAnalyzer) -> Validation | None:
+    """None where it is not asked for. Raises InputError for layouts that do not fit, or a pack without a detector."""
+    if not config.validation_steps or not config.validation_layouts:
+        return None
+    if not analyzer.detects:
+        raise InputError(f"{analyzer.name} cannot find faces", field="face_pack", remedy="Set validation_steps: 0")
+    layouts = tuple(load_layout(Path(file)) for file in config.validation_layouts)
+    conditions = tuple(prepare_faces(layout, analyzer, config.method) for layout in layouts)
+    return Validation(layouts, conditions, analyzer)
+
+
+def validate(validation: Validation, pipeline: Any, folder: Path, steps: int) -> list[FaceScore]:
+    """Render every layout into `folder`/<name>.png and score its faces. steps: denoising, where a layout is silent.
+
+    Draws from no shared source of chance: training goes on as if this had not been.
+    """
+    scores: list[FaceScore] = []
+    pipeline.set_progress_bar_config(disable=True)
+    for layout, conditions in zip(validation.layouts, validation.conditions, strict=True):
+        image = pipeline(
+            layout.prompt, faces=conditions.faces, height=layout.height, width=layout.width,
+            num_inference_steps=layout.steps or steps, guidance_scale=layout.guidance_scale,
+            generator=torch.Generator().manual_seed(layout.seed or 0),
+        ).images[0]  # fmt: skip
+        name = layout.file.stem if layout.file else "layout"
+        with committed(folder / f"{name}.png") as out:
+            image.save(out, format="PNG")
+        scores += score_faces(np.asarray(image.convert("RGB")), layout, conditions, validation.analyzer)
+    return scores
+
+
+def score_faces(picture: Picture, layout: Layout, conditions: Conditions, analyzer: FaceAnalyzer) -> list[FaceScore]:
+    """Each asked-for face against the found one that lies nearest to its place."""
+    from anyphoto_cli.faces.norm_crop import norm_crop
+
+    found = analyzer.detect([picture])[0]
+    name, scores = layout.file.stem if layout.file else "layout", []
+    for face, prepared in zip(layout.faces, conditions.faces, strict=True):
+        place = np.asarray(face.place)
+        size = _size(place)
+        away = [float(np.hypot(*(other.landmarks.mean(0) - place.mean(0)))) / size for other in found]
+        nearest = int(np.argmin(away)) if away else -1
+        if nearest < 0 or away[nearest] > FOUND_WITHIN:
+            scores.append(FaceScore(name, face.name, float("nan"), float("nan")))
+            continue
+        embedding = analyzer.embed(norm_crop(picture, found[nearest].landmarks)[None])[0]
+        scores.append(FaceScore(name, face.name, float(embedding @ prepared.embedding), away[nearest]))
+    return scores
+
+
+def _size(points: Points) -> float:
+    """About the height of a face: three times from the eyes to the mouth."""
+    return 3.0 * float(np.hypot(*(points[:2].mean(0) - points[3:].mean(0))))
+
+
+def summary(scores: Sequence[FaceScore]) -> dict[str, float]:
+    """For the log: share of faces found, mean cosine and place error of those."""
+    seen = [score for score in scores if np.isfinite(score.cosine)]
+    mean = {"cosine": [s.cosine for s in seen], "error": [s.error for s in seen]}
+    return {
+        "validation_found": len(seen) / max(len(scores), 1),
+        **{f"validation_{key}": float(np.mean(values)) if values else float("nan") for key, values in mean.items()},
+    }

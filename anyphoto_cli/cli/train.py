@@ -137,6 +137,19 @@ def preview(
     return 0
 
 
+@app.command(epilog=f"Example: anyphoto train plot run -o curves.html\n\n{DOCS}")
+def plot(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's output_dir, finished or not.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page to write.", metavar="HTML")],
+) -> int:
+    """Draw a run's curves as one offline page: losses, cosines, validation, gradient norm, speed."""
+    from anyphoto_cli.train.plots import write_plots
+
+    shown = write_plots(folder, out)
+    console.result(f"{out}: {shown} lines of metrics")
+    return 0
+
+
 @app.command()
 def presets() -> int:
     """List the paper's ablations."""

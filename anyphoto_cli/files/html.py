@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -162,6 +163,55 @@ def _ticks(most: int) -> list[int]:
     return [step * n for n in range(max(-(-most // step), 1) + 1)]
 
 
+@dataclass(frozen=True)
+class Lines:
+    """What the macro `lines` draws in a field of 1000 x 160. legend: (label, look, last value). paths: (look, points).
+
+    ticks_x: (percent of the width, text). ticks_y: (y, text).
+    """
+
+    name: str
+    description: str
+    legend: Sequence[tuple[str, str, str]]
+    paths: Sequence[tuple[str, str]]
+    ticks_x: Sequence[tuple[float, str]]
+    ticks_y: Sequence[tuple[float, str]]
+
+
+def lines(name: str, series: Sequence[tuple[str, str, Sequence[tuple[float, float]]]]) -> Lines:
+    """series: (label, look "first" or "second", (x, y) points by x). Points that are not finite are gaps."""
+    points = [(x, y) for _, _, one in series for x, y in one if math.isfinite(y)]
+    xs, ys = [x for x, _ in points] or [0.0], [y for _, y in points] or [0.0]
+    low_x, high_x = min(xs), max(max(xs), min(xs) + 1e-9)
+    marks = _even_ticks(min(ys), max(ys))
+    low, high = marks[0], marks[-1]
+
+    def placed(one: Sequence[tuple[float, float]]) -> str:
+        return " ".join(
+            f"{1000 * (x - low_x) / (high_x - low_x):.1f},{160 * (high - y) / (high - low):.1f}"
+            for x, y in one
+            if math.isfinite(y)
+        )
+
+    last = {label: next((f"{y:.4g}" for _, y in reversed(one) if math.isfinite(y)), "-") for label, _, one in series}
+    told = "; ".join(f"{label}: {value} at the end" for label, value in last.items())
+    return Lines(
+        name, f"{told}. From {low_x:g} to {high_x:g}.", [(label, look, last[label]) for label, look, _ in series],
+        [(look, placed(one)) for _, look, one in series],
+        [(25.0 * k, f"{low_x + (high_x - low_x) * k / 4:,.0f}") for k in range(5)],
+        [(24 + 160 * (high - mark) / (high - low), f"{mark:g}") for mark in marks],
+    )  # fmt: skip
+
+
+def _even_ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers around low and high."""
+    spread = max(high - low, abs(high) * 1e-3, 1e-9)
+    step = 10 ** math.floor(math.log10(spread))
+    step *= next(factor for factor in (0.5, 1, 2, 5) if spread / (step * factor) <= 4)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [round(step * k, 12) for k in range(first, max(last, first + 1) + 1)]
+
+
 _FRAME = """<!doctype html>
 <html lang="en">
 <head>
@@ -248,6 +298,31 @@ text-anchor="{{ 'end' if chart.mark > 50 else 'start' }}">{{ chart.mark_label }}
 </svg>
 </div>
 {% endmacro %}
+
+{% macro lines(chart, id) %}
+<p class="legend">{% for label, look, last in chart.legend %}
+<span><svg aria-hidden="true" width="12" height="12"><rect class="{{ look }}" width="12" height="12" rx="3"/></svg>
+{{ label }}: {{ last }}</span>{% endfor %}</p>
+<div class="histogram">
+<svg role="img" aria-labelledby="{{ id }}-title {{ id }}-desc" width="100%" height="212">
+<title id="{{ id }}-title">{{ chart.name }}</title>
+<desc id="{{ id }}-desc">{{ chart.description }}</desc>
+{% for y, text in chart.ticks_y %}
+<line class="grid" x1="0" x2="100%" y1="{{ y }}" y2="{{ y }}"/>
+<text x="-8" y="{{ y + 4 }}" text-anchor="end">{{ text }}</text>
+{% endfor %}
+<svg y="24" width="100%" height="160" viewBox="0 0 1000 160" preserveAspectRatio="none">
+{% for look, points in chart.paths %}
+<polyline class="line {{ look }}" points="{{ points }}"/>
+{% endfor %}
+</svg>
+{% for percent, text in chart.ticks_x %}
+<text x="{{ percent }}%" y="204" text-anchor="{{ 'start' if loop.first else 'end' if loop.last else 'middle' }}">\
+{{ text }}</text>
+{% endfor %}
+</svg>
+</div>
+{% endmacro %}
 """
 
 _STYLE = """
@@ -297,6 +372,8 @@ main > section { grid-column: 1 / -1; display: grid; gap: 0.875rem; align-conten
 .histogram { padding-left: 3rem; }
 .histogram svg { display: block; overflow: visible; }
 .histogram text { fill: var(--muted); font-size: 12px; font-variant-numeric: tabular-nums; }
+polyline.line { fill: none; stroke-width: 2; vector-effect: non-scaling-stroke; stroke-linejoin: round; }
+polyline.first { stroke: var(--first); } polyline.second { stroke: var(--second); }
 .grid { stroke: var(--line); } .axis { stroke: var(--muted); }
 .behind { fill: transparent; } .histogram g:hover .behind { fill: var(--track); }
 line.mark { stroke: var(--mark); stroke-width: 1.5; stroke-dasharray: 5 3; }

@@ -121,3 +121,21 @@ def test_signals_end_after_the_step_with_a_checkpoint(config_file, tmp_path, sig
 def test_refusals_are_one_line(run, config_file, words, line):
     code, out, err = run("train", config_file, *SMALL, *words)
     assert code == 2 and line in err and "Traceback" not in err and not out, err
+
+
+def test_curves_are_one_offline_page_and_show_what_there_is(run, tmp_path):
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    assert run("train", "plot", folder, "-o", tmp_path / "c.html")[0] == 2
+    rows = [
+        {"step": n, "loss": 1 / n, "flow": 0.9 / n, "lr": 1e-4, "cosine": None if n == 2 else 0.1 * n}
+        for n in (1, 2, 3)
+    ]
+    text = "\n".join(map(json.dumps, [*rows, {"step": 3, "validation_found": 0.5, "validation_cosine": None}]))
+    (folder / "metrics.jsonl").write_text(text + '\n{"step": 4, "lo')
+    code, out, err = run("train", "plot", folder, "-o", tmp_path / "c.html")
+    assert code == 0 and "c.html: 4 lines of metrics" in out, err
+    page = (tmp_path / "c.html").read_text()
+    assert "http" not in page.replace("http-equiv", "") and page.count("<polyline") == 5
+    assert "Gradient norm" not in page and "flow matching: 0.3" in page and "share found: 0.5" in page
+    assert 'points="0.0,' in page and "nan" not in page.lower()

@@ -106,6 +106,8 @@ class TrainConfig(BaseModel):
     checkpoints_total_limit: int = Field(3, ge=2, description="Checkpoints that are kept; two at least, should the "
                                          "newest be broken.")  # fmt: skip
     logging_steps: int = Field(10, ge=1, description="Steps between log lines.")
+    report_to: Literal["tensorboard", "wandb", "none"] = Field("tensorboard", description="Where curves go beside "
+                                                              "metrics.jsonl.")  # fmt: skip
     validation_steps: int = Field(0, ge=0, description="Steps between validation pictures; 0: none.")
     validation_layouts: tuple[str, ...] = Field((), strict=False, description="Layout files that are rendered for it.")
     timeout_s: float = Field(600.0, gt=0, description="Seconds that ranks wait for each other.")

@@ -25,12 +25,14 @@ from anyphoto_cli.train.examples import Bank, Example
 from anyphoto_cli.train.models import Models, open_models
 from anyphoto_cli.train.objective import Terms, objective
 from anyphoto_cli.train.optimiser import Optimiser, trained_parameters
+from anyphoto_cli.train.trackers import Nobody, Tracker, open_tracker
 from anyphoto_cli.train.validation import Validation, open_validation, summary, validate
 
 CONFIG, METRICS, ADAPTER_FOLDER = "training.json", "metrics.jsonl", "adapter"
 FREE = {
     "output_dir", "checkpointing_steps", "checkpoints_total_limit", "logging_steps", "timeout_s", "device",
-    "gradient_checkpointing", "compile", "data.workers", "data.shards", "validation_steps", "validation_layouts",
+    "gradient_checkpointing", "compile", "data.workers", "data.shards", "report_to", "validation_steps",
+    "validation_layouts",
 }  # fmt: skip
 """Keys that may differ when a run goes on: they change no number of it. Shards are known by their manifest's hash."""
 
@@ -81,6 +83,7 @@ class _Run:
     facts: Mapping[str, Any]
     listener: Listener
     validation: Validation | None
+    tracker: Tracker = field(default_factory=Nobody)
 
     @property
     def folder(self) -> Path:
@@ -141,12 +144,14 @@ def _train(config: TrainConfig, ranks: Ranks, resume: bool, listener: Listener, 
     if ranks.first:
         _keep_config(run_)
         _cut_metrics(run_.folder / METRICS, first)
+        run_.tracker = open_tracker(config, first, listener)
     listener.work("Training", config.max_train_steps, first)
     try:
         step, loss = _steps(run_, batches(samples, config, first * config.gradient_accumulation_steps, ranks.rank,
                                           ranks.world), first, stop)  # fmt: skip
     finally:
         listener.end()
+        run_.tracker.close()
     finished = step == config.max_train_steps
     if finished and ranks.first:
         _write_adapter(run_, step)
@@ -292,6 +297,7 @@ def _log(run: _Run, line: Mapping[str, float]) -> None:
             # NaN is no JSON: null says that there was nobody to measure.
             told = {key: round(value, 6) if math.isfinite(value) else None for key, value in line.items()}
             out.write(json.dumps(told) + "\n")
+        run.tracker.log(int(line["step"]), line)
 
 
 def _write_adapter(run: _Run, step: int) -> None:

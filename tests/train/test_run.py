@@ -66,6 +66,17 @@ def test_every_trained_number_moves_and_the_base_does_not(mini_shards, whole):
     assert card["train_step"] == 6 and card["face_pack"]["name"] == "mini"
 
 
+def test_tensorboard_reads_the_curves(whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(whole / "tensorboard"))
+    events.Reload()
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    for key in ("loss", "flow", "cosine", "norm"):
+        told = [(scalar.step, scalar.value) for scalar in events.Scalars(key)]
+        assert told == [(line["step"], pytest.approx(line[key], abs=1e-5)) for line in lines]
+
+
 def test_generate_takes_the_adapter(run, whole, tmp_path):
     from tests.conftest import small_layout
 

@@ -23,7 +23,7 @@ SCHEDULE = Schedule(
     steps=40_000, batch=64, lr=1.6e-3, warmup=300, decay=0.5, betas=(0.9, 0.98), weight_decay=0.02, ema=0.9995,
     muon_lr=3e-3,
 )  # fmt: skip
-DISTIL = Schedule(steps=3_000, batch=64, lr=3e-4, warmup=100, decay=0.8, betas=(0.9, 0.98), ema=0.999)
+DISTIL = Schedule(steps=3_000, batch=64, lr=3e-4, warmup=20, decay=0.8, betas=(0.9, 0.98), ema=0.999, muon_lr=1e-3)
 TEXT_DROP = 0.1
 FIRST_CHUNKS, STEPS_PER_CHUNK = 14, 300
 LENGTHS = (LENGTH, 20, 32, 20)
@@ -196,7 +196,7 @@ def distil_guidance(folder: Path, minutes: float | None = None, device: str = "c
     student.load_state_dict(teacher.state_dict())
     student.requires_grad_(False).transformer.requires_grad_(True)
     fit("guided", student, lambda model, numbers, step: distil_loss(model, teacher, numbers, step, folder, device),
-        DISTIL.asked_for(), folder, device=device, minutes=minutes, log_every=100)  # fmt: skip
+        DISTIL.asked_for(), folder, device=device, minutes=minutes, log_every=10, hidden=is_hidden)  # fmt: skip
 
 
 def distil_loss(student: Any, teacher: Any, numbers: range, step: int, folder: Path, device: str) -> dict[str, Tensor]:

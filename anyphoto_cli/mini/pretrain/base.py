@@ -25,7 +25,7 @@ SCHEDULE = Schedule(
 )  # fmt: skip
 DISTIL = Schedule(steps=3_000, batch=64, lr=3e-4, warmup=20, decay=0.8, betas=(0.9, 0.98), ema=0.999, muon_lr=1e-3)
 TEXT_DROP = 0.1
-FIRST_CHUNKS, STEPS_PER_CHUNK = 14, 300
+FIRST_CHUNKS, STEPS_PER_CHUNK = 16, 400
 LENGTHS = (LENGTH, 20, 32, 20)
 """T5 tokens of a step, in turn: most captions are short, and tokens that only pad cost as much as others."""
 

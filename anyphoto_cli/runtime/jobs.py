@@ -38,3 +38,9 @@ def run_here(job: Job, numbers: Sequence[int], workers: int = 1) -> Iterator[tup
     opened = job.open(0) if numbers else None
     for number in numbers:
         yield number, job.run(opened, number, lambda place: None, frozenset())
+
+
+def batches(numbers: range, size: int) -> Iterator[range]:
+    """A range in pieces of at most `size`."""
+    for first in range(numbers.start, numbers.stop, size):
+        yield range(first, min(first + size, numbers.stop))

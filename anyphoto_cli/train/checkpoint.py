@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from anyphoto_cli.errors import InputError
-from anyphoto_cli.files.commit import committed, sha256_of, sync_folder
+from anyphoto_cli.files.commit import committed, sha256_of, sync, sync_folder
 from anyphoto_cli.model.adapter import AdapterCard, save_adapter
 
 STATE, OPTIMISER, SUMS = "state.json", "optimiser.safetensors", "checkpoint.json"
@@ -56,23 +56,13 @@ def save_checkpoint(
     with committed(temporary / SUMS) as out:
         out.write((json.dumps(sums, indent=2) + "\n").encode())
     for file in temporary.iterdir():
-        _sync(file)
+        sync(file)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
     sync_folder(run)
     for old in checkpoints(run)[keep:]:
         shutil.rmtree(old)
     return Checkpoint(folder, step, facts)
-
-
-def _sync(file: Path) -> None:
-    import os
-
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def checkpoints(run: Path) -> list[Path]:

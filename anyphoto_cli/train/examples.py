@@ -7,7 +7,7 @@ then degradations, then the canvas. The embedding is that of the chosen referenc
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -161,9 +161,3 @@ def _unit(rows: Any) -> Embeddings:
     """float16 on disk: of unit length again."""
     unit: Embeddings = (rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-9)).astype(np.float32)
     return unit
-
-
-def caption_of(example: Example) -> Mapping[str, Any]:
-    """For contact sheets: what is known of an example in words."""
-    return {"key": example.key, "caption": example.caption, "faces": len(example.masks), "dropped": example.dropped,
-            "replaced": int(example.replaced.sum()), "tokens": int(example.masks.sum())}  # fmt: skip

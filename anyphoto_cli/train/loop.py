@@ -25,10 +25,11 @@ from anyphoto_cli.train.examples import Bank, Example
 from anyphoto_cli.train.models import Models, open_models
 from anyphoto_cli.train.objective import Terms, objective
 from anyphoto_cli.train.optimiser import Optimiser, trained_parameters
+from anyphoto_cli.train.plots import CONFIG, METRICS
 from anyphoto_cli.train.trackers import Nobody, Tracker, open_tracker
 from anyphoto_cli.train.validation import Validation, open_validation, summary, validate
 
-CONFIG, METRICS, ADAPTER_FOLDER = "training.json", "metrics.jsonl", "adapter"
+ADAPTER_FOLDER = "adapter"
 FREE = {
     "output_dir", "checkpointing_steps", "checkpoints_total_limit", "logging_steps", "timeout_s", "device",
     "gradient_checkpointing", "compile", "data.workers", "data.shards", "report_to", "validation_steps",

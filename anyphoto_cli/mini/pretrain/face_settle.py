@@ -25,8 +25,9 @@ from anyphoto_cli.mini.pretrain.face_recogniser import (
     FaceRecogniser,
     arcface,
 )
-from anyphoto_cli.mini.pretrain.loop import Schedule, batches, fast_bfloat16, fit, load_trained
+from anyphoto_cli.mini.pretrain.loop import Schedule, fast_bfloat16, fit, load_trained
 from anyphoto_cli.mini.pretrain.vae import as_tensor, reconstruct
+from anyphoto_cli.runtime.jobs import batches
 
 SETTLED = "face-settled"
 SCHEDULE = Schedule(steps=3000, batch=32, lr=8e-4, warmup=50, decay=0.9, weight_decay=0.05, betas=(0.9, 0.98), clip=5.0)

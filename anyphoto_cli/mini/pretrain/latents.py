@@ -14,8 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from anyphoto_cli.mini.picture import draw_picture
-from anyphoto_cli.mini.pretrain.loop import batches, fast_bfloat16
+from anyphoto_cli.mini.pretrain.loop import fast_bfloat16
 from anyphoto_cli.mini.pretrain.vae import as_tensor
+from anyphoto_cli.runtime.jobs import batches
 
 CHUNK = 2048
 CHUNKS = 32

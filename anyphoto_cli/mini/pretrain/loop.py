@@ -6,7 +6,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -303,9 +303,3 @@ def _worker(rank: int, world: int, port: int, target: Callable[..., None], argum
         target(*arguments)
     finally:
         dist.destroy_process_group()
-
-
-def batches(numbers: range, size: int) -> Iterator[range]:
-    """A range in pieces of at most `size`."""
-    for first in range(numbers.start, numbers.stop, size):
-        yield range(first, min(first + size, numbers.stop))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,10 +41,12 @@ def committed(path: Path) -> Iterator[BinaryIO]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left in a folder and below it. Only for whoever holds the folder alone."""
-    for file in folder.rglob(".*.tmp"):
-        with suppress(FileNotFoundError):
-            file.unlink()
+    """Remove what killed writers left in a folder and below it, files and folders. Only for its sole holder."""
+    for left in list(folder.rglob(".*.tmp")):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _umask() -> int:

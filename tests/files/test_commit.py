@@ -3,7 +3,7 @@
 import pytest
 
 from anyphoto_cli.errors import EnvironmentFault
-from anyphoto_cli.files.commit import committed
+from anyphoto_cli.files.commit import committed, sweep
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -29,3 +29,13 @@ def test_an_unwritable_place_is_one_line(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(EnvironmentFault, match="cannot write here"), committed(tmp_path / "file" / "x.bin"):
         pass
+
+
+def test_a_sweep_takes_what_killed_writers_left_and_nothing_else(tmp_path):
+    (tmp_path / ".checkpoint-2.tmp" / ".state.json.abc.tmp").mkdir(parents=True)
+    (tmp_path / "deep").mkdir()
+    for name in (".x.bin.abc.tmp", "deep/.y.tmp", ".checkpoint-2.tmp/weights"):
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / "deep" / "kept.tmp").write_bytes(b"whole")
+    sweep(tmp_path)
+    assert [p.name for p in sorted(tmp_path.rglob("*"))] == ["deep", "kept.tmp"]

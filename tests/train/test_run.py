@@ -128,6 +128,16 @@ def test_killed_at_random_it_goes_on_bit_for_bit(mini_shards, whole, tmp_path):
     assert same(state(tmp_path / "run" / "checkpoint-6"), state(whole / "checkpoint-6"))
 
 
+def test_a_half_written_checkpoint_is_in_nobodys_way(mini_shards, whole, tmp_path):
+    out = tmp_path / "run"
+    assert train(config(mini_shards, out), stop=lambda: True).step == 1
+    shutil.copytree(out / "checkpoint-1", out / ".checkpoint-2.tmp")
+    (out / ".checkpoint-2.tmp" / ".state.json.abc.tmp").write_bytes(b"{")
+    assert train(config(mini_shards, out)).finished
+    assert same(state(out / "checkpoint-6"), state(whole / "checkpoint-6"))
+    assert not list(out.glob(".*.tmp"))
+
+
 def test_two_ranks_agree_go_on_bit_for_bit_and_see_no_sample_twice(mini_shards, tmp_path):
     whole_, cut = tmp_path / "whole", tmp_path / "cut"
     assert launched(config(mini_shards, whole_), tmp_path, processes=2).returncode == 0

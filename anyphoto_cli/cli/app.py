@@ -13,6 +13,7 @@ DOCS = "Documentation: README.md and docs/"
 COMMANDS = {
     "preprocess": "Turn photos and known faces into captioned training shards.",
     "train": "Train location LoRA and identity projector on such shards.",
+    "export": "Write a trained adapter as a model folder with its card, or upload it to the hub.",
     "generate": "Render pictures from layout files.",
     "layout": "Check, preview and describe layout files.",
     "mini": "Draw photos and reference faces of the small world that the embedded model knows.",

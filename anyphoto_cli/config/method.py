@@ -68,6 +68,10 @@ class MethodConfig(BaseModel):
     modulation: bool = Field(
         True, description="Each identity modulates its own tokens. Paper 3.3; false: the ablation of Table 2 e."
     )
+    identity: bool = Field(
+        True,
+        description="Location tokens carry the reference; false: zeros, places alone (row a of Table 2 as we read it).",
+    )
     # 3.4, attention
     isolation: bool = Field(
         True,

@@ -38,6 +38,8 @@ class DataConfig(BaseModel):
     identity_drop: float = Field(0.15, ge=0, le=1, description="Samples without identity: tokens and embeddings zero. "
                                  "Paper 4.1.")  # fmt: skip
     text_drop: float = Field(0.1, ge=0, le=1, description="Samples with an empty caption. Ours (OminiControl's).")
+    bad_shards: float = Field(0.05, ge=0, le=1, description="Share of the shards that may be missing or damaged: they "
+                              "are named and left out. 0: none may.")  # fmt: skip
     workers: int = Field(2, ge=0, le=256, description="Processes that prepare samples; 0: the training process itself.")
 
     @field_validator("degradations")
@@ -65,6 +67,8 @@ class LossConfig(BaseModel):
     face_decode: Literal["crop", "full"] = Field(
         "crop", description="Decode a window around each face, or the whole picture (the literal form). Ours."
     )
+    face_vae: str | None = Field(None, min_length=1, description="A tiny VAE of the same latents that decodes the "
+                                 "faces (id or folder): madebyollin/taef1 saves memory. null: its own.")  # fmt: skip
     face_margin: int = Field(4, ge=0, le=64, description="Latent pixels decoded around a face's window. Ours.")
     time_mean: float = Field(0.0, description="Mean of the normal whose logistic is t. Ours.")
     time_std: float = Field(1.0, gt=0, description="Its standard deviation. Ours.")
@@ -85,6 +89,12 @@ class TrainConfig(BaseModel):
                                                            "on a GPU.")  # fmt: skip
     base_storage: Literal["full", "fp8", "nf4"] = Field("full", description="How the frozen base is kept; nf4, fp8: "
                                                         "24 GB cards.")  # fmt: skip
+    sharding: Literal["none", "fsdp"] = Field("none", description="fsdp: every rank keeps a part of the frozen base "
+                                              "and gathers the rest block by block; slower, for bases that do not "
+                                              "fit.")  # fmt: skip
+    text_embeddings: Literal["live", "cached"] = Field("live", description="cached: every caption is read once, before "
+                                                       "the base is loaded, into output_dir/text (4 MB a caption on "
+                                                       "FLUX.1); the encoders then need no memory.")  # fmt: skip
     train_batch_size: int = Field(1, ge=1, description="Samples of one device and micro-step. Paper: 64 GPUs x 1.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-steps of one optimiser step.")
     max_train_steps: int = Field(200_000, ge=1, description="Optimiser steps. Paper 4.1: 200k.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,17 +41,26 @@ class ShardIndex:
 
     def read(self, place: int) -> Sample:
         """One sample. Raises InputError when the file is shorter than it was."""
+        return Sample(self.keys[place], self._members(place, MEMBERS))
+
+    def read_json(self, place: int) -> bytes:
+        """One sample's record alone. Raises as `read`."""
+        return self._members(place, ("json",))["json"]
+
+    def _members(self, place: int, wanted: Sequence[str]) -> dict[str, bytes]:
         members = {}
         try:
             with self.file.open("rb") as shard:
                 for extension, offset, size in zip(MEMBERS, self.offsets[place], self.sizes[place], strict=True):
-                    shard.seek(int(offset))
-                    members[extension] = shard.read(int(size))
+                    if extension in wanted:
+                        shard.seek(int(offset))
+                        members[extension] = shard.read(int(size))
+                        if len(members[extension]) != size:
+                            what = f"ends inside sample {self.keys[place]}"
+                            raise InputError(what, file=self.file, remedy=_AGAIN)
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror})", file=self.file) from error
-        if any(len(members[name]) != size for name, size in zip(MEMBERS, self.sizes[place], strict=True)):
-            raise InputError(f"ends inside sample {self.keys[place]}", file=self.file, remedy=_AGAIN)
-        return Sample(self.keys[place], members)
+        return members
 
 
 def index_shard(folder: Path, record: ShardRecord, cache: Path | None = None) -> ShardIndex:
@@ -66,7 +76,11 @@ def index_shard(folder: Path, record: ShardRecord, cache: Path | None = None) ->
         if index is not None:
             return index
     verify_shard(folder, record)
-    index = _walk(file)
+    try:
+        index = _walk(file)
+    except (tarfile.TarError, ValueError, KeyError, TypeError, AttributeError) as error:
+        remedy = "Was it made by anyphoto preprocess?"
+        raise InputError(f"is no shard of ours ({type(error).__name__})", file=file, remedy=remedy) from error
     if len(index) != record.samples:
         raise InputError(f"holds {len(index)} samples instead of {record.samples}", file=file, remedy=_AGAIN)
     if kept:

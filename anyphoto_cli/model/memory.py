@@ -6,6 +6,7 @@ working memory at 1024x1024; they are computed, not measured.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,19 +81,22 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def open_pipeline(folder: Path, cls: Any, device: torch.device, dtype: torch.dtype, mode: str) -> Any:
-    """`cls.from_pretrained(folder)` in one of the memory modes, ready to call.
+def open_pipeline(
+    folder: Path, cls: Any, device: torch.device, dtype: torch.dtype, mode: str, without: Sequence[str] = ()
+) -> Any:
+    """`cls.from_pretrained(folder)` in one of the memory modes, ready to call; without: components that are not loaded.
 
     Raises EnvironmentFault when bitsandbytes is missing for nf4, or memory does not suffice; InputError for a folder
     that cannot be opened.
     """
-    options = {"quantization_config": _nf4(dtype)} if mode == "nf4" else {}
+    options: dict[str, Any] = {"quantization_config": _nf4(dtype)} if mode == "nf4" else {}
+    options |= dict.fromkeys(without)
     try:
         pipeline = cls.from_pretrained(str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError) as error:
         line = str(error).strip().splitlines()[0][:200]
         raise InputError(f"cannot be opened as a diffusers model ({line})", file=folder, field="--model") from error
-    if mode == "fp8":
+    if mode == "fp8" and pipeline.transformer is not None:
         pipeline.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
     place(pipeline, device, mode)
     return pipeline

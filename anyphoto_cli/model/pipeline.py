@@ -122,7 +122,8 @@ class AnyPhotoPipeline(FluxPipeline):
         latents = torch.cat(chunks)
         masks = torch.from_numpy(np.stack([face.tokens for face in faces]))
         embeddings = torch.from_numpy(np.stack([face.embedding for face in faces])).float()
-        return prune(latents, masks, embeddings, self.method.rope_index)
+        tokens = prune(latents, masks, embeddings, self.method.rope_index)
+        return tokens if self.method.identity else tokens.dropped()
 
     @property
     def text_length(self) -> int:

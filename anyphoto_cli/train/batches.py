@@ -5,6 +5,7 @@ A pure function of (seed, step, rank): how many workers there are, and whether t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -30,13 +31,24 @@ TRIES = 64
 class ShardedSamples:
     """All samples of a preprocessed folder that show somebody of the bank, by number.
 
-    folder: with manifest.json, shards/ and bank/. cache: where indices are kept. Raises InputError for missing, damaged
-    or foreign shards, and where no sample shows anybody.
+    folder: with manifest.json, shards/ and bank/. cache: where indices are kept. bad_shards: the share of missing or
+    damaged shards that is borne; complaints: what is wrong with those, a line each; left_out: their names. Raises
+    InputError for more of them, and where no sample shows anybody.
     """
 
-    def __init__(self, folder: Path, cache: Path | None = None) -> None:
+    def __init__(self, folder: Path, cache: Path | None = None, bad_shards: float = 0.0) -> None:
         records = read_manifest(folder).shards
-        self.indices: list[ShardIndex] = [index_shard(folder / "shards", record, cache) for record in records]
+        self.indices: list[ShardIndex] = []
+        self.complaints: list[str] = []
+        self.left_out: list[str] = []
+        for record in records:
+            try:
+                self.indices.append(index_shard(folder / "shards", record, cache))
+            except InputError as error:
+                self.left_out.append(record.name)
+                self.complaints.append(f"{error}; left out, with its {record.samples} samples")
+                if len(self.left_out) > bad_shards * len(records):
+                    raise
         usable = [np.flatnonzero(index.faces > 0) for index in self.indices]
         self._shard = np.repeat(np.arange(len(usable)), [len(places) for places in usable])
         self._place = np.concatenate([np.zeros(0, np.int64), *usable]).astype(np.int64)
@@ -55,6 +67,11 @@ class ShardedSamples:
             [self.indices[s].tokens[p] for s, p in zip(self._shard, self._place, strict=True)], np.int32
         )
         return found
+
+    def captions(self) -> Iterator[str]:
+        """Of all samples, with repetitions."""
+        for shard, place in zip(self._shard, self._place, strict=True):
+            yield str(json.loads(self.indices[int(shard)].read_json(int(place))).get("caption", ""))
 
     def read(self, number: int) -> tuple[Any, bytes, Any]:
         """(record, jpeg, embeddings) of one."""

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from anyphoto_cli.errors import EnvironmentFault
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -38,7 +40,8 @@ class Ranks:
         if self.world == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=_device())
-        dist.all_reduce(tensor)
+        with _everybody():
+            dist.all_reduce(tensor)
         summed: list[float] = tensor.tolist()
         return summed
 
@@ -48,7 +51,8 @@ class Ranks:
             return
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        dist.all_reduce(flat)
+        with _everybody():
+            dist.all_reduce(flat)
         flat /= self.world
         parts: Sequence[Tensor] = flat.split([gradient.numel() for gradient in gradients])
         for parameter, part in zip(parameters, parts, strict=True):
@@ -57,7 +61,18 @@ class Ranks:
     def wait(self) -> None:
         """Until all are here."""
         if self.world > 1:
-            dist.barrier()
+            with _everybody():
+                dist.barrier()
+
+
+@contextmanager
+def _everybody() -> Iterator[None]:
+    """Raises EnvironmentFault where a rank is gone, or did not come within `timeout_s`."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's and NCCL's own kinds are RuntimeErrors
+        remedy = "See what its own process said; the same command goes on from the last checkpoint"
+        raise EnvironmentFault("another rank is gone, or came too late", field="timeout_s", remedy=remedy) from error
 
 
 def _device() -> torch.device:

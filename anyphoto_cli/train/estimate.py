@@ -52,7 +52,7 @@ class Estimate:
 def estimate(config: TrainConfig, listener: Listener | None = None) -> Estimate:
     """Raises as `run` does for shards that do not fit; the base's weights are not loaded, nor downloaded."""
     (listener or Listener()).stage("Reading the shards")
-    samples = ShardedSamples(Path(config.data.shards))
+    samples = ShardedSamples(Path(config.data.shards), bad_shards=config.data.bad_shards)
     transformer = _skeleton(config)
     trained = sum(p.numel() for p in trained_parameters(transformer).values())
     whole = sum(p.numel() for p in transformer.parameters())

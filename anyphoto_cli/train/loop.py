@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import time
@@ -15,6 +16,7 @@ import torch
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed, sweep
+from anyphoto_cli.layout.schema import load_layout
 from anyphoto_cli.model.adapter import save_adapter
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import only_one
@@ -22,18 +24,20 @@ from anyphoto_cli.train.batches import ShardedSamples, batches
 from anyphoto_cli.train.checkpoint import Checkpoint, newest_whole, read_optimiser, save_checkpoint
 from anyphoto_cli.train.distributed import Ranks, joined
 from anyphoto_cli.train.examples import Bank, Example
-from anyphoto_cli.train.models import Models, open_models
-from anyphoto_cli.train.objective import Terms, objective
+from anyphoto_cli.train.metrics import Meter, spoken
+from anyphoto_cli.train.models import Models, open_models, open_text, training_device
+from anyphoto_cli.train.objective import objective
 from anyphoto_cli.train.optimiser import Optimiser, trained_parameters
 from anyphoto_cli.train.plots import CONFIG, METRICS
+from anyphoto_cli.train.text import CachedText, cache_text, not_cached
 from anyphoto_cli.train.trackers import Nobody, Tracker, open_tracker
 from anyphoto_cli.train.validation import Validation, open_validation, summary, validate
 
 ADAPTER_FOLDER = "adapter"
 FREE = {
     "output_dir", "checkpointing_steps", "checkpoints_total_limit", "logging_steps", "timeout_s", "device",
-    "gradient_checkpointing", "compile", "data.workers", "data.shards", "report_to", "validation_steps",
-    "validation_layouts",
+    "gradient_checkpointing", "compile", "data.workers", "data.shards", "data.bad_shards", "report_to",
+    "validation_steps", "validation_layouts",
 }  # fmt: skip
 """Keys that may differ when a run goes on: they change no number of it. Shards are known by their manifest's hash."""
 
@@ -47,32 +51,6 @@ class Trained:
     step: int
     finished: bool
     loss: float
-
-
-@dataclass
-class _Sums:
-    """Of the steps since the last log line, over this rank's micro-steps."""
-
-    values: dict[str, float] = field(default_factory=dict)
-
-    def add(self, terms: Terms) -> None:
-        told = {
-            "micro": 1.0, "flow": terms.flow, "face": terms.face, "asked": float(terms.with_faces),
-            "valid": float(terms.valid), "cosines": terms.cosines, "time": terms.time,
-        }  # fmt: skip
-        for key, value in told.items():
-            self.values[key] = self.values.get(key, 0.0) + value
-
-    def take(self, ranks: Ranks) -> dict[str, float]:
-        """The means over all ranks, and nothing is left."""
-        keys = list(self.values)
-        total = dict(zip(keys, ranks.sum([self.values[key] for key in keys]), strict=True))
-        self.values = {}
-        asked, valid = max(total["asked"], 1.0), total["valid"]
-        return {
-            "flow": total["flow"] / total["micro"], "face": total["face"] / asked, "faces": valid,
-            "cosine": total["cosines"] / valid if valid else 0.0, "t": total["time"] / total["micro"],
-        }  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -125,21 +103,20 @@ def run(
 def _train(config: TrainConfig, ranks: Ranks, resume: bool, listener: Listener, stop: Callable[[], bool]) -> Trained:
     shards = Path(config.data.shards)
     listener.stage("Reading the shards")
-    if ranks.first:
-        ShardedSamples(shards, Path(config.output_dir) / "index")  # hashed once; the others find the indices
-    ranks.wait()
-    samples = ShardedSamples(shards, Path(config.output_dir) / "index")
+    samples = _read_shards(config, ranks, listener)
     bank = Bank(shards / "bank", config.method.patch_size)
+    text = _cached_text(config, samples, ranks, listener) if config.text_embeddings == "cached" else None
     listener.stage("Loading the base and a fresh adapter")
-    models = open_models(config, ranks.local)
+    models = open_models(config, ranks, text)
     if bank.faces_sha256 != models.card.face_pack.sha256:
         what = f"were made with another face pack than {models.card.face_pack.name}"
         remedy = "Embeddings of two packs do not mix: name the shards' own with face_pack"
         raise InputError(what, file=shards, field="face_pack", remedy=remedy)
     parameters = trained_parameters(models.transformer)
     run_ = _Run(
-        config, ranks, models, Optimiser(parameters, config), _facts(config, ranks, models), listener,
-        open_validation(config, models.analyzer) if ranks.first else None,
+        config, ranks, models, Optimiser(parameters, config), _facts(config, ranks, models, samples), listener,
+        # Sharded blocks are gathered by all ranks together: all render, the first one keeps.
+        open_validation(config, models.analyzer) if ranks.first or config.sharding == "fsdp" else None,
     )  # fmt: skip
     first = _go_on(run_, resume)
     if ranks.first:
@@ -160,13 +137,46 @@ def _train(config: TrainConfig, ranks: Ranks, resume: bool, listener: Listener, 
     return Trained(run_.folder, run_.folder / ADAPTER_FOLDER, step, finished, loss)
 
 
+def _read_shards(config: TrainConfig, ranks: Ranks, listener: Listener) -> ShardedSamples:
+    """Hashed once, by the first rank; the others find the indices. Raises InputError where ranks do not see the same.
+
+    What one rank cannot read ends the run on all of them: nobody waits for who is gone.
+    """
+    shards, cache = Path(config.data.shards), Path(config.output_dir) / "index"
+    for turn in (True, False):
+        if ranks.first is turn:
+            samples = ShardedSamples(shards, cache, config.data.bad_shards)
+        ranks.wait()
+    for complaint in samples.complaints:
+        listener.caution(complaint)
+    if ranks.any(ranks.sum([len(samples)])[0] != ranks.world * len(samples)):
+        remedy = "Do all machines see the same files, whole?"
+        raise InputError("differ between the ranks", file=shards, field="data.shards", remedy=remedy)
+    return samples
+
+
+def _cached_text(config: TrainConfig, samples: ShardedSamples, ranks: Ranks, listener: Listener) -> CachedText:
+    """Every rank reads its share of the captions, with the encoders alone on its device, and lets them go again."""
+    folder = Path(config.output_dir) / "text"
+    prompts = [load_layout(Path(file)).prompt for file in config.validation_layouts]
+    missing = not_cached(["", *prompts, *samples.captions()], folder)
+    ranks.wait()  # until all have looked
+    if missing:
+        listener.stage(f"Reading {len(missing)} captions")
+        cache_text(missing[ranks.rank :: ranks.world], open_text(config, ranks.local), folder)
+        gc.collect()  # the encoders' memory is wanted for the base
+        torch.cuda.empty_cache()
+    ranks.wait()
+    return CachedText(folder, training_device(config, ranks.local))
+
+
 def _steps(run: _Run, examples: Iterator[list[Example]], first: int, stop: Callable[[], bool]) -> tuple[int, float]:
     """(steps done, last loss)."""
-    config, ranks, sums, loss = run.config, run.ranks, _Sums(), float("nan")
+    config, ranks, loss, told = run.config, run.ranks, float("nan"), ""
     parameters = list(trained_parameters(run.models.transformer).values())
-    began, since = time.monotonic(), first
+    meter = Meter(config, ranks, run.models.transformer, run.models.parts.device)
     for step in range(first, config.max_train_steps):
-        loss = _gradients(run, examples, step, sums)
+        loss = _gradients(run, examples, step, meter)
         ranks.average_gradients(parameters)
         norm = run.optimiser.clip()
         if ranks.any(not (math.isfinite(loss) and math.isfinite(norm))):
@@ -175,13 +185,10 @@ def _steps(run: _Run, examples: Iterator[list[Example]], first: int, stop: Calla
         rate = run.optimiser.step(step)
         over, last = ranks.any(stop()), step + 1 == config.max_train_steps
         if (step + 1) % config.logging_steps == 0 or last:
-            told = sums.take(ranks)
-            loss = told["flow"] + config.loss.face_weight * told["face"]
-            speed = (step + 1 - since) * config.train_batch_size * ranks.world * config.gradient_accumulation_steps
-            _log(run, {"step": step + 1, "loss": loss, **told, "norm": norm, "lr": rate,
-                       "samples_per_s": speed / max(time.monotonic() - began, 1e-9)})  # fmt: skip
-            began, since = time.monotonic(), step + 1
-        run.listener.done(1, f"loss {loss:.4f}")
+            line = meter.line(step + 1, norm, rate)
+            _log(run, line)
+            loss, told = line["loss"], spoken(line)
+        run.listener.done(1, told)
         if over or last or (step + 1) % config.checkpointing_steps == 0:
             run.save(step + 1)
         if config.validation_steps and ((step + 1) % config.validation_steps == 0 or last):
@@ -194,28 +201,30 @@ def _steps(run: _Run, examples: Iterator[list[Example]], first: int, stop: Calla
 def _validate(run: _Run, step: int) -> None:
     """The first rank renders, the others wait."""
     if run.validation is not None:
-        folder = run.folder / "validation" / f"step-{step:06d}"
-        scores = validate(run.validation, run.models.pipeline, folder, run.models.steps)
+        folder = run.folder / "validation" / f"step-{step:06d}" if run.ranks.first else None
+        scores = validate(run.validation, run.models.pipeline, run.models.parts.encode_text, folder, run.models.steps)
         _log(run, {"step": step, **summary(scores)})
     run.ranks.wait()
 
 
-def _gradients(run: _Run, examples: Iterator[list[Example]], step: int, sums: _Sums) -> float:
+def _gradients(run: _Run, examples: Iterator[list[Example]], step: int, meter: Meter) -> float:
     """Accumulate one optimiser step's gradients; this rank's mean loss."""
     config, total = run.config, 0.0
     for micro in range(config.gradient_accumulation_steps):
         number = step * config.gradient_accumulation_steps + micro
+        began = time.monotonic()
+        batch = next(examples)
+        waited = time.monotonic() - began
         terms = objective(
-            next(examples), run.models.parts, config.loss, config.method, seed=config.seed, step=number,
-            rank=run.ranks.rank,
-        )  # fmt: skip
+            batch, run.models.parts, config.loss, config.method, seed=config.seed, step=number, rank=run.ranks.rank
+        )
         (terms.loss / config.gradient_accumulation_steps).backward()
-        sums.add(terms)
+        meter.add(terms, batch, waited)
         total += float(terms.loss.detach()) / config.gradient_accumulation_steps
     return total
 
 
-def _facts(config: TrainConfig, ranks: Ranks, models: Models) -> dict[str, Any]:
+def _facts(config: TrainConfig, ranks: Ranks, models: Models, samples: ShardedSamples) -> dict[str, Any]:
     """What a run that goes on must have in common with the one that began, flat."""
     import hashlib
 
@@ -230,7 +239,7 @@ def _facts(config: TrainConfig, ranks: Ranks, models: Models) -> dict[str, Any]:
     return kept | {
         "world size": ranks.world, "threads": torch.get_num_threads() if models.parts.device.type == "cpu" else 0,
         "shards' manifest": hashlib.sha256(manifest.read_bytes()).hexdigest(), "base": models.card.base_revision,
-        "face pack": models.card.face_pack.sha256,
+        "face pack": models.card.face_pack.sha256, "shards left out": samples.left_out,
     }  # fmt: skip
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import InputError
@@ -17,7 +16,12 @@ from anyphoto_cli.faces.recogniser_torch import load_recogniser
 from anyphoto_cli.model import bases, memory
 from anyphoto_cli.model.adapter import AdapterCard, FacePackCard
 from anyphoto_cli.seams import FaceAnalyzer
+from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.objective import Parts
+from anyphoto_cli.train.sharding import shard_frozen
+from anyphoto_cli.train.text import CachedText, LiveText
+
+TEXT = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,21 +43,36 @@ class Models:
         return self.parts.transformer
 
 
-def open_models(config: TrainConfig, local: int = 0) -> Models:
-    """Load the base, freeze it, add a fresh adapter. local: which device of the machine, with device auto or cuda.
+def open_text(config: TrainConfig, local: int = 0) -> LiveText:
+    """The text encoders alone, to read all captions before the base is loaded. Raises as `open_models` does."""
+    from diffusers import FluxPipeline
 
-    Raises InputError and EnvironmentFault as `generate` does.
+    device, dtype = training_device(config, local), _dtype(config, training_device(config, local))
+    storage = "full" if config.base_storage == "fp8" else config.base_storage
+    folder = bases.base_folder(bases.resolve_base(config.model))
+    bases.pipeline_class(folder)  # refuses what is no FLUX
+    pipeline = memory.open_pipeline(folder, FluxPipeline, device, dtype, storage, without=("transformer", "vae"))
+    return LiveText(pipeline, config.method)
+
+
+def open_models(config: TrainConfig, ranks: Ranks, text: CachedText | None = None) -> Models:
+    """Load the base, freeze it, add a fresh adapter. text: captions that were read before; None loads the encoders.
+
+    Raises InputError and EnvironmentFault as `generate` does, and for sharding that cannot be.
     """
     base = bases.resolve_base(config.model)
     folder = bases.base_folder(base)
-    device = memory.pick_device(config.device)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", local)
-    dtype = memory.pick_dtype({"no": "float32", "bf16": "bfloat16"}.get(config.mixed_precision, "auto"), device)
+    device = training_device(config, ranks.local)
+    dtype = _dtype(config, device)
+    sharded = _is_sharded(config, ranks)
     pack = open_faces(config.face_pack or base.face_pack, device.type)
-    pipeline = memory.open_pipeline(folder, bases.pipeline_class(folder), device, dtype, config.base_storage)
-    for model in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
-        model.requires_grad_(False)
+    pipeline = memory.open_pipeline(
+        folder, bases.pipeline_class(folder), torch.device("cpu") if sharded else device, dtype, config.base_storage,
+        without=TEXT if text is not None else (),
+    )  # fmt: skip
+    for model in pipeline.components.values():
+        if isinstance(model, nn.Module):
+            model.requires_grad_(False)
     # The same numbers on every rank and in every run: A of the LoRA and the projector's first layer are random.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -63,15 +82,62 @@ def open_models(config: TrainConfig, local: int = 0) -> Models:
         pipeline.transformer.enable_gradient_checkpointing()
     if config.compile:
         pipeline.transformer.compile_repeated_blocks(dynamic=True)
+    if sharded:
+        shard_frozen(pipeline.transformer, device, ranks)
+        for model in (pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+            if model is not None:
+                model.to(device)
     recogniser = load_recogniser(_recogniser_file(pack)).to(device) if config.loss.face_weight else None
     parts = Parts(
-        pipeline.transformer, pipeline.vae, _TextEncoder(pipeline), recogniser, device, dtype, config.guidance_scale
-    )
+        pipeline.transformer, pipeline.vae, text or LiveText(pipeline, config.method), recogniser, device, dtype,
+        config.guidance_scale, _face_vae(config, pipeline.vae, device),
+    )  # fmt: skip
     card = AdapterCard(
         base_model=base.source, base_revision=bases.revision_of(folder), method=config.method,
         face_pack=FacePackCard(name=pack.name, sha256=pack.sha256),
     )  # fmt: skip
     return Models(parts, pipeline, card, pack, base.steps)
+
+
+def training_device(config: TrainConfig, local: int) -> torch.device:
+    """local: which device of the machine, with device auto or cuda."""
+    device = memory.pick_device(config.device)
+    return torch.device("cuda", local) if device.type == "cuda" and device.index is None else device
+
+
+def _dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    return memory.pick_dtype({"no": "float32", "bf16": "bfloat16"}.get(config.mixed_precision, "auto"), device)
+
+
+def _is_sharded(config: TrainConfig, ranks: Ranks) -> bool:
+    if config.sharding == "none":
+        return False
+    if ranks.world == 1:
+        remedy = "Launch it with torchrun or accelerate, or set sharding: none and base_storage: nf4"
+        raise InputError("fsdp needs several ranks", field="sharding", remedy=remedy)
+    if config.base_storage != "full":
+        remedy = "Set base_storage: full, or sharding: none"
+        raise InputError(f"fsdp and a base kept as {config.base_storage} do not mix", field="sharding", remedy=remedy)
+    return True
+
+
+def _face_vae(config: TrainConfig, vae: Any, device: torch.device) -> Any:
+    """Raises InputError for a VAE of other latents, EnvironmentFault where the hub cannot give it."""
+    source = config.loss.face_vae
+    if source is None or not config.loss.face_weight:
+        return None
+    from diffusers import AutoencoderTiny
+
+    try:
+        tiny = AutoencoderTiny.from_pretrained(source, torch_dtype=vae.dtype).to(device).requires_grad_(False)
+    except (OSError, ValueError, KeyError) as error:
+        line = str(error).strip().splitlines()[0][:160]
+        remedy = "Give a folder that save_pretrained wrote, or madebyollin/taef1"
+        raise InputError(f"{source} cannot be opened ({line})", field="loss.face_vae", remedy=remedy) from error
+    if tiny.config.latent_channels != vae.config.latent_channels:
+        what = f"{source} has {tiny.config.latent_channels} latent channels, the base {vae.config.latent_channels}"
+        raise InputError(what, field="loss.face_vae")
+    return tiny
 
 
 def _recogniser_file(pack: Any) -> Path:
@@ -80,19 +146,3 @@ def _recogniser_file(pack: Any) -> Path:
         remedy = "Give one with an ONNX recogniser, or set loss.face_weight: 0"
         raise InputError(f"{pack.name} has no recogniser file", field="face_pack", remedy=remedy)
     return file
-
-
-class _TextEncoder:
-    """Captions -> (T5 states, CLIP's pooled vector), live; the empty caption is kept."""
-
-    def __init__(self, pipeline: Any) -> None:
-        self._pipeline = pipeline
-
-    @torch.no_grad()
-    def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """[n, T, d], [n, p]."""
-        pipeline = self._pipeline
-        states, pooled, _ = pipeline.encode_prompt(
-            list(captions), None, pipeline._execution_device, max_sequence_length=pipeline.text_length
-        )
-        return states, pooled

@@ -22,6 +22,7 @@ class Parts:
     """The frozen models around the transformer. encode_text: captions -> (T5 states [n, T, d], CLIP pooled [n, p]).
 
     recogniser: None where no identity loss is asked for. dtype: the number format of the transformer's activations.
+    face_vae: decodes the faces for the identity loss; None: `vae` does.
     """
 
     transformer: Any
@@ -31,6 +32,7 @@ class Parts:
     device: torch.device
     dtype: torch.dtype
     guidance: float = 1.0
+    face_vae: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +74,9 @@ def objective(
         margin = loss.face_margin if loss.face_decode == "crop" else None
         targets = [_targets(example, loss.face_target) for example in examples]
         found = face_loss(
-            clean_estimate(noisy, said, t), targets, parts.vae, parts.recogniser, margin=margin, recompute=True
-        )
+            clean_estimate(noisy, said, t), targets, parts.face_vae or parts.vae, parts.recogniser, margin=margin,
+            recompute=True,
+        )  # fmt: skip
         total = flow + loss.face_weight * found.loss
         told, valid, cosines = float(found.loss.detach()), found.valid, float(found.cosines.sum())
     return Terms(total, float(flow.detach()), told, valid, cosines, times.with_faces, float(times.t.mean()))
@@ -93,11 +96,11 @@ def _latents(examples: Sequence[Example], parts: Parts, seed: int, step: int, ra
 
 
 def location_tokens(example: Example, parts: Parts, method: Any) -> LocationTokens:
-    """E_i of one example; zeros where its identity is dropped. Source: Eq. 13; paper 4.1."""
+    """E_i of one example; zeros where its identity is dropped, or never shown. Source: Eq. 13; paper 4.1."""
     latents = encode(parts.vae, to_pixels(list(example.canvases)).to(parts.device), method.latent)
     masks, embeddings = torch.from_numpy(example.masks), torch.from_numpy(example.embeddings)
     tokens = prune(latents, masks, embeddings, method.rope_index).to(parts.device, parts.dtype)
-    return tokens.dropped() if example.dropped else tokens
+    return tokens.dropped() if example.dropped or not method.identity else tokens
 
 
 def _velocity(

@@ -21,7 +21,11 @@ CHARTS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("Validation: places", (("validation_error", "error in face sizes"),)),
     ("Gradient norm", (("norm", "before clipping"),)),
     ("Learning rate", (("lr", "of a step"),)),
+    ("Replacement", (("p", "probability of another photo"),)),
     ("Speed", (("samples_per_s", "samples a second"),)),
+    ("Waiting for data", (("data_wait", "share of the time"),)),
+    ("Share of the cards' matrix rate", (("mfu", "model FLOPs"),)),
+    ("Memory", (("memory_gb", "GB, highest so far"),)),
 )
 """Titles, and for each the keys of metrics.jsonl with their labels; without any value a chart is left out."""
 _TEMPLATE = """{% extends "frame.html" %}

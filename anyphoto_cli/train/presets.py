@@ -1,6 +1,6 @@
-"""The paper's ablations as changes to a configuration. Table 2 b-e and full, A and B.
+"""The paper's ablations as changes to a configuration. Tables 2, A and B.
 
-Row a of Table 2 (the base told nothing but regions) has no location tokens to train and is not among them.
+The paper names row a of Table 2 "Base (ROI)" and says no more. We read it as: tokens that say where, never who.
 """
 
 from __future__ import annotations
@@ -11,6 +11,16 @@ from anyphoto_cli.errors import InputError
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "full": ("everything; the paper's method", {}),
+    "base-roi": (
+        "places alone: tokens of zeros, nobody's reference, no modulation, no identity loss (Table 2 a as we read it)",
+        {
+            "method.identity": False,
+            "method.modulation": False,
+            "loss.face_weight": 0.0,
+            "data.replacement": "fixed",
+            "data.replacement_max": 0.0,
+        },
+    ),
     "location": (
         "location tokens alone, no modulation, no replacement, no identity loss (Table 2 b)",
         {"method.modulation": False, "loss.face_weight": 0.0, "data.replacement": "fixed", "data.replacement_max": 0.0},

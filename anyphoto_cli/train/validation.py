@@ -52,22 +52,29 @@ def open_validation(config: TrainConfig, analyzer: FaceAnalyzer) -> Validation |
     return Validation(layouts, conditions, analyzer)
 
 
-def validate(validation: Validation, pipeline: Any, folder: Path, steps: int) -> list[FaceScore]:
+def validate(
+    validation: Validation, pipeline: Any, encode_text: Any, folder: Path | None, steps: int
+) -> list[FaceScore]:
     """Render every layout into `folder`/<name>.png and score its faces. steps: denoising, where a layout is silent.
+
+    encode_text: as training reads captions. folder: None keeps no picture.
 
     Draws from no shared source of chance: training goes on as if this had not been.
     """
     scores: list[FaceScore] = []
     pipeline.set_progress_bar_config(disable=True)
     for layout, conditions in zip(validation.layouts, validation.conditions, strict=True):
+        states, pooled = encode_text([layout.prompt])
         image = pipeline(
-            layout.prompt, faces=conditions.faces, height=layout.height, width=layout.width,
+            prompt_embeds=states, pooled_prompt_embeds=pooled, faces=conditions.faces,
+            height=layout.height, width=layout.width,
             num_inference_steps=layout.steps or steps, guidance_scale=layout.guidance_scale,
             generator=torch.Generator().manual_seed(layout.seed or 0),
         ).images[0]  # fmt: skip
         name = layout.file.stem if layout.file else "layout"
-        with committed(folder / f"{name}.png") as out:
-            image.save(out, format="PNG")
+        if folder is not None:
+            with committed(folder / f"{name}.png") as out:
+                image.save(out, format="PNG")
         scores += score_faces(np.asarray(image.convert("RGB")), layout, conditions, validation.analyzer)
     return scores
 

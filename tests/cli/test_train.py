@@ -113,7 +113,7 @@ def test_signals_end_after_the_step_with_a_checkpoint(config_file, tmp_path, sig
         (["data.degradations={melting: 1}"], "'melting' is no degradation"),
         (["rank=8"], "--set rank: is no key here"),
         (["max_train_steps"], "CONFIG: 'max_train_steps' is no KEY=VALUE"),
-        (["--preset", "best"], "--preset: 'best' is no preset. Presets: full, location"),
+        (["--preset", "best"], "--preset: 'best' is no preset. Presets: full, base-roi, location"),
         (["model=nowhere/at/all"], "'nowhere/at/all' is no model"),
         (["data.shards=nowhere"], "nowhere: has no manifest.json. Run preprocess to its end"),
     ],

@@ -98,15 +98,15 @@ def test_stopped_at_any_step_it_goes_on_bit_for_bit(mini_shards, whole, tmp_path
     assert (out / "metrics.jsonl").read_text().count("\n") == 6
 
 
-def command(cfg: TrainConfig, folder: Path, *, processes: int = 1) -> list[str]:
+def command(cfg: TrainConfig, folder: Path, *misfortune: str, processes: int = 1) -> list[str]:
     file = folder / "config.json"
     file.write_text(cfg.model_dump_json())
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    return [sys.executable, *launch, "-m", "tests.train.run_one", str(file)]
+    return [sys.executable, *launch, "-m", "tests.train.run_one", str(file), *misfortune]
 
 
-def launched(cfg: TrainConfig, folder: Path, **more) -> subprocess.CompletedProcess:
-    return subprocess.run(command(cfg, folder, **more), cwd=ROOT, capture_output=True, text=True, timeout=300,
+def launched(cfg: TrainConfig, folder: Path, *misfortune: str, **more) -> subprocess.CompletedProcess:
+    return subprocess.run(command(cfg, folder, *misfortune, **more), cwd=ROOT, capture_output=True, text=True, timeout=300,
                           env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
 
 
@@ -136,20 +136,6 @@ def test_a_half_written_checkpoint_is_in_nobodys_way(mini_shards, whole, tmp_pat
     assert train(config(mini_shards, out)).finished
     assert same(state(out / "checkpoint-6"), state(whole / "checkpoint-6"))
     assert not list(out.glob(".*.tmp"))
-
-
-def test_two_ranks_agree_go_on_bit_for_bit_and_see_no_sample_twice(mini_shards, tmp_path):
-    whole_, cut = tmp_path / "whole", tmp_path / "cut"
-    assert launched(config(mini_shards, whole_), tmp_path, processes=2).returncode == 0
-    for _ in range(2):  # stops after 3 steps, then goes on
-        done = launched(config(mini_shards, cut), tmp_path / ".." / tmp_path.name, processes=2)
-        assert done.returncode == 0, done.stderr[-2000:]
-        for newer in (4, 6):
-            shutil.rmtree(cut / f"checkpoint-{newer}", ignore_errors=True)
-    assert launched(config(mini_shards, cut), tmp_path, processes=2).returncode == 0
-    assert same(state(cut / "checkpoint-6"), state(whole_ / "checkpoint-6"))
-    with pytest.raises(InputError, match="world size: this run began with 2, now it is 1"):
-        train(config(mini_shards, cut, max_train_steps=6))
 
 
 def test_a_broken_newest_checkpoint_falls_back_with_one_warning(mini_shards, whole, tmp_path):
@@ -262,6 +248,43 @@ def test_validation_renders_with_the_training_transformer_and_leaves_no_trace(mi
     assert [line["step"] for line in told] == [1, 2] and all(0 <= line["validation_found"] <= 1 for line in told)
     with pytest.raises(InputError, match="nowhere.json"):
         train(config(mini_shards, tmp_path / "c", validation_steps=1, validation_layouts=["nowhere.json"]))
+
+
+def test_cached_captions_train_as_live_ones_and_the_encoders_are_not_loaded(
+    mini_shards, tmp_path, examples, monkeypatch
+):
+    from anyphoto_cli.train import loop
+
+    more = {"max_train_steps": 2, "train_batch_size": 1, "validation_steps": 2,
+            "validation_layouts": (str(examples / "two_friends.json"),)}  # fmt: skip
+    live, cached = config(mini_shards, tmp_path / "live", **more), config(mini_shards, tmp_path / "cached", **more)
+    train(live)
+    opened, open_models = [], loop.open_models
+    monkeypatch.setattr(loop, "open_models", lambda *given: opened.append(open_models(*given)) or opened[-1])
+    cached = cached.model_copy(update={"text_embeddings": "cached"})
+    train(cached)
+    assert opened[0].pipeline.text_encoder is None and opened[0].pipeline.text_encoder_2 is None
+    assert same(state(tmp_path / "cached" / "checkpoint-2"), state(tmp_path / "live" / "checkpoint-2"))
+    one, other = (next((run / "validation").rglob("*.png")) for run in (tmp_path / "live", tmp_path / "cached"))
+    assert one.read_bytes() == other.read_bytes()
+    for file in (tmp_path / "cached" / "text").iterdir():
+        file.unlink()
+    monkeypatch.setattr(loop, "not_cached", lambda captions, folder: [])
+    shutil.rmtree(tmp_path / "cached" / "checkpoint-2")
+    with pytest.raises(InputError, match="text_embeddings: does not hold the caption"):
+        train(cached)
+
+
+def test_a_tiny_vae_decodes_the_faces(mini_shards, tmp_path, testdata):
+    """TAEF1 in place of the base's own decoder: other gradients, the same cosines' log."""
+    source = str(testdata / "models" / "taef1")
+    train(config(mini_shards, tmp_path / "run", max_train_steps=2, loss={"face_vae": source, "face_t_max": 1.0}))
+    train(config(mini_shards, tmp_path / "own", max_train_steps=2, loss={"face_t_max": 1.0}))
+    assert not same(state(tmp_path / "run" / "checkpoint-2"), state(tmp_path / "own" / "checkpoint-2"))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["faces"] > 0 and line["cosine"] != 0 for line in lines)
+    with pytest.raises(InputError, match="loss.face_vae: nowhere cannot be opened"):
+        train(config(mini_shards, tmp_path / "none", loss={"face_vae": "nowhere"}))
 
 
 def test_faces_are_scored_at_their_places(examples):

@@ -1,0 +1,39 @@
+"""`anyphoto export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anyphoto_cli.cli import console
+from anyphoto_cli.cli.app import DOCS
+from anyphoto_cli.errors import InputError
+
+app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+@app.command(epilog=f"Examples:\n\nanyphoto export run --to my-adapter\n\nanyphoto export run --to hub:org/name "
+             f"--public\n\n{DOCS}")  # fmt: skip
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN", help="A run's output_dir, a checkpoint, or an adapter.")],
+    to: Annotated[str, typer.Option("--to", help="A new folder, or hub:org/name.", metavar="DIR|hub:ID")],
+    public: Annotated[bool, typer.Option("--public", help="On the hub: for everybody to see.")] = False,
+) -> int:
+    """Write a Hugging Face model folder: weights, card, notice, samples, configuration; or upload it.
+
+    `anyphoto generate --adapter` takes the folder, and the hub id.
+    """
+    console.hush_libraries(False)
+    from anyphoto_cli.train.export import export as write
+    from anyphoto_cli.train.export import export_to_hub
+
+    if not source.is_dir():
+        raise InputError("no such folder", file=source, field="RUN")
+    if to.startswith("hub:"):
+        console.result(export_to_hub(source, to.removeprefix("hub:"), private=not public))
+        return 0
+    card = write(source, Path(to))
+    console.result(f"{to}: trained for {card.train_step} steps on {card.base_model}")
+    return 0

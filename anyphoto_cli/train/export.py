@@ -1,0 +1,185 @@
+"""`anyphoto export`: a trained adapter as a Hugging Face model folder, on disk or on the hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from anyphoto_cli.data.shards import read_manifest
+from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.files.commit import sync
+from anyphoto_cli.layout.schema import load_layout
+from anyphoto_cli.model import bases
+from anyphoto_cli.model.adapter import CARD_FILE, LORA_FILE, PROJECTOR_FILE, AdapterCard, read_card, read_weights
+from anyphoto_cli.train.checkpoint import newest_whole
+from anyphoto_cli.train.loop import ADAPTER_FOLDER
+from anyphoto_cli.train.model_card import Story, card_text, notice
+from anyphoto_cli.train.plots import CONFIG, read_metrics
+
+PLACES = ("output_dir", "validation_layouts")
+"""Keys of a configuration that tell about the machine and nothing about the weights."""
+PIPELINE = '''"""For DiffusionPipeline.from_pretrained(BASE, custom_pipeline=HERE, trust_remote_code=True)."""
+
+from anyphoto_cli.model.pipeline import AnyPhotoPipeline
+
+__all__ = ["AnyPhotoPipeline"]
+'''
+
+
+def export(source: Path, target: Path, name: str | None = None) -> AdapterCard:
+    """Write the folder `target`, which must not be there yet. source: a run's output_dir, a checkpoint, an adapter.
+
+    name: how the card calls it; the folder's name when None. Raises InputError when there is nothing to export, or
+    it is damaged.
+    """
+    if target.exists():
+        raise InputError("exists", file=target, field="--to", remedy="Name a folder that is not there yet")
+    adapter, run = _find(source)
+    card = read_card(adapter)
+    read_weights(adapter, card)  # hashes, and every number finite
+    story = _story(run, _samples(run))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as temporary:
+        whole = Path(temporary) / "whole"
+        whole.mkdir()
+        for file in (LORA_FILE, PROJECTOR_FILE, CARD_FILE):
+            shutil.copyfile(adapter / file, whole / file)
+        _write(whole, card, story, run, name or target.name)
+        for written in whole.rglob("*"):
+            sync(written)
+        whole.replace(target)
+    return card
+
+
+def export_to_hub(source: Path, repository: str, *, private: bool = True, token: str | None = None) -> str:
+    """Upload what `export` writes as one commit; returns its address. repository: org/name, made where it is not there.
+
+    Raises InputError as `export`, EnvironmentFault when the hub refuses or is not there.
+    """
+    from huggingface_hub import HfApi
+
+    if repository.count("/") != 1 or repository.startswith(("/", ".")):
+        raise InputError(f"{repository!r} is no repository", field="--to", remedy="Give hub:org/name")
+    with tempfile.TemporaryDirectory(prefix="anyphoto-export-") as temporary:
+        folder = Path(temporary) / repository.partition("/")[2]
+        export(source, folder, repository)
+        try:
+            api = HfApi(token=token)
+            api.create_repo(repository, private=private, exist_ok=True)
+            done = api.upload_folder(
+                repo_id=repository, folder_path=folder, commit_message="AnyPhoto weights, written by anyphoto export"
+            )
+        except Exception as error:  # the hub raises requests', httpx' and its own kinds
+            remedy = "Run: hf auth login, with a token that may write; or give a folder"
+            what = f"{repository} could not be written ({type(error).__name__})"
+            raise EnvironmentFault(what, field="--to", remedy=remedy) from error
+    return str(done.commit_url) if hasattr(done, "commit_url") else f"https://huggingface.co/{repository}"
+
+
+def _find(source: Path) -> tuple[Path, Path | None]:
+    """(the adapter's folder, the run's folder where there is one)."""
+    if (source / CARD_FILE).is_file():
+        run = source.parent if (source.parent / CONFIG).is_file() else None
+        return source, run
+    if (source / ADAPTER_FOLDER / CARD_FILE).is_file():
+        return source / ADAPTER_FOLDER, source
+    if (found := newest_whole(source)[0]) is not None:
+        return found.folder, source
+    raise InputError("holds no trained adapter", file=source, remedy="Name a run's output_dir, or an adapter folder")
+
+
+def _write(whole: Path, card: AdapterCard, story: Story, run: Path | None, name: str) -> None:
+    (whole / "README.md").write_text(card_text(card, story, name), encoding="utf-8")
+    (whole / "NOTICE").write_text(notice(card), encoding="utf-8")
+    (whole / "pipeline.py").write_text(PIPELINE, encoding="utf-8")
+    licence = _licence(card)
+    if licence is not None:
+        shutil.copyfile(licence, whole / "LICENSE.md")
+    for picture, (file, _) in zip(_samples(run), story.pictures, strict=True):
+        (whole / "samples").mkdir(exist_ok=True)
+        shutil.copyfile(picture, whole / "samples" / file)
+    if story.config:
+        from ruamel.yaml import YAML
+
+        with (whole / "training.yaml").open("w", encoding="utf-8") as out:
+            YAML().dump(dict(story.config), out)
+    if story.scores:
+        (whole / "metrics.json").write_text(json.dumps(dict(story.scores), indent=2) + "\n", encoding="utf-8")
+
+
+def _licence(card: AdapterCard) -> Path | None:
+    """The base's own licence file where a copy of the base lies on this machine: a derivative carries it."""
+    try:
+        base = bases.resolve_base(card.base_model)
+        local = Path(base.source) if Path(base.source).is_dir() else _snapshot(base.source)
+    except InputError:
+        return None
+    names = ("LICENSE.md", "LICENSE", "LICENSE.txt")
+    return next((local / name for name in names if local and (local / name).is_file()), None)
+
+
+def _snapshot(source: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    if source.count("/") != 1:
+        return None
+    found = try_to_load_from_cache(source, "LICENSE.md")
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _samples(run: Path | None) -> list[Path]:
+    """The pictures of the last validation."""
+    steps = sorted((run / "validation").glob("step-*")) if run else []
+    return sorted(steps[-1].glob("*.png")) if steps else []
+
+
+def _story(run: Path | None, pictures: Sequence[Path]) -> Story:
+    if run is None:
+        return Story({}, 0, {}, [])
+    config: dict[str, Any] = json.loads((run / CONFIG).read_text(encoding="utf-8")) if (run / CONFIG).is_file() else {}
+    prompts = {Path(file).stem: _prompt(Path(file)) for file in config.get("validation_layouts", ())}
+    shown = [(picture.name, prompts.get(picture.stem, "")) for picture in pictures]
+    return Story(_without_places(config), _samples_of(config), _last_scores(run), shown)
+
+
+def _samples_of(config: Mapping[str, Any]) -> int:
+    try:
+        return read_manifest(Path(config["data"]["shards"])).samples
+    except (InputError, KeyError):  # gone, or somewhere else
+        return 0
+
+
+def _prompt(file: Path) -> str:
+    try:
+        return load_layout(file).prompt
+    except (InputError, OSError):  # moved since
+        return ""
+
+
+def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Folders become names: where somebody keeps their data is nobody's affair."""
+    kept = {key: value for key, value in config.items() if key not in PLACES}
+    for key in ("model", "face_pack"):
+        if isinstance(kept.get(key), str) and Path(kept[key]).exists():
+            kept[key] = Path(kept[key]).name
+    if "data" in kept:
+        kept["data"] = {**kept["data"], "shards": Path(kept["data"].get("shards", "")).name}
+    if isinstance(kept.get("loss"), dict) and kept["loss"].get("face_vae"):
+        kept["loss"] = {**kept["loss"], "face_vae": Path(kept["loss"]["face_vae"]).name}
+    return kept
+
+
+def _last_scores(run: Path) -> dict[str, float]:
+    try:
+        rows = read_metrics(run)
+    except InputError:
+        return {}
+    wanted = ("flow", "face", "cosine", "validation_found", "validation_cosine", "validation_error")
+    latest: dict[str, float] = {}
+    for row in rows:
+        latest |= {key: float(row[key]) for key in wanted if isinstance(row.get(key), int | float)}
+    return latest

@@ -1,0 +1,71 @@
+"""What a run says about itself: one line every `logging_steps`, over all ranks and all steps since the last one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.train.distributed import Ranks
+from anyphoto_cli.train.examples import Example
+from anyphoto_cli.train.flops import memory_gb, peak_flops, step_flops
+from anyphoto_cli.train.objective import Terms
+from anyphoto_cli.train.replacement import replacement_probability
+
+
+class Meter:
+    """Sums since the last line, and the clock. transformer, device: to count operations by, and memory."""
+
+    def __init__(self, config: TrainConfig, ranks: Ranks, transformer: Any, device: torch.device) -> None:
+        self._config, self._ranks, self._transformer, self._device = config, ranks, transformer, device
+        self._sums: dict[str, float] = {}
+        self._began = time.monotonic()
+
+    def add(self, terms: Terms, examples: Sequence[Example], waited: float) -> None:
+        """One micro-step of this rank. waited: seconds until its examples were there."""
+        noise = (self._config.data.resolution // 16) ** 2
+        faces = [example.masks.reshape(len(example.masks), -1).sum(1).tolist() for example in examples]
+        text = self._config.method.t5_length
+        told = {
+            "micro": 1.0, "samples": float(len(examples)), "flow": terms.flow, "face": terms.face,
+            "asked": float(terms.with_faces), "valid": float(terms.valid), "cosines": terms.cosines,
+            "time": terms.time, "waited": waited,
+            "flops": sum(step_flops(self._transformer, noise, text, counts) for counts in faces),
+        }  # fmt: skip
+        for key, value in told.items():
+            self._sums[key] = self._sums.get(key, 0.0) + value
+
+    def line(self, step: int, norm: float, rate: float) -> dict[str, float]:
+        """Of all ranks; the sums begin anew. step: done so far. `data_wait`: share of the time. `mfu` on known GPUs."""
+        keys = list(self._sums)
+        total = dict(zip(keys, self._ranks.sum([self._sums[key] for key in keys]), strict=True))
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        self._sums, self._began = {}, time.monotonic()
+        asked, valid, data = max(total["asked"], 1.0), total["valid"], self._config.data
+        flow, face = total["flow"] / total["micro"], total["face"] / asked
+        p = replacement_probability(step - 1, self._config.max_train_steps, data.replacement, data.replacement_max)
+        told = {
+            "step": step, "loss": flow + self._config.loss.face_weight * face, "flow": flow, "face": face,
+            "faces": valid, "cosine": total["cosines"] / valid if valid else 0.0, "t": total["time"] / total["micro"],
+            "norm": norm, "lr": rate, "p": p, "samples_per_s": total["samples"] / seconds,
+            "data_wait": total["waited"] / self._ranks.world / seconds, "memory_gb": memory_gb(self._device),
+        }  # fmt: skip
+        if peak := peak_flops(self._device):
+            told["mfu"] = total["flops"] / seconds / (peak * self._ranks.world)
+        return told
+
+
+def spoken(line: Mapping[str, float]) -> str:
+    """A line of metrics for people beside the bar."""
+    faces = f", id {line['face']:.3f} of {line['faces']:.0f} faces" if line["faces"] else ""
+    parts = [
+        f"loss {line['loss']:.4f} (flow {line['flow']:.4f}{faces})", f"lr {line['lr']:.1e}", f"p {line['p']:.2f}",
+        f"norm {line['norm']:.2f}", f"{line['samples_per_s']:.2g} samples/s", f"{line['memory_gb']:.1f} GB",
+    ]  # fmt: skip
+    if math.isfinite(line.get("mfu", math.nan)):
+        parts.append(f"MFU {line['mfu']:.0%}")
+    return ", ".join(parts)

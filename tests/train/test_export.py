@@ -1,0 +1,140 @@
+"""What is published: whole, readable by others, and silent about the machine it came from."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.train.loop import run as train
+from tests.train.test_run import config
+
+
+@pytest.fixture(scope="module")
+def finished(mini_shards, tmp_path_factory):
+    """Two steps, with validation pictures."""
+    from tests.conftest import ROOT
+
+    out = tmp_path_factory.mktemp("finished") / "run"
+    layout = str(ROOT / "examples" / "two_friends.json")
+    train(config(mini_shards, out, max_train_steps=2, validation_steps=2, validation_layouts=(layout,),
+                 method={"lora_alpha": 8}))  # fmt: skip
+    return out
+
+
+def test_the_folder_says_what_it_is_and_nothing_of_the_machine(run, finished, tmp_path):
+    from huggingface_hub import ModelCard
+
+    code, said, err = run("export", finished, "--to", tmp_path / "two-friends")
+    assert code == 0 and "trained for 2 steps on tiny-random" in said, err
+    out = tmp_path / "two-friends"
+    files = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+    assert files == {
+        "README.md", "NOTICE", "pipeline.py", "pytorch_lora_weights.safetensors", "id_projector.safetensors",
+        "anyphoto.json", "training.yaml", "metrics.json", "samples/two_friends.png",
+    }  # fmt: skip
+    card = ModelCard.load(out / "README.md")
+    assert card.data.license == "apache-2.0" and "anyphoto" in card.data.tags and card.data.pipeline_tag
+    assert card.data.to_dict()["widget"][0]["output"] == {"url": "samples/two_friends.png"}
+    assert (
+        "steps | 2" in card.text
+        and "training samples | 24" in card.text
+        and "none was published" in card.text
+        and "<Gallery />" in card.text
+    )
+    for file in files:
+        if not file.endswith((".safetensors", ".png")):
+            told = (out / file).read_text()
+            assert str(finished.parent) not in told and "/work" not in told and "/tmp" not in told, file
+    assert [f.name for f in tmp_path.iterdir()] == ["two-friends"]
+
+
+def test_stock_diffusers_and_our_pipeline_open_it(run, finished, tmp_path):
+    from diffusers import DiffusionPipeline, FluxPipeline
+
+    from anyphoto_cli.model import bases
+    from tests.conftest import small_layout
+
+    assert run("export", finished, "--to", tmp_path / "out")[0] == 0
+    base = bases.base_folder(bases.resolve_base("tiny-random"))
+    stock = FluxPipeline.from_pretrained(base, torch_dtype=torch.float32)
+    stock.load_lora_weights(tmp_path / "out")
+    scalings = {value for module in stock.transformer.modules() for value in getattr(module, "scaling", {}).values()}
+    assert scalings == {2.0}  # alpha 8, rank 4
+    ours = DiffusionPipeline.from_pretrained(
+        base, custom_pipeline=str(tmp_path / "out"), torch_dtype=torch.float32, trust_remote_code=True
+    )
+    assert type(ours).__name__ == "AnyPhotoPipeline"
+    assert ours.load_anyphoto(tmp_path / "out").train_step == 2
+    layout = small_layout(tmp_path)
+    code, _, err = run(
+        "generate", layout, "-o", tmp_path / "p", "--adapter", tmp_path / "out", "--face-pack", "mini", "--model",
+        "tiny-random",
+    )  # fmt: skip
+    assert code == 0 and "no trained identity" not in err, err
+
+
+def test_flux_dev_brings_its_licence_and_notice(finished, tmp_path):
+    from huggingface_hub import ModelCard
+
+    from anyphoto_cli.train.export import export
+
+    adapter = tmp_path / "adapter"
+    shutil.copytree(finished / "adapter", adapter)
+    card = json.loads((adapter / "anyphoto.json").read_text())
+    (adapter / "anyphoto.json").write_text(json.dumps(card | {"base_model": "black-forest-labs/FLUX.1-dev"}))
+    export(adapter, tmp_path / "out", "me/friends")
+    told = ModelCard.load(tmp_path / "out" / "README.md")
+    assert told.data.license_name == "flux-1-dev-non-commercial-license"
+    assert told.data.base_model == "black-forest-labs/FLUX.1-dev"
+    assert told.data.to_dict()["base_model_relation"] == "adapter"
+    assert 'load_anyphoto("me/friends")' in told.text
+    assert "Derivative of FLUX.1 [dev]" in (tmp_path / "out" / "NOTICE").read_text()
+
+
+def test_the_hub_gets_one_commit_and_its_refusal_is_one_line(run, finished, monkeypatch):
+    import huggingface_hub
+
+    seen = []
+
+    class Api:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, name, **more):
+            seen.append((name, more))
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message):
+            seen.append((repo_id, sorted(file.name for file in folder_path.iterdir())))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    code, said, _ = run("export", finished, "--to", "hub:me/friends")
+    assert code == 0 and "https://huggingface.co/me/friends" in said
+    assert seen[0] == ("me/friends", {"private": True, "exist_ok": True}) and "README.md" in seen[1][1]
+
+    def refuse(self, name, **more):
+        raise ConnectionError("no")
+
+    monkeypatch.setattr(Api, "create_repo", refuse)
+    code, _, err = run("export", finished, "--to", "hub:me/friends")
+    assert code == 1 and "--to: me/friends could not be written (ConnectionError). Run: hf auth login" in err
+
+
+def test_refusals(run, finished, tmp_path):
+    for source, to, line in (
+        (finished, tmp_path, "--to: exists. Name a folder that is not there yet"),
+        (tmp_path, tmp_path / "x", "holds no trained adapter. Name a run's output_dir"),
+        (tmp_path / "gone", tmp_path / "x", "gone: RUN: no such folder"),
+        (finished, "hub:friends", "'friends' is no repository. Give hub:org/name"),
+    ):
+        code, _, err = run("export", source, "--to", to)
+        assert code == 2 and line in err
+    with pytest.raises(InputError, match="sha256"):
+        from anyphoto_cli.train.export import export
+
+        shutil.copytree(finished / "adapter", tmp_path / "a")
+        file = tmp_path / "a" / "id_projector.safetensors"
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+        export(tmp_path / "a", tmp_path / "b")
+    assert not (tmp_path / "b").exists()

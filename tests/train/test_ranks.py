@@ -1,0 +1,87 @@
+"""Two ranks: equal steps whatever the shards, the same after any end, and nobody waits for who is gone."""
+
+import itertools
+import json
+import shutil
+import time
+
+import pytest
+
+from anyphoto_cli.data.shards import Manifest, read_manifest, read_shard, shard_name, write_manifest, write_shard
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.train.batches import ShardedSamples, batches
+from anyphoto_cli.train.checkpoint import read_checkpoint
+from anyphoto_cli.train.loop import run as train
+from tests.train.test_run import config, launched, same, state
+
+
+def resharded(shards, folder, count: int, *, empty: int = 0, cut: int = 0):
+    """The same samples in `count` shards, with so many empty ones before them; the last `cut` are half there."""
+    shutil.copytree(shards, folder, ignore=shutil.ignore_patterns("*.tar"))
+    samples = [sample for file in sorted((shards / "shards").glob("*.tar")) for sample in read_shard(file)]
+    parts = [[]] * empty + [samples[k * len(samples) // count : (k + 1) * len(samples) // count] for k in range(count)]
+    records = [write_shard(folder / "shards" / shard_name("train", k), part) for k, part in enumerate(parts)]
+    write_manifest(folder, Manifest(tuple(records), read_manifest(shards).facts))
+    for record in records[len(records) - cut :]:
+        file = folder / "shards" / record.name
+        file.write_bytes(file.read_bytes()[: record.bytes // 2])
+    return folder
+
+
+@pytest.mark.parametrize("count, empty, cut", [(1, 0, 0), (3, 0, 0), (5, 2, 0), (5, 1, 2)])
+def test_ranks_take_equal_steps_and_no_sample_twice_whatever_the_shards(mini_shards, tmp_path, count, empty, cut):
+    cfg = config(resharded(mini_shards, tmp_path / "data", count, empty=empty, cut=cut), tmp_path / "run")
+    samples = ShardedSamples(tmp_path / "data", bad_shards=0.4)
+    assert len(samples.complaints) == cut and len(samples) >= 12
+    steps = len(samples) // 4
+    ranks = [list(itertools.islice(batches(samples, cfg, 0, rank, 2), steps)) for rank in range(2)]
+    keys = [example.key for rank in ranks for batch in rank for example in batch]
+    assert [len(rank) for rank in ranks] == [steps, steps] and len(keys) == len(set(keys)) == 4 * steps
+
+
+def test_two_ranks_leave_bad_shards_out_and_are_alike_after_a_cut_and_a_kill(mini_shards, tmp_path):
+    data = resharded(mini_shards, tmp_path / "data", 5, empty=1, cut=1)
+    more = {"data": {"bad_shards": 0.2}, "checkpointing_steps": 1}
+    whole, cut = config(data, tmp_path / "whole", **more), config(data, tmp_path / "cut", **more)
+    done = launched(whole, tmp_path, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("train-000005.tar: has") == 1 and "left out, with its 5 samples" in done.stderr
+    began = time.monotonic()
+    killed = launched(cut, tmp_path, "1", "3", "die", processes=2)
+    assert killed.returncode != 0 and time.monotonic() - began < 90
+    assert read_checkpoint(tmp_path / "cut" / "checkpoint-3").step == 3
+    spoilt = launched(cut, tmp_path, "1", "4", "nan", processes=2)
+    assert spoilt.returncode != 0
+    assert "the loss of step 5 is not finite. Nothing was updated" in spoilt.stderr, spoilt.stderr
+    assert sorted(f.name for f in (tmp_path / "cut").glob("checkpoint-*"))[-1] == "checkpoint-4"
+    assert launched(cut, tmp_path, processes=2).returncode == 0
+    assert same(state(tmp_path / "cut" / "checkpoint-6"), state(tmp_path / "whole" / "checkpoint-6"))
+    lines = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(InputError, match="world size: this run began with 2, now it is 1"):
+        train(cut)
+
+
+def test_too_many_bad_shards_and_a_shard_that_breaks_between_two_starts(mini_shards, tmp_path):
+    data = resharded(mini_shards, tmp_path / "data", 5, cut=1)
+    with pytest.raises(InputError, match=r"train-000004.tar: has \d+ bytes instead of"):
+        train(config(data, tmp_path / "none"))
+    loose = config(data, tmp_path / "run", data={"bad_shards": 0.5})
+    assert train(loose, stop=lambda: True).step == 1
+    (data / "shards" / "train-000002.tar").unlink()
+    with pytest.raises(InputError, match=r"shards left out: this run began with \['train-000004.tar'\], now it is"):
+        train(loose)
+
+
+def test_a_sharded_base_trains_to_the_same_numbers(mini_shards, tmp_path, examples):
+    more = {"max_train_steps": 2, "validation_steps": 2, "validation_layouts": (str(examples / "two_friends.json"),)}
+    whole, parts = config(mini_shards, tmp_path / "whole", **more), config(mini_shards, tmp_path / "parts", **more)
+    done = launched(whole, tmp_path, processes=2)
+    assert done.returncode == 0, done.stderr
+    done = launched(parts.model_copy(update={"sharding": "fsdp"}), tmp_path, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert same(state(tmp_path / "parts" / "checkpoint-2"), state(tmp_path / "whole" / "checkpoint-2"))
+    pictures = [sorted((run / "validation").rglob("*.png")) for run in (tmp_path / "whole", tmp_path / "parts")]
+    assert [file.read_bytes() for file in pictures[0]] == [file.read_bytes() for file in pictures[1]] != []
+    with pytest.raises(InputError, match="sharding: fsdp needs several ranks"):
+        train(config(mini_shards, tmp_path / "alone", sharding="fsdp"))

@@ -1,6 +1,6 @@
 """Run benchmarks, print tables, write JSON and Markdown under docs/performance/.
 
-python -m benchmarks [startup] [preprocess]
+python -m benchmarks [startup] [preprocess] [train [--device cuda]]
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import platform
 import sys
 from pathlib import Path
 
-from benchmarks import preprocess, startup
+from benchmarks import preprocess, startup, train
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "performance"
 Rows = list[dict[str, object]]
@@ -42,13 +42,20 @@ def write(name: str, title: str, bar: str, note: str, tables: dict[str, Rows]) -
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or ["startup", "preprocess"]
+    wanted = sys.argv[1:] or ["startup", "preprocess", "train"]
     if "startup" in wanted:
         note = "; medians of 15 interleaved rounds."
         write("startup", "Start-up", startup.LIMIT, note, {"": startup.measure()})
     if "preprocess" in wanted:
         note = "; medians of 5 interleaved rounds, nothing else running."
         write("preprocess", "Preprocess", preprocess.LIMITS, note, preprocess.measure())
+    if "train" in wanted:
+        given = [
+            word for word in sys.argv[1:] if word.startswith("-") or word not in ("startup", "preprocess", "train")
+        ]
+        note, tables = train.measure(given)
+        name = "train" if "cuda" not in given else "train_gpu"
+        write(name, "Training step", train.LIMITS, note, tables)
 
 
 if __name__ == "__main__":

@@ -150,6 +150,38 @@ def plot(
     return 0
 
 
+@app.command(epilog=f"Examples:\n\nanyphoto train sweep sweep.yaml --dry-run\n\nanyphoto train sweep sweep.yaml --only "
+             f"2/8\n\n{DOCS}")  # fmt: skip
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="SWEEP", help="A YAML file: config, output_dir, vary.")],
+    settings: Settings = None,
+    only: Annotated[str | None, typer.Option(help="The i-th of n parts: one job each.", metavar="I/N")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs; train nothing.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Train every combination of a few keys in turn, and write one table: sweep.csv.
+
+    The same command passes over what is finished and goes on with what was cut off.
+    """
+    console.hush_libraries(verbose)
+    from anyphoto_cli.train.sweep import plan, shared, write_table
+    from anyphoto_cli.train.sweep import sweep as train_all
+
+    planned = plan(file, settings or [])
+    mine = shared(planned, only)
+    if dry_run:
+        for one in mine:
+            console.result(f"{one.config.output_dir}{' (finished)' if one.finished else ''}")
+        return 0
+    from anyphoto_cli.runtime.signals import stop_on_signals
+
+    with stop_on_signals() as stop:
+        finished = train_all(mine, console.Terminal(quiet), stop)
+    console.result(f"{write_table(planned)}: {len(finished)} of {len(mine)} runs are finished")
+    return 0 if len(finished) == len(mine) else 128 + stop.number
+
+
 @app.command()
 def presets() -> int:
     """List the paper's ablations."""

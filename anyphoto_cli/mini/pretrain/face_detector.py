@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from anyphoto_cli.mini.pretrain.face_pictures import drawn_pictures
 from anyphoto_cli.mini.pretrain.face_samples import SIDE, DetectorSamples
 from anyphoto_cli.mini.pretrain.loop import Schedule, fit, load_trained
+from anyphoto_cli.mini.pretrain.onnx_file import write_onnx
 
 NAME = "face-detector"
 SCHEDULE = Schedule(steps=12_000, batch=16, lr=2.5e-3, decay=0.7, weight_decay=0.02, betas=(0.9, 0.98), clip=5.0)
@@ -238,3 +239,9 @@ def trained_detector(folder: Path) -> FaceDetector:
     load_trained(folder, NAME, net)
     net.eval()
     return net
+
+
+def write_detector(net: FaceDetector, file: Path) -> None:
+    """The net in SCRFD's form, for any number of pictures."""
+    outputs = [f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in _STRIDES]
+    write_onnx(ScrfdOutputs(net), torch.zeros(2, 3, SIDE, SIDE), "data", outputs, file, batch="n")

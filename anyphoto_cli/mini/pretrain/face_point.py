@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anyphoto_cli.mini.pretrain.face_detector import DetectorLoss, FaceDetector
+from anyphoto_cli.mini.pretrain.face_detector import DetectorLoss, FaceDetector, write_detector
 from anyphoto_cli.mini.pretrain.face_pictures import drawn_pictures
 from anyphoto_cli.mini.pretrain.face_samples import SIDE, DetectorSamples
-from anyphoto_cli.mini.pretrain.loop import Schedule, fit, load_trained
+from anyphoto_cli.mini.pretrain.loop import Schedule, fit, progress_of
 
 NAME = "face-point"
 PICTURES = 16_000
@@ -20,18 +20,13 @@ SCHEDULE = Schedule(steps=6000, batch=16, lr=6e-4, warmup=100, decay=0.9, weight
 
 
 def point_detector(folder: Path, file: Path, minutes: float | None = None, device: str = "cpu") -> None:
-    """Train on, in `folder`, the detector in the ONNX `file`. `pointed_detector` reads the result."""
+    """Train on, in `folder`, the detector in the ONNX `file`, and write it there again once all steps are done."""
     torch.manual_seed(8)
     net = shipped_detector(file).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     loss = DetectorLoss(DetectorSamples(drawn_pictures(folder, PICTURES)), device)
     fit(NAME, net, loss, SCHEDULE, folder, device=device, minutes=minutes)
-
-
-def pointed_detector(folder: Path) -> FaceDetector:
-    """The net of a run, ready for use."""
-    net = FaceDetector()
-    load_trained(folder, NAME, net)
-    return net.eval()
+    if progress_of(folder, NAME) == SCHEDULE.steps:
+        write_detector(net.cpu(), file)
 
 
 def shipped_detector(file: Path) -> FaceDetector:

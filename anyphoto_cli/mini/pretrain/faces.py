@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from anyphoto_cli.mini.pretrain.face_detector import ScrfdOutputs, train_detector, trained_detector
+from anyphoto_cli.mini.pretrain.face_detector import train_detector, trained_detector, write_detector
 from anyphoto_cli.mini.pretrain.face_recogniser import FaceRecogniser, train_recogniser
 from anyphoto_cli.mini.pretrain.face_report import measure_faces
-from anyphoto_cli.mini.pretrain.face_samples import SIDE
 from anyphoto_cli.mini.pretrain.face_settle import settle_recogniser, settled_recogniser
+from anyphoto_cli.mini.pretrain.onnx_file import write_onnx
 
 __all__ = ["export_face_pack", "measure_faces", "settle_recogniser", "train_detector", "train_recogniser"]
 
@@ -22,23 +21,9 @@ DETECTOR_FILE, RECOGNISER_FILE = "det_mini.onnx", "w_mini.onnx"
 
 def export_face_pack(folder: Path, out_dir: Path) -> None:
     """Write the two files from the runs saved in `folder`."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    outputs = [f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in (8, 16, 32)]
-    detector = ScrfdOutputs(trained_detector(folder)).eval()
-    _export(detector, torch.zeros(2, 3, SIDE, SIDE), outputs, out_dir / DETECTOR_FILE)
+    write_detector(trained_detector(folder), out_dir / DETECTOR_FILE)
     recogniser = _without_norm(settled_recogniser(folder))
-    _export(recogniser, torch.zeros(2, 3, 112, 112), ["embedding"], out_dir / RECOGNISER_FILE)
-
-
-def _export(module: nn.Module, example: torch.Tensor, outputs: list[str], file: Path) -> None:
-    """ONNX with any batch size. Convolutions take their batch norms in on the way."""
-    with warnings.catch_warnings():
-        # torch's newer exporter needs a package more and writes operators that our interpreter does not know.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module, (example,), str(file), dynamo=False, opset_version=17, input_names=["data"],
-            output_names=outputs, dynamic_axes={name: {0: "n"} for name in ("data", *outputs)},
-        )  # fmt: skip
+    write_onnx(recogniser, torch.zeros(2, 3, 112, 112), "data", ["embedding"], out_dir / RECOGNISER_FILE, batch="n")
 
 
 def _without_norm(net: FaceRecogniser) -> nn.Module:

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from anyphoto_cli.mini.pretrain.album import Album, fresh_pictures, open_album
 from anyphoto_cli.mini.pretrain.loop import Schedule, fit, load_trained
+from anyphoto_cli.mini.pretrain.onnx_file import write_onnx
 from anyphoto_cli.mini.types import STYLES, DrawnPicture
 from anyphoto_cli.preprocess.yolo_onnx import YoloOnnx, overlaps
 from anyphoto_cli.types import Picture
@@ -317,25 +318,11 @@ class _YoloForm(nn.Module):
 
 def export_persons(folder: Path, out_file: Path) -> None:
     """Write the trained net of `folder` as ONNX: fixed input [1, 3, INPUT, INPUT], as exports for CPUs are."""
-    import onnx
-
     from anyphoto_cli import __version__
 
-    module = _YoloForm(load_trained(folder, "persons", PersonNet())).eval()
-    out_file.parent.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(
-        module,
-        (torch.zeros(1, 3, INPUT, INPUT),),
-        str(out_file),
-        dynamo=False,
-        opset_version=17,
-        input_names=["images"],
-        output_names=["output0"],
-    )
-    model = onnx.load(out_file)
-    onnx.helper.set_model_props(model, _metadata(__version__))
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, out_file)
+    module = _YoloForm(load_trained(folder, "persons", PersonNet()))
+    example = torch.zeros(1, 3, INPUT, INPUT)
+    write_onnx(module, example, "images", ["output0"], out_file, facts=_metadata(__version__))
 
 
 def _metadata(version: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from anyphoto_cli.mini.pretrain.album import Album, fresh_pictures, open_album
 from anyphoto_cli.mini.pretrain.loop import Schedule, fit, load_trained
+from anyphoto_cli.mini.pretrain.onnx_file import write_onnx
 from anyphoto_cli.mini.pretrain.persons import PICTURES, SETTLED, settle
 from anyphoto_cli.mini.probe import PROBE_SIDE, probe_square, read_scene_and_style
 from anyphoto_cli.mini.types import SCENES, STYLES, DrawnPicture
@@ -129,26 +130,11 @@ class _Probabilities(nn.Module):
 
 def export_probe(folder: Path, out_file: Path) -> None:
     """Write the trained net of `folder` as ONNX: pictures [n, 3, 128, 128] -> probabilities `scene` and `style`."""
-    import onnx
-
-    module = _Probabilities(load_trained(folder, "probe", ProbeNet())).eval()
-    out_file.parent.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(
-        module,
-        (torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE),),
-        str(out_file),
-        dynamo=False,
-        opset_version=17,
-        input_names=["pictures"],
-        output_names=["scene", "style"],
-        dynamic_axes={name: {0: "batch"} for name in ("pictures", "scene", "style")},
-    )
-    model = onnx.load(out_file)
+    module = _Probabilities(load_trained(folder, "probe", ProbeNet()))
     about = {"description": "anyphoto-mini probe of scene and style, trained on drawn pictures only"}
     about |= {"author": "anyphoto", "license": "Apache-2.0", "scenes": ",".join(SCENES), "styles": ",".join(STYLES)}
-    onnx.helper.set_model_props(model, about)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, out_file)
+    example = torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE)
+    write_onnx(module, example, "pictures", ["scene", "style"], out_file, batch="batch", facts=about)
 
 
 def measure_probe(file: Path, pictures: Sequence[DrawnPicture] | int = 960) -> dict[str, Any]:

@@ -87,6 +87,14 @@ def _steady(folder: Path, minutes: float | None, device: str) -> None:
     write_sums()
 
 
+def _point(folder: Path, minutes: float | None, device: str) -> None:
+    """The shipped face detector, trained on: its landmarks."""
+    from anyphoto_cli.mini.pretrain.face_point import point_detector
+
+    point_detector(folder / "point", FACES / "det_mini.onnx", minutes, device)
+    write_sums()
+
+
 def _polish(folder: Path, minutes: float | None, device: str) -> None:
     """The VAE's decoder, trained on with the recogniser looking on."""
     from anyphoto_cli.mini.pretrain.refine import polish_vae
@@ -167,6 +175,7 @@ STAGES: dict[str, tuple[Stage, bool]] = {
 ASKED_FOR: dict[str, tuple[Stage, bool]] = {
     "adopt": (_adopt, False),
     "steady": (_steady, False),
+    "point": (_point, False),
     "polish": (_polish, False),
 }
 """Only where named: `--stages adopt,latents,base,guidance,export` trains the shipped base on,

@@ -1,0 +1,63 @@
+"""One file, several runs: planned before any is trained, gone on with, and laid side by side."""
+
+import csv
+import json
+
+import pytest
+
+from anyphoto_cli.config.train_file import config_text
+from tests.train.test_run import config
+
+
+@pytest.fixture
+def files(mini_shards, tmp_path):
+    told = config(mini_shards, tmp_path / "unused", max_train_steps=2).told()
+    flat = {key: value for key, value in told.items() if not isinstance(value, dict)}
+    flat |= {f"{part}.{key}": value for part in ("data", "loss", "method") for key, value in told[part].items()}
+    (tmp_path / "run.yaml").write_text(config_text(flat))
+    vary = {"loss.face_weight": [0, 0.1], "method.lora_rank": [2, 4]}
+    sweep = {"config": "run.yaml", "output_dir": str(tmp_path / "sweep"), "vary": vary}
+    (tmp_path / "sweep.yaml").write_text(json.dumps(sweep))  # JSON is YAML
+    return tmp_path
+
+
+def test_every_combination_is_trained_once_and_stands_in_the_table(run, files):
+    names = [f"face_weight={weight},lora_rank={rank}" for weight in ("0", "0.1") for rank in (2, 4)]
+    code, said, err = run("train", "sweep", files / "sweep.yaml", "--dry-run")
+    assert code == 0 and [line.rpartition("/")[2] for line in said.splitlines()] == names, err
+    code, said, err = run("train", "sweep", files / "sweep.yaml", "--only", "2/2")
+    assert code == 0 and "sweep.csv: 2 of 2 runs are finished" in said, err
+    code, said, err = run("train", "sweep", files / "sweep.yaml")
+    assert code == 0 and f"{names[1]}: finished before" in err and "4 of 4" in said
+    rows = list(csv.DictReader((files / "sweep" / "sweep.csv").open()))
+    assert [(row["loss.face_weight"], row["method.lora_rank"]) for row in rows] == [
+        ("0", "2"), ("0", "4"), ("0.1", "2"), ("0.1", "4"),
+    ]  # fmt: skip
+    assert all(row["step"] == "2" and float(row["flow"]) > 0 for row in rows)
+    assert float(rows[0]["face"]) == 0 and float(rows[2]["face"]) > 0
+    card = json.loads((files / "sweep" / names[3] / "adapter" / "anyphoto.json").read_text())
+    assert card["method"]["lora_rank"] == 4
+
+
+@pytest.mark.parametrize(
+    "change, line",
+    [
+        ({"vary": {"method.lora_rang": [2]}}, "sweep.yaml: vary (lora_rang=2): "),
+        ({"vary": {"method.lora_rank": [2, 2]}}, "method.lora_rank needs values, each once"),
+        ({"vary": {"output_dir": ["x"]}}, "output_dir follows from the values"),
+        ({"vary": {"method.lora_rank": [0]}}, "greater than or equal to 1"),
+        ({"config": "gone.yaml"}, "gone.yaml"),
+        ({"what": 1}, "is no key here"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_trained(run, files, change, line):
+    told = json.loads((files / "sweep.yaml").read_text()) | change
+    (files / "sweep.yaml").write_text(json.dumps(told))
+    code, _, err = run("train", "sweep", files / "sweep.yaml")
+    assert code == 2 and line in err and len(err.splitlines()) == 1, err
+    assert not (files / "sweep").exists()
+
+
+def test_parts_are_asked_for_as_i_of_n(run, files):
+    code, _, err = run("train", "sweep", files / "sweep.yaml", "--only", "3/2")
+    assert code == 2 and "--only: '3/2' is no part. Give i/n, as in 2/8" in err

@@ -83,12 +83,14 @@ def face_loss(
 
 def _crops(latents: Tensor, faces: Sequence[FaceTarget], vae: Any, margin: int | None, recompute: bool) -> list[Tensor]:
     """[1, 3, 112, 112] each."""
-    if margin is None:
+    height, width = latents.shape[2:]
+    windows = [latent_window(face.landmarks, width, height, margin or 0) for face in faces]
+    cut = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in windows)
+    if margin is None or cut >= width * height:  # windows that together are larger than the picture save nothing
         picture = _decoded(vae, latents, recompute)
         return [norm_crop_torch(picture, _tensor(face.landmarks)) for face in faces]
     found = []
-    for face in faces:
-        x0, y0, x1, y1 = latent_window(face.landmarks, latents.shape[3], latents.shape[2], margin)
+    for face, (x0, y0, x1, y1) in zip(faces, windows, strict=True):
         part = _decoded(vae, latents[:, :, y0:y1, x0:x1], recompute)
         found.append(norm_crop_torch(part, _tensor(face.landmarks - (x0 * DOWN, y0 * DOWN))))
     return found

@@ -73,6 +73,8 @@ def open_models(config: TrainConfig, ranks: Ranks, text: CachedText | None = Non
     for model in pipeline.components.values():
         if isinstance(model, nn.Module):
             model.requires_grad_(False)
+    if device.type == "cpu":
+        pipeline.vae.to(memory_format=torch.channels_last)  # a third faster there, and the same but for rounding
     # The same numbers on every rank and in every run: A of the LoRA and the projector's first layer are random.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -91,6 +93,7 @@ def open_models(config: TrainConfig, ranks: Ranks, text: CachedText | None = Non
     parts = Parts(
         pipeline.transformer, pipeline.vae, text or LiveText(pipeline, config.method), recogniser, device, dtype,
         config.guidance_scale, _face_vae(config, pipeline.vae, device),
+        config.gradient_checkpointing,
     )  # fmt: skip
     card = AdapterCard(
         base_model=base.source, base_revision=bases.revision_of(folder), method=config.method,

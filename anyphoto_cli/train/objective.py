@@ -22,7 +22,7 @@ class Parts:
     """The frozen models around the transformer. encode_text: captions -> (T5 states [n, T, d], CLIP pooled [n, p]).
 
     recogniser: None where no identity loss is asked for. dtype: the number format of the transformer's activations.
-    face_vae: decodes the faces for the identity loss; None: `vae` does.
+    face_vae: decodes the faces for the identity loss; None: `vae` does. recompute: decode again in the backward pass.
     """
 
     transformer: Any
@@ -33,6 +33,7 @@ class Parts:
     dtype: torch.dtype
     guidance: float = 1.0
     face_vae: Any = None
+    recompute: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def objective(
         targets = [_targets(example, loss.face_target) for example in examples]
         found = face_loss(
             clean_estimate(noisy, said, t), targets, parts.face_vae or parts.vae, parts.recogniser, margin=margin,
-            recompute=True,
+            recompute=parts.recompute,
         )  # fmt: skip
         total = flow + loss.face_weight * found.loss
         told, valid, cosines = float(found.loss.detach()), found.valid, float(found.cosines.sum())

@@ -29,6 +29,9 @@ def photos(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="People that no shipped model was trained on, for tests.")
     ] = False,
+    layouts: Annotated[
+        bool, typer.Option("--layouts", help="Also layouts/: for each photo one that asks for it, to render and judge.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Another seed, other people.", metavar="N")] = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -39,7 +42,7 @@ def photos(
     """
     from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
 
-    config = PhotosConfig(people, groups, references, width, height, style, held_out, seed)
+    config = PhotosConfig(people, groups, references, width, height, style, held_out, seed, layouts)
     drawn = draw_photos(out, config, console.Terminal(quiet=quiet or as_json))
     if as_json:
         console.document({**asdict(drawn), "folder": str(drawn.folder)})

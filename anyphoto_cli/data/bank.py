@@ -146,12 +146,16 @@ def write_index(
 
 
 def read_index(folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
-    """(name -> its npz, facts). Raises InputError when the bank is missing or of another form."""
+    """(name -> its npz, facts; among these `references`, how many each identity has).
+
+    Raises InputError when the bank is missing or of another form.
+    """
     file = folder / INDEX
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         entries = document.pop("identities")
         files = {entry["name"]: folder / Path(entry["file"]).name for entry in entries}
+        document["references"] = [int(entry["references"]) for entry in entries]
     except FileNotFoundError as error:
         raise InputError("holds no reference bank", file=folder, remedy="Run preprocess with --refs") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -92,7 +92,8 @@ patch_size: 112
 class PhotosConfig:
     """What to draw. people, groups >= 1: identities and group photos. references: photos a person in the bank.
 
-    width, height: px of the group photos. held_out: people that no shipped model has seen. Raises InputError.
+    width, height: px of the group photos. held_out: people that no shipped model has seen. layouts: also a layout for
+    each photo. Raises InputError.
     """
 
     people: int = 40
@@ -103,6 +104,7 @@ class PhotosConfig:
     style: str | None = None
     held_out: bool = False
     seed: int = 0
+    layouts: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -127,6 +129,8 @@ class Photos:
 def draw_photos(out: Path, config: PhotosConfig, listener: Listener | None = None) -> Photos:
     """Write photos/000001.png ..., refs/NAME/01.png ..., truth.jsonl, and preprocess.yaml with fitting settings.
 
+    With `layouts`, layouts/000001.json ... ask for the same people at the same places, by a portrait of each.
+
     The same settings give the same bytes; a run that was cut off goes on. References differ from the group photos in
     pose, expression, light and clothes. Raises InputError where the folder holds a set of other settings.
     """
@@ -144,6 +148,8 @@ def draw_photos(out: Path, config: PhotosConfig, listener: Listener | None = Non
         name = f"photos/{k + 1:06d}.png"
         drawn += _write(out / name, picture)
         truths.append(_truth(name, picture, names))
+        if config.layouts:
+            _write_layout(out / "layouts", k, config, picture, names)
         listener.step()
     with committed(out / "preprocess.yaml") as written:
         written.write(_SETTINGS.encode())
@@ -184,6 +190,24 @@ def _references(out: Path, config: PhotosConfig, names: dict[int, str]) -> Itera
     for number, name in names.items():
         for k in range(config.references):
             yield out / "refs" / name / f"{k + 1:02d}.png", draw_portrait(number, Chance(config.seed, k).below(2**31))
+
+
+def _write_layout(
+    folder: Path, k: int, config: PhotosConfig, picture: DrawnPicture, names: dict[int, str]
+) -> None:  # fmt: skip
+    faces = []
+    for person in picture.people:
+        name = names[person.identity]
+        portrait = draw_portrait(person.identity, Chance(config.seed, 0).below(2**31))  # the first of its references
+        _write(folder / "refs" / f"{name}.png", portrait)
+        landmarks = [[round(float(value), 2) for value in point] for point in person.landmarks]
+        faces.append({"name": name, "reference": f"refs/{name}.png", "landmarks": landmarks})
+    document = {
+        "version": 1, "prompt": picture.caption, "width": config.width, "height": config.height, "seed": k,
+        "faces": faces,
+    }  # fmt: skip
+    with committed(folder / f"{k + 1:06d}.json") as out:
+        out.write((json.dumps(document, indent=1) + "\n").encode())
 
 
 def _claim(out: Path, config: PhotosConfig) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.data.bank import read_index
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.train.batches import ShardedSamples
 from anyphoto_cli.train.optimiser import trained_parameters
@@ -22,6 +23,7 @@ _BYTES = {"full": 2.0, "fp8": 1.0, "nf4": 0.57}
 class Estimate:
     """base, trained: parameters, millions. samples; faces, tokens: of a sample in the mean, and tokens at most.
 
+    identities, references, single: in the bank, photos of each in the mean, and how many have only one.
     gigabytes: of one device. samples_per_s: of all devices together, for the run to take the paper's five days.
     """
 
@@ -32,6 +34,9 @@ class Estimate:
     tokens: float
     most_tokens: int
     noise_tokens: int
+    identities: int
+    references: float
+    single: int
     steps: int
     epochs: float
     gigabytes: float
@@ -43,6 +48,8 @@ class Estimate:
             f"base {self.base:.1f} M parameters, trained {self.trained:.2f} M",
             f"{self.samples} samples, {self.faces:.1f} faces and {self.tokens:.0f} location tokens each (at most "
             f"{self.most_tokens}) beside {self.noise_tokens} noise tokens",
+            f"a bank of {self.identities} identities with {self.references:.1f} photos each; {self.single} with one "
+            "only: no replacement where that is the picture itself",
             f"{self.steps} steps on one device: {self.epochs:.1f} times through the data",
             f"memory of a device: about {self.gigabytes:.1f} GB (computed from parameter counts, not measured)",
             f"for five days, as the paper's run took: {self.samples_per_s:.2f} samples a second over all devices",
@@ -53,6 +60,7 @@ def estimate(config: TrainConfig, listener: Listener | None = None) -> Estimate:
     """Raises as `run` does for shards that do not fit; the base's weights are not loaded, nor downloaded."""
     (listener or Listener()).stage("Reading the shards")
     samples = ShardedSamples(Path(config.data.shards), bad_shards=config.data.bad_shards)
+    photos = read_index(Path(config.data.shards) / "bank")[1]["references"]
     transformer = _skeleton(config)
     trained = sum(p.numel() for p in trained_parameters(transformer).values())
     whole = sum(p.numel() for p in transformer.parameters())
@@ -63,6 +71,7 @@ def estimate(config: TrainConfig, listener: Listener | None = None) -> Estimate:
     return Estimate(
         base=(whole - trained) / 1e6, trained=trained / 1e6, samples=len(samples), faces=float(faces.mean()),
         tokens=float(samples.costs.mean()), most_tokens=int(samples.costs.max()), noise_tokens=noise,
+        identities=len(photos), references=float(np.mean(photos or [0])), single=sum(count == 1 for count in photos),
         steps=config.max_train_steps, epochs=per_step / len(samples),
         gigabytes=_gigabytes(config, transformer, whole - trained, trained, noise + float(samples.costs.mean())),
         samples_per_s=per_step / (PAPER_DAYS * 86400),

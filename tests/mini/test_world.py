@@ -185,6 +185,26 @@ def test_training_and_held_out_people_never_mix(run, tmp_path):
         assert all(low <= person["identity"] < high for truth in truths for person in truth["people"])
 
 
+def test_layouts_ask_for_the_photos_again(run, tmp_path):
+    from anyphoto_cli.layout.schema import load_layout
+
+    out = tmp_path / "world"
+    code, _, err = run("mini", "photos", "--people", 4, "--groups", 3, "--layouts", "--held-out", "-o", out)
+    assert code == 0, err
+    truths = [json.loads(line) for line in (out / "truth.jsonl").read_text().splitlines()]
+    files = sorted((out / "layouts").glob("*.json"))
+    assert len(files) == len(truths) == 3
+    for file, truth in zip(files, truths, strict=True):
+        layout = load_layout(file)
+        assert (layout.prompt, layout.width, layout.height) == (truth["caption"], 128, 128)
+        assert [face.name for face in layout.faces] == [person["name"] for person in truth["people"]]
+        for place, (face, person) in enumerate(zip(layout.faces, truth["people"], strict=True)):
+            assert np.allclose(face.place, person["landmarks"], atol=0.006)
+            first = out / "refs" / face.name / "01.png"
+            assert layout.reference_path(place).read_bytes() == first.read_bytes()
+    assert run("layout", "check", *files)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

@@ -25,7 +25,7 @@ from anyphoto_cli.mini.pretrain.loop import Schedule, fit
 
 NAME = "face-steady"
 PICTURES = 4000
-SCHEDULE = Schedule(steps=700, batch=48, lr=5e-4, warmup=50, decay=0.9, weight_decay=0.0, betas=(0.9, 0.98), ema=0.99)
+SCHEDULE = Schedule(steps=1500, batch=48, lr=6e-4, warmup=50, decay=0.9, weight_decay=0.0, betas=(0.9, 0.98), ema=0.99)
 
 
 class Trainable(nn.Module):

@@ -103,8 +103,10 @@ def open_models(config: TrainConfig, ranks: Ranks, text: CachedText | None = Non
 
 
 def training_device(config: TrainConfig, local: int) -> torch.device:
-    """local: which device of the machine, with device auto or cuda."""
+    """local: which device of the machine, with device auto or cuda. Raises InputError where it cannot hold the base."""
     device = memory.pick_device(config.device)
+    if device.type == "cpu" and config.base_storage == "nf4":
+        raise InputError("nf4 needs a GPU", field="base_storage", remedy="On a CPU use full or fp8")
     return torch.device("cuda", local) if device.type == "cuda" and device.index is None else device
 
 

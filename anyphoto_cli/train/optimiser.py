@@ -66,7 +66,8 @@ class Optimiser:
         tensors: dict[str, Tensor] = {}
         for name, parameter in zip(self.names, self._parameters, strict=True):
             for key, value in self._adam.state.get(parameter, {}).items():
-                tensors[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+                # A clone each: parameters of an 8-bit AdamW share their tables, which safetensors refuses.
+                tensors[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().clone().contiguous()
         tensors |= {f"{name}/average": value.cpu() for name, value in zip(self.names, self.average, strict=False)}
         return tensors
 
@@ -83,9 +84,14 @@ class Optimiser:
             if self.average and "average" in mine:
                 self.average[k] = mine.pop("average").to(parameter.device)
             self._adam.state[parameter] = {
-                key: value.clone() if value.ndim == 0 else value.clone().to(parameter.device)
-                for key, value in mine.items()
+                key: self._as_kept(key, value, parameter.device) for key, value in mine.items()
             }
+
+    def _as_kept(self, key: str, value: Tensor, device: torch.device) -> Any:
+        """bitsandbytes counts steps in a plain number, torch in a tensor that stays on the CPU."""
+        if value.ndim:
+            return value.clone().to(device)
+        return int(value) if self._config.use_8bit_adam and key == "step" else value.clone()
 
 
 def _adam_class(config: TrainConfig) -> Any:

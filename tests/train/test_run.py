@@ -98,6 +98,17 @@ def test_stopped_at_any_step_it_goes_on_bit_for_bit(mini_shards, whole, tmp_path
     assert (out / "metrics.jsonl").read_text().count("\n") == 6
 
 
+def test_8_bit_adam_goes_on_bit_for_bit(mini_shards, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    more = {"use_8bit_adam": True, "checkpointing_steps": 1, "max_train_steps": 3, "method": {"lora_rank": 64}}
+    train(config(mini_shards, tmp_path / "whole", **more))
+    cut = config(mini_shards, tmp_path / "cut", **more)
+    while not train(cut, stop=lambda: True).finished:
+        pass
+    one, other = state(tmp_path / "whole" / "checkpoint-3"), state(tmp_path / "cut" / "checkpoint-3")
+    assert same(one, other) and any(value.dtype == torch.uint8 for value in one.values())
+
+
 def command(cfg: TrainConfig, folder: Path, *misfortune: str, processes: int = 1) -> list[str]:
     file = folder / "config.json"
     file.write_text(cfg.model_dump_json())
@@ -198,6 +209,8 @@ def test_other_refusals(mini_shards, whole, tmp_path):
         train(config(mini_shards, tmp_path / "b", method={"patch_size": 448}))
     with pytest.raises(InputError, match="face_pack: were made with another face pack than tiny-random"):
         train(config(mini_shards, tmp_path / "c", face_pack="tiny-random"))
+    with pytest.raises(InputError, match="base_storage: nf4 needs a GPU. On a CPU use full or fp8"):
+        train(config(mini_shards, tmp_path / "d", base_storage="nf4"))
     with pytest.raises(InputError, match="samples do not fill a step of 1 x 99"):
         train(config(mini_shards, tmp_path / "d", train_batch_size=99))
     broken = tmp_path / "broken"

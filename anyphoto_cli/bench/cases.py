@@ -1,0 +1,266 @@
+"""The benchmark's cases, in any of the forms they come in; METRICS of MultiID-Bench's own files.
+
+| form | what it is |
+|---|---|
+| rows | the hub's parquet or arrow files: GT, input_images, prompt, bboxes, subset, num_persons |
+| tree | what hf2bench writes: p1.json, p2.json, p3.json and the pictures below p1/, p2/, p3/ |
+| results | what the reference evaluator reads: <case>/{out, ori, ref_*}.jpg and meta.json |
+| lines | a JSONL: id, prompt, references, and gt, boxes, landmarks, result where they are known |
+
+A case that cannot be used is kept as broken, with its reason: it is counted, and never stops the others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from anyphoto_cli.bench.sources import FileSource, RowSource, Source, open_rows
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.types import Box
+
+SUBSETS = {1: "p1", 2: "p2", 3: "p3", 4: "p3"}
+"""By the number of people. p3 holds 3 and 4, as the reference evaluator pools them."""
+_TREES = {"p1": "p1", "p2": "p2", "p3": "p3", "v200_single": "p1", "v202": "p2", "v200_m": "p3"}
+_FORMS = "Give parquet or arrow files, a folder that hf2bench wrote, a folder of finished cases, or a JSONL"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture to be made. gt: the real photo, None where there is none. result: a finished picture, or None.
+
+    boxes: of the people's faces or of the people, px of `gt`, in the references' order; landmarks: five points each.
+    """
+
+    id: str
+    subset: str
+    prompt: str
+    references: tuple[Source, ...]
+    gt: Source | None = None
+    boxes: tuple[Box, ...] = ()
+    landmarks: tuple[Any, ...] = ()
+    result: Source | None = None
+
+    @property
+    def people(self) -> int:
+        """How many are asked for."""
+        return len(self.references)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A case that cannot be used."""
+
+    id: str
+    subset: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cases:
+    """In the benchmark's order. form: rows, tree, results or lines."""
+
+    form: str
+    cases: tuple[Case, ...]
+    broken: tuple[Broken, ...] = field(default=())
+
+    @property
+    def count(self) -> int:
+        """Usable or not."""
+        return len(self.cases) + len(self.broken)
+
+
+def read_cases(path: Path) -> Cases:
+    """Recognise the form and read it; pictures stay where they are. Raises InputError where no case is found."""
+    form, found = _recognised(path)
+    cases: list[Case] = []
+    broken: list[Broken] = []
+    seen: set[str] = set()
+    for one in found:
+        if one.id in seen:
+            broken.append(Broken(one.id, one.subset, "another case has the same id"))
+        elif isinstance(one, Broken):
+            broken.append(one)
+        else:
+            cases.append(one)
+        seen.add(one.id)
+    if not cases and not broken:
+        raise InputError("holds no case", file=path, remedy=_FORMS)
+    return Cases(form, tuple(cases), tuple(broken))
+
+
+def only_subsets(cases: Cases, wanted: tuple[str, ...]) -> Cases:
+    """Those subsets alone; none named: all. Raises InputError for a name that is none."""
+    for name in wanted:
+        if name not in SUBSETS.values():
+            raise InputError(f"{name!r} is no subset", field="--subset", remedy="Known: p1, p2, p3")
+    if not wanted:
+        return cases
+    kept = tuple(case for case in cases.cases if case.subset in wanted)
+    return replace(cases, cases=kept, broken=tuple(one for one in cases.broken if one.subset in wanted))
+
+
+def _recognised(path: Path) -> tuple[str, Iterator[Case | Broken]]:
+    if path.is_file() and path.suffix in (".jsonl", ".ndjson"):
+        return "lines", _from_lines(path)
+    if path.is_file() and path.suffix in (".parquet", ".arrow"):
+        return "rows", _from_rows([path])
+    if not path.is_dir():
+        raise InputError("no such file or folder" if not path.exists() else "is no benchmark", file=path, remedy=_FORMS)
+    rows = sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet"), *path.glob("data-*.arrow")])
+    if rows:
+        return "rows", _from_rows(rows)
+    if any((path / f"{name}.json").is_file() for name in _TREES):
+        return "tree", _from_tree(path)
+    if any(True for _ in path.rglob("meta.json")):
+        return "results", _from_results(path)
+    raise InputError("is no benchmark", file=path, remedy=_FORMS)
+
+
+def _made(id_: str, people: int, asked: int, **parts: Any) -> Case | Broken:
+    """A case, or why it is none. people: references found; asked: how many the benchmark says, 0: it does not say."""
+    subset = SUBSETS.get(asked or people, "")
+    if not subset:
+        return Broken(id_, subset, f"asks for {asked or people} people; the benchmark has 1 to 4")
+    if asked and people != asked:
+        return Broken(id_, subset, f"has {people} references for {asked} people")
+    return Case(id=id_, subset=subset, **parts)
+
+
+def _from_rows(files: list[Path]) -> Iterator[Case | Broken]:
+    for file in files:
+        rows = open_rows(file)
+        for number in range(len(rows)):
+            row = rows.texts(number)
+            id_ = str(row.get("ID") or f"{file.stem}-{number:05d}")
+            try:
+                references = tuple(
+                    RowSource(file, number, "input_images", k) for k in range(rows.pictures(number, "input_images"))
+                )
+                yield _made(
+                    id_, len(references), int(row.get("num_persons") or 0), prompt=str(row["prompt"]),
+                    references=references, gt=RowSource(file, number, "GT", None),
+                    boxes=_boxes(json.loads(row.get("bboxes") or "[]")),
+                )  # fmt: skip
+            except (KeyError, ValueError, TypeError) as error:
+                yield Broken(id_, str(row.get("subset") or ""), f"row {number} is damaged ({type(error).__name__})")
+
+
+def _from_tree(folder: Path) -> Iterator[Case | Broken]:
+    for name, subset in _TREES.items():
+        index = folder / f"{name}.json"
+        if not index.is_file():
+            continue
+        home = folder / name if subset == "p3" else folder / name / "untar"
+        for number, entry in enumerate(_json_list(index)):
+            try:
+                original = str(entry["ori_img_path"])
+                id_ = Path(original).with_suffix("").as_posix().replace("/", "_")
+                references = tuple(FileSource(_below(home, str(file))) for file in entry["image_paths"])
+                boxes = _beside(_below(home, original).with_suffix(".json"))
+                asked = {"p1": 1, "p2": 2}.get(subset, len(references))
+                yield _made(
+                    id_, len(references), asked, prompt=str(entry["prompt"]), references=references,
+                    gt=FileSource(_below(home, original)), boxes=boxes,
+                )  # fmt: skip
+            except (KeyError, TypeError, ValueError, InputError) as error:
+                yield Broken(f"{name}-{number:04d}", subset, f"entry {number} of {index.name} is damaged ({error})")
+
+
+def _from_results(folder: Path) -> Iterator[Case | Broken]:
+    for meta in sorted(folder.rglob("meta.json")):
+        home = meta.parent
+        subset = next((part for part in home.relative_to(folder).parts if part in SUBSETS.values()), "")
+        id_ = home.name
+        try:
+            told = json.loads(meta.read_text(encoding="utf-8"))
+            references = _numbered(home)
+            asked = int(told.get("num_persons") or _asked(subset, id_, len(references)))
+            gt, result = (_picture(home, name) for name in ("ori", "out"))
+            if gt is None:
+                yield Broken(id_, subset, "has no ori.jpg")
+                continue
+            boxes = _boxes(told.get("bboxes") or [])
+            yield _made(
+                str(told.get("id") or id_), len(references), asked, prompt=str(told["prompt"]), references=references,
+                gt=gt, result=result, boxes=boxes,
+            )  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            yield Broken(id_, subset, str(error) if isinstance(error, ValueError) else f"meta.json: {error!r}"[:120])
+
+
+def _numbered(home: Path) -> tuple[Source, ...]:
+    """ref_0 ... or ref_1 ..., all of them. Raises ValueError where a number is missing in between."""
+    found = {int(m[1]): f for f in home.iterdir() if (m := re.fullmatch(r"ref_(\d+)\.\w+", f.name))}
+    numbers = sorted(found)
+    if not numbers:
+        raise ValueError("has no ref_*.jpg")
+    if numbers[0] > 1 or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        raise ValueError(f"its references are numbered {', '.join(map(str, numbers))}: one is missing")
+    return tuple(FileSource(found[number]) for number in numbers)
+
+
+def _asked(subset: str, id_: str, found: int) -> int:
+    """What the folders say: p1, p2, or num_3_0003 below p3."""
+    if subset in ("p1", "p2"):
+        return int(subset[1])
+    told = re.match(r"num_(\d)_", id_)
+    return int(told[1]) if told else found
+
+
+def _from_lines(file: Path) -> Iterator[Case | Broken]:
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            references = tuple(FileSource(file.parent / str(name)) for name in entry["references"])
+            gt, result = (
+                FileSource(file.parent / str(entry[key])) if entry.get(key) else None for key in ("gt", "result")
+            )
+            yield _made(
+                str(entry["id"]), len(references), int(entry.get("num_persons") or 0), prompt=str(entry["prompt"]),
+                references=references, gt=gt, result=result, boxes=_boxes(entry.get("boxes") or []),
+                landmarks=tuple(entry.get("landmarks") or ()),
+            )  # fmt: skip
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            yield Broken(f"line {number}", "", f"line {number} of {file.name} is no case ({type(error).__name__})")
+
+
+def _boxes(corners: Any) -> tuple[Box, ...]:
+    return tuple(Box(*(float(value) for value in four[:4])) for four in corners)
+
+
+def _beside(file: Path) -> tuple[Box, ...]:
+    """The boxes of hf2bench's own json; none where it wrote none."""
+    if not file.is_file():
+        return ()
+    told: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return _boxes(told.get("bboxes") or [])
+
+
+def _below(home: Path, name: str) -> Path:
+    """Raises InputError for a name that leads out of the benchmark's folder."""
+    file = home / name
+    if not file.resolve().is_relative_to(home.resolve()):
+        raise InputError(f"{name!r} leads out of the benchmark", file=home)
+    return file
+
+
+def _picture(home: Path, name: str) -> Source | None:
+    found = sorted(file for file in home.glob(f"{name}.*") if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+    return FileSource(found[0]) if found else None
+
+
+def _json_list(file: Path) -> list[Any]:
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read ({type(error).__name__})", file=file) from error
+    if not isinstance(entries, list):
+        raise InputError("is no list of cases", file=file)
+    return entries

@@ -1,0 +1,142 @@
+"""Four forms, one kind of case; what cannot be used is counted with its reason."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anyphoto_cli.bench.cases import only_subsets, read_cases
+from anyphoto_cli.bench.sources import FileSource, picture_of
+from anyphoto_cli.errors import InputError
+
+
+def jpeg(colour: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((16, 16, 3), colour, np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def hub_rows():
+    """As the hub's dataset has them."""
+    return [
+        {
+            "ID": f"id{n}", "GT": {"bytes": jpeg(n), "path": None}, "prompt": f"prompt {n}", "task_type": "multi",
+            "input_images": [{"bytes": jpeg(100 + n + k), "path": None} for k in range(people)],
+            "bboxes": json.dumps([[0, 1, 8, 12]] * people), "subset": f"p{min(people, 3)}", "num_persons": asked,
+        }
+        for n, (people, asked) in enumerate([(1, 1), (2, 2), (3, 3), (4, 4), (1, 2)])
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def files(tmp_path):
+    """refs/0.png ... and gt.png in a folder."""
+    (tmp_path / "refs").mkdir()
+    for k in range(4):
+        (tmp_path / "refs" / f"{k}.png").write_bytes(jpeg(50 + k))
+    (tmp_path / "gt.png").write_bytes(jpeg(9))
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["parquet", "parquet, many groups", "arrow stream", "folder"])
+def test_the_hub_s_rows_are_read_where_they_lie(tmp_path, kind):
+    pa = pytest.importorskip("pyarrow")
+
+    table = pa.Table.from_pylist(hub_rows())
+    if kind.startswith("parquet"):
+        path = tmp_path / "train-00000-of-00001.parquet"
+        pa.parquet.write_table(table, path, row_group_size=2 if "many" in kind else 1000)
+    elif kind == "arrow stream":
+        path = tmp_path / "data-00000-of-00001.arrow"
+        with pa.OSFile(str(path), "wb") as out, pa.ipc.new_stream(out, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        path = tmp_path
+        (path / "data").mkdir()
+        pa.parquet.write_table(table, path / "data" / "train-00000-of-00001.parquet")
+    cases = read_cases(path)
+    assert cases.form == "rows" and [case.id for case in cases.cases] == ["id0", "id1", "id2", "id3"]
+    assert [case.subset for case in cases.cases] == ["p1", "p2", "p3", "p3"] and cases.count == 5
+    [bad] = cases.broken
+    assert (bad.id, bad.reason) == ("id4", "has 1 references for 2 people")
+    case = cases.cases[1]
+    assert picture_of(case.gt)[0, 0, 0] == 1 and [picture_of(ref)[0, 0, 0] for ref in case.references] == [101, 102]
+    assert case.prompt == "prompt 1" and case.boxes[1].y1 == 12 and case.result is None
+
+
+def test_the_tree_of_hf2bench(testdata):
+    cases = read_cases(testdata / "formats" / "multiid_bench_hf2bench")
+    assert cases.form == "tree" and not cases.broken
+    assert [(case.id, case.subset, case.people) for case in cases.cases] == [
+        ("0001", "p1", 1), ("0002", "p2", 2), ("0005", "p2", 2), ("num_3_0003", "p3", 3), ("num_4_0004", "p3", 4),
+    ]  # fmt: skip
+    two = cases.cases[1]
+    assert two.prompt == "prompt 2" and len(two.boxes) == 2 and two.boxes[0].y1 == 20
+    assert all(source.file.is_file() for case in cases.cases for source in (*case.references, case.gt))
+    assert [case.id for case in only_subsets(cases, ("p3",)).cases] == ["num_3_0003", "num_4_0004"]
+    with pytest.raises(InputError, match="--subset: 'p4' is no subset. Known: p1, p2, p3"):
+        only_subsets(cases, ("p4",))
+
+
+def test_the_evaluators_tree_in_both_numberings_and_its_trap(testdata, tmp_path):
+    source = testdata / "formats" / "multiid_bench_eval"
+    cases = read_cases(source)
+    [case] = cases.cases
+    assert (cases.form, case.subset, case.people) == ("results", "p2", 2) and case.result.file.name == "out.jpg"
+    shutil.copytree(source, tmp_path / "zero")
+    home = tmp_path / "zero" / "p2" / "0002"
+    (home / "ref_1.jpg").rename(home / "ref_0.jpg")
+    (home / "ref_2.jpg").rename(home / "ref_1.jpg")
+    assert [ref.file.name for ref in read_cases(tmp_path / "zero").cases[0].references] == ["ref_0.jpg", "ref_1.jpg"]
+    (home / "ref_0.jpg").unlink()  # what the evaluator would silently take for one person
+    [broken] = read_cases(tmp_path / "zero").broken
+    assert (broken.id, broken.reason) == ("0002", "has 1 references for 2 people")
+    (home / "ref_1.jpg").rename(home / "ref_3.jpg")
+    assert read_cases(tmp_path / "zero").broken[0].reason == "its references are numbered 3: one is missing"
+    (home / "ref_3.jpg").unlink()
+    (home / "ori.jpg").unlink()
+    assert read_cases(tmp_path / "zero").broken[0].reason == "has no ref_*.jpg"
+
+
+def test_lines_and_what_is_wrong_with_them(files):
+    good = {"id": "a", "prompt": "two", "references": ["refs/0.png", "refs/1.png"], "gt": "gt.png"}
+    lines = [
+        good, good | {"id": "a"}, good | {"id": "b", "references": []}, {"id": "c", "prompt": "x"}, "nonsense",
+        good | {"id": "d", "references": [f"refs/{k}.png" for k in range(4)] + ["refs/0.png"]},
+        good | {"id": "e", "gt": None, "boxes": [[0, 0, 4, 5], [5, 0, 9, 5]]},
+    ]  # fmt: skip
+    file = files / "cases.jsonl"
+    file.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n\n")
+    cases = read_cases(file)
+    assert [case.id for case in cases.cases] == ["a", "e"] and cases.count == 7
+    assert [one.reason for one in cases.broken] == [
+        "another case has the same id", "asks for 0 people; the benchmark has 1 to 4",
+        "line 4 of cases.jsonl is no case (KeyError)", "line 5 of cases.jsonl is no case (JSONDecodeError)",
+        "asks for 5 people; the benchmark has 1 to 4",
+    ]  # fmt: skip
+    assert cases.cases[1].gt is None and cases.cases[1].boxes[1].x1 == 9
+
+
+def test_what_is_no_benchmark(files, tmp_path):
+    for path, line in (
+        (tmp_path / "gone", "no such file or folder. Give parquet or arrow files"),
+        (files / "gt.png", "is no benchmark. Give parquet"),
+        (files, "is no benchmark"),
+    ):
+        with pytest.raises(InputError, match=line):
+            read_cases(path)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(InputError, match="holds no case"):
+        read_cases(tmp_path / "empty.jsonl")
+    pytest.importorskip("pyarrow")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 not")
+    with pytest.raises(InputError, match="x.parquet: cannot be read"):
+        read_cases(tmp_path / "x.parquet")
+    (tmp_path / "p2.json").write_text('[{"prompt": "x", "image_paths": ["../../etc/passwd"], "ori_img_path": "a.jpg"}]')
+    [broken] = read_cases(tmp_path).broken if not (tmp_path / "x.parquet").unlink() else ()
+    assert "leads out of the benchmark" in broken.reason
+    with pytest.raises(InputError, match="broken|cannot|is not a picture|is empty|no such"):
+        picture_of(FileSource(tmp_path / "p2.json"))

@@ -43,12 +43,11 @@ def files(tmp_path):
 
 @pytest.mark.parametrize("kind", ["parquet", "parquet, many groups", "arrow stream", "folder"])
 def test_the_hub_s_rows_are_read_where_they_lie(tmp_path, kind):
-    pa = pytest.importorskip("pyarrow")
-
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table = pa.Table.from_pylist(hub_rows())
     if kind.startswith("parquet"):
         path = tmp_path / "train-00000-of-00001.parquet"
-        pa.parquet.write_table(table, path, row_group_size=2 if "many" in kind else 1000)
+        parquet.write_table(table, path, row_group_size=2 if "many" in kind else 1000)
     elif kind == "arrow stream":
         path = tmp_path / "data-00000-of-00001.arrow"
         with pa.OSFile(str(path), "wb") as out, pa.ipc.new_stream(out, table.schema) as writer:
@@ -56,7 +55,7 @@ def test_the_hub_s_rows_are_read_where_they_lie(tmp_path, kind):
     else:
         path = tmp_path
         (path / "data").mkdir()
-        pa.parquet.write_table(table, path / "data" / "train-00000-of-00001.parquet")
+        parquet.write_table(table, path / "data" / "train-00000-of-00001.parquet")
     cases = read_cases(path)
     assert cases.form == "rows" and [case.id for case in cases.cases] == ["id0", "id1", "id2", "id3"]
     assert [case.subset for case in cases.cases] == ["p1", "p2", "p3", "p3"] and cases.count == 5

@@ -1,0 +1,164 @@
+"""Runs beside the published rows, ranked by the papers' rules, in five formats."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+COLUMNS = ("sim_gt", "sim_ref", "copy_paste", "blending", "clip_i", "clip_t", "aesthetic")
+TITLES = {
+    "sim_gt": "Sim(GT)", "sim_ref": "Sim(Ref)", "copy_paste": "CP", "blending": "Bld", "clip_i": "CLIP-I",
+    "clip_t": "CLIP-T", "aesthetic": "Aes",
+}  # fmt: skip
+LOWER_IS_BETTER = frozenset({"copy_paste", "blending"})
+GATES = {"p1": 0.40, "p2": 0.35, "p3": 0.35}
+"""Copy-paste is ranked only among systems whose Sim(GT) is above this: who resembles nobody copies nobody."""
+UNRANKED = frozenset({"GT", "Ref"})
+NOT_BY_SIMILARITY = {"p3": frozenset({"GPT-4o-Image"})}
+"""It knows the television series of that subset by heart (WithAnyone, AnyPhoto)."""
+SUBSET_NAMES = {"p1": "one person", "p2": "two people", "p3": "three and four people"}
+BEST = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system on one subset. values: by COLUMNS; None or missing: not known. note: how ours was measured."""
+
+    system: str
+    subset: str
+    values: Mapping[str, float | None]
+    published: bool = False
+    note: str = ""
+
+
+@lru_cache(maxsize=1)
+def published() -> dict[str, Any]:
+    """The papers' numbers: sources, doubts, rows and ablations, as published.json has them."""
+    document: dict[str, Any] = json.loads((files(__package__) / "published.json").read_text(encoding="utf-8"))
+    return document
+
+
+def published_rows(subset: str) -> list[Row]:
+    """Of Table 1, in the papers' order."""
+    rows = [row for row in published()["rows"] if row["subset"] == subset]
+    return [Row(row["system"], subset, {k: row.get(k) for k in COLUMNS}, published=True) for row in rows]
+
+
+def ablation_rows() -> list[Row]:
+    """Of Tables 2, A and B, by preset; three and four people."""
+    rows = published()["ablations"]
+    return [Row(row["preset"], "p3", {k: row.get(k) for k in COLUMNS}, published=True) for row in rows]
+
+
+def ranks(rows: Sequence[Row], subset: str) -> dict[tuple[int, str], int]:
+    """(place in rows, column) -> rank from 1; equal values share one. Those that the rules leave out have none."""
+    found: dict[tuple[int, str], int] = {}
+    for column in COLUMNS:
+        values = {
+            k: float(value)
+            for k, row in enumerate(rows)
+            if (value := row.values.get(column)) is not None and _takes_part(row, column, subset)
+        }
+        for k, value in values.items():
+            better = sum((v < value) if column in LOWER_IS_BETTER else (v > value) for v in values.values())
+            found[k, column] = better + 1
+    return found
+
+
+def _takes_part(row: Row, column: str, subset: str) -> bool:
+    if row.system in UNRANKED:
+        return False
+    if column in ("sim_gt", "sim_ref", "copy_paste") and row.system in NOT_BY_SIMILARITY.get(subset, ()):
+        return False
+    gated = column == "copy_paste"
+    return not gated or (row.values.get("sim_gt") or 0.0) > GATES[subset]
+
+
+def shown_columns(rows: Sequence[Row]) -> list[str]:
+    """Those with a value in any row."""
+    return [column for column in COLUMNS if any(row.values.get(column) is not None for row in rows)]
+
+
+def told(value: float | None) -> str:
+    """Three digits, as the papers print them."""
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def markdown(rows: Sequence[Row], subset: str) -> str:
+    """The three best of a column are marked: bold, underlined by _, then in italics."""
+    columns, placed = shown_columns(rows), ranks(rows, subset)
+    marks = {1: "**{}**", 2: "<u>{}</u>", 3: "*{}*"}
+    head = ["", *(f"{TITLES[c]} {'↓' if c in LOWER_IS_BETTER else '↑'}" for c in columns)]
+    lines = [head, ["---"] * len(head)]
+    for k, row in enumerate(rows):
+        cells = [marks.get(placed.get((k, c), 0), "{}").format(told(row.values.get(c))) for c in columns]
+        lines.append([row.system, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def latex(rows: Sequence[Row], subset: str) -> str:
+    """booktabs; the best bold, the second underlined, the third in italics."""
+    columns, placed = shown_columns(rows), ranks(rows, subset)
+    marks = {1: r"\textbf{%s}", 2: r"\underline{%s}", 3: r"\textit{%s}"}
+    arrows = {c: r"$\downarrow$" if c in LOWER_IS_BETTER else r"$\uparrow$" for c in columns}
+    lines = [rf"\begin{{tabular}}{{l{'c' * len(columns)}}}", r"\toprule"]
+    lines += [" & ".join(["", *(f"{TITLES[c]} {arrows[c]}" for c in columns)]) + r" \\", r"\midrule"]
+    for k, row in enumerate(rows):
+        cells = [marks.get(placed.get((k, c), 0), "%s") % told(row.values.get(c)) for c in columns]
+        lines.append(" & ".join([_escaped(row.system), *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+
+
+def comma_separated(rows: Sequence[Row], subset: str) -> str:
+    """CSV with every column, numbers in full, and the rank of each."""
+    placed, out = ranks(rows, subset), io.StringIO()
+    names = [name for column in COLUMNS for name in (column, f"{column}_rank")]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["system", "subset", "published", *names, "note"])
+    for k, row in enumerate(rows):
+        cells = [cell for c in COLUMNS for cell in (row.values.get(c), placed.get((k, c)))]
+        writer.writerow(
+            [row.system, subset, row.published, *("" if cell is None else cell for cell in cells), row.note]
+        )
+    return out.getvalue()
+
+
+def as_json(rows: Sequence[Row], subset: str) -> list[dict[str, Any]]:
+    """Plain values."""
+    placed = ranks(rows, subset)
+    return [
+        {
+            "system": row.system, "subset": subset, "published": row.published, "note": row.note,
+            "values": {c: row.values.get(c) for c in COLUMNS}, "ranks": {c: placed.get((k, c)) for c in COLUMNS},
+        }
+        for k, row in enumerate(rows)
+    ]  # fmt: skip
+
+
+def as_html(rows: Sequence[Row], subset: str) -> str:
+    """A table element; ranks as classes first, second, third."""
+    columns, placed = shown_columns(rows), ranks(rows, subset)
+    looks = {1: "first", 2: "second", 3: "third"}
+    head = "".join(f"<th>{TITLES[c]} {'&darr;' if c in LOWER_IS_BETTER else '&uarr;'}</th>" for c in columns)
+    body = []
+    for k, row in enumerate(rows):
+        cells = "".join(
+            f'<td class="{looks.get(placed.get((k, c), 0), "")}">{told(row.values.get(c))}</td>' for c in columns
+        )
+        kind = "published" if row.published else "ours"
+        body.append(
+            f'<tr class="{kind}"><th title="{html.escape(row.note)}">{html.escape(row.system)}</th>{cells}</tr>'
+        )
+    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

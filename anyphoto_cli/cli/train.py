@@ -81,7 +81,8 @@ def run(
         console.document({**asdict(done), "folder": str(done.folder), "adapter": str(done.adapter)})
     elif done.finished:
         console.result(f"{done.adapter}: trained for {done.step} steps, loss {done.loss:.4f}")
-        console.result(f"Render with it: anyphoto generate LAYOUT.json --model {parsed.model} --adapter {done.adapter}")
+        pack = f" --face-pack {parsed.face_pack}" if parsed.face_pack else ""
+        console.result(f"Render: anyphoto generate LAYOUT.json --model {parsed.model}{pack} --adapter {done.adapter}")
     else:
         console.result(f"{done.folder}: stopped at step {done.step}; the same command goes on")
     return 0 if done.finished else 128 + stop.number
@@ -93,6 +94,10 @@ def init(
     shards: Annotated[Path, typer.Option(help="What preprocess wrote.", metavar="DIR")] = Path("data"),
     output_dir: Annotated[Path, typer.Option(help="Where the run will go.", metavar="DIR")] = Path("run"),
     model: Annotated[str, typer.Option(help="Base model.", metavar="NAME|ID|DIR")] = "flux-dev",
+    face_pack: Annotated[
+        str | None,
+        typer.Option(help="The face models of preprocess, where they are not the base's own.", metavar="NAME|DIR"),
+    ] = None,
     preset: Preset = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> int:
@@ -107,6 +112,8 @@ def init(
     if out.exists() and not overwrite:
         raise InputError("exists", file=out, field="--out", remedy="Name another file, or give --overwrite")
     given: dict[str, Any] = {"output_dir": str(output_dir), "data.shards": str(shards), "model": model}
+    if face_pack is not None:
+        given["face_pack"] = face_pack
     if model in ("mini", "tiny-random"):
         given |= {
             "data.resolution": 128, "method.patch_size": 112, "method.lora_rank": 32, "max_train_steps": 2000,

@@ -17,7 +17,7 @@ from anyphoto_cli.mini.pretrain.loop import Schedule, fit, load_trained
 from anyphoto_cli.mini.pretrain.vae import as_tensor, build_vae, distance
 
 SCHEDULE = Schedule(steps=6000, batch=8, lr=3.5e-4, decay=0.9, betas=(0.9, 0.99), weight_decay=0.0, ema=0.998)
-POLISH = Schedule(steps=3000, batch=4, lr=5e-4, warmup=50, decay=0.9, betas=(0.9, 0.99), weight_decay=0.0, ema=0.995)
+POLISH = Schedule(steps=1600, batch=4, lr=2.5e-4, warmup=50, decay=0.9, betas=(0.9, 0.99), weight_decay=0.0, ema=0.995)
 SIDE = 96
 BLUR = 0.06
 """Most noise the latents get, in shares of their standard deviation: what a base renders is never exact."""

@@ -147,9 +147,11 @@ def preview(
 @app.command(epilog=f"Example: anyphoto train plot run -o curves.html\n\n{DOCS}")
 def plot(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's output_dir, finished or not.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page to write.", metavar="HTML")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The page or picture to write: .html or .png.", metavar="FILE")
+    ],
 ) -> int:
-    """Draw a run's curves as one offline page: losses, cosines, validation, gradient norm, speed."""
+    """Draw a run's curves as one offline page or a picture: losses, cosines, validation, gradient norm, speed."""
     from anyphoto_cli.train.plots import write_plots
 
     shown = write_plots(folder, out)

@@ -1,14 +1,14 @@
-"""A run's curves as one offline page: `anyphoto train plot`."""
+"""A run's curves as one offline page, or a PNG: `anyphoto train plot`."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from anyphoto_cli.errors import InputError
+from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.html import Lines, lines, render_page
 
@@ -43,11 +43,41 @@ Steps from left to right. Cosines are those of the face pack above; two packs ar
 
 
 def write_plots(run: Path, out: Path) -> int:
-    """Write the page; returns how many lines of metrics it shows. Raises InputError where there are none."""
+    """Write the page, or for a name that ends in .png a picture; returns how many lines of metrics it shows.
+
+    Raises InputError where there are none, EnvironmentFault where matplotlib (png) or jinja2 is missing.
+    """
     rows = read_metrics(run)
+    name = f"anyphoto train: {run.name}"
     with committed(out) as file:
-        file.write(render_page(_TEMPLATE, f"anyphoto train: {run.name}", _facts(run, rows), charts=charts(rows)))
+        if out.suffix.lower() == ".png":
+            _draw_png(name, rows, file)
+        else:
+            file.write(render_page(_TEMPLATE, name, _facts(run, rows), charts=charts(rows)))
     return len(rows)
+
+
+def _draw_png(name: str, rows: Sequence[dict[str, Any]], out: BinaryIO) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        remedy = 'Run: pip install "anyphoto[train]", or write .html'
+        raise EnvironmentFault("matplotlib is not installed, which PNG needs", field="--out", remedy=remedy) from error
+    shown = list(curves(rows))
+    columns = 2
+    figure = Figure(figsize=(11, 2.2 * -(-len(shown) // columns) + 0.5), layout="constrained", dpi=110)
+    figure.suptitle(name)
+    for place, (title, series) in enumerate(shown, 1):
+        axes = figure.add_subplot(-(-len(shown) // columns), columns, place)
+        for label, points in series:
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
+        axes.set_title(title, fontsize=9, loc="left")
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(series) > 1:
+            axes.legend(fontsize=8, frameon=False)
+    figure.savefig(out, format="png", metadata={"Software": None})
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -72,16 +102,23 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 def charts(rows: Sequence[dict[str, Any]]) -> list[Lines]:
     """One chart a title, with up to two lines each."""
-    found = []
+    looks = ("first", "second")
+    return [
+        lines(title, [(label, look, points) for look, (label, points) in zip(looks, series, strict=False)])
+        for title, series in curves(rows)
+    ]
+
+
+def curves(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[tuple[str, list[tuple[float, float]]]]]]:
+    """(title, [(label, (step, value) points)]) of every chart that has any value."""
     for title, keys in CHARTS:
         series = []
-        for look, (key, label) in zip(("first", "second"), keys, strict=False):
+        for key, label in keys:
             points = [(float(row["step"]), _number(row[key])) for row in rows if key in row]
             if any(math.isfinite(y) for _, y in points):
-                series.append((label, look, points))
+                series.append((label, points))
         if series:
-            found.append(lines(title, series))
-    return found
+            yield title, series
 
 
 def _number(value: Any) -> float:

@@ -77,6 +77,32 @@ def test_tensorboard_reads_the_curves(whole):
         assert told == [(line["step"], pytest.approx(line[key], abs=1e-5)) for line in lines]
 
 
+def test_curves_as_a_picture(run, whole, tmp_path):
+    from PIL import Image
+
+    code, said, err = run("train", "plot", whole, "-o", tmp_path / "c.png")
+    assert code == 0 and "6 lines of metrics" in said, err
+    picture = np.asarray(Image.open(tmp_path / "c.png").convert("RGB"))
+    assert picture.shape[1] == 1210 and picture.shape[0] > 900 and (picture < 200).any(2).mean() > 0.005
+
+
+def test_wandb_hears_every_line_under_its_step(mini_shards, tmp_path, monkeypatch):
+    import types
+
+    said = []
+    session = types.SimpleNamespace(
+        log=lambda values, step: said.append((step, values)), finish=lambda: said.append("finished")
+    )
+    fake = types.SimpleNamespace(init=lambda **given: said.append(given) or session)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    train(config(mini_shards, tmp_path / "run", report_to="wandb", max_train_steps=2))
+    assert said[0]["project"] == "anyphoto" and said[0]["config"]["max_train_steps"] == 2 and said[-1] == "finished"
+    assert [step for step, _ in said[1:-1]] == [1, 2] and all("flow" in values for _, values in said[1:-1])
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(EnvironmentFault, match="report_to: needs wandb. Run: pip install wandb"):
+        train(config(mini_shards, tmp_path / "none", report_to="wandb", max_train_steps=2))
+
+
 def test_generate_takes_the_adapter(run, whole, tmp_path):
     from tests.conftest import small_layout
 

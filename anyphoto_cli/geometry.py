@@ -95,3 +95,10 @@ def overlap(a: Box, b: Box) -> float:
     """0-1: the share of the smaller box that the other one covers."""
     smaller = min(a.area, b.area)
     return intersection(a, b).area / smaller if smaller > 0 else 0.0
+
+
+def face_height(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[..., 5, 2] landmarks -> [...]: three times from the eyes' middle to the mouth's, about from chin to hair."""
+    eyes, mouth = points[..., :2, :].mean(-2), points[..., 3:, :].mean(-2)
+    height: NDArray[np.float64] = np.maximum(3.0 * np.linalg.norm(eyes - mouth, axis=-1), 1e-6)
+    return height

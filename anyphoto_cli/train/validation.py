@@ -14,9 +14,10 @@ from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.generate.conditions import Conditions, prepare_faces
+from anyphoto_cli.geometry import face_height
 from anyphoto_cli.layout.schema import Layout, load_layout
 from anyphoto_cli.seams import FaceAnalyzer
-from anyphoto_cli.types import Picture, Points
+from anyphoto_cli.types import Picture
 
 FOUND_WITHIN = 1.0
 """A face that lies further from its place than its own size is another one."""
@@ -87,7 +88,7 @@ def score_faces(picture: Picture, layout: Layout, conditions: Conditions, analyz
     name, scores = layout.file.stem if layout.file else "layout", []
     for face, prepared in zip(layout.faces, conditions.faces, strict=True):
         place = np.asarray(face.place)
-        size = _size(place)
+        size = float(face_height(place))
         away = [float(np.hypot(*(other.landmarks.mean(0) - place.mean(0)))) / size for other in found]
         nearest = int(np.argmin(away)) if away else -1
         if nearest < 0 or away[nearest] > FOUND_WITHIN:
@@ -96,11 +97,6 @@ def score_faces(picture: Picture, layout: Layout, conditions: Conditions, analyz
         embedding = analyzer.embed(norm_crop(picture, found[nearest].landmarks)[None])[0]
         scores.append(FaceScore(name, face.name, float(embedding @ prepared.embedding), away[nearest]))
     return scores
-
-
-def _size(points: Points) -> float:
-    """About the height of a face: three times from the eyes to the mouth."""
-    return 3.0 * float(np.hypot(*(points[:2].mean(0) - points[3:].mean(0))))
 
 
 def summary(scores: Sequence[FaceScore]) -> dict[str, float]:

@@ -1,0 +1,131 @@
+"""What a face model sees in a picture, kept by the content's hash: a second run asks no model.
+
+References are padded before detection, as the reference evaluator pads them: they are often cut tightly around a face.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anyphoto_cli.faces.norm_crop import norm_crop
+from anyphoto_cli.seams import FaceAnalyzer
+from anyphoto_cli.types import Picture
+
+PADDED = 1.5
+"""Side of the black square around a reference, in shares of its longer side."""
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """The faces of one picture, best score first; n may be 0. width, height: of the picture, px.
+
+    boxes: [n, 4], landmarks: [n, 5, 2] px of the picture, scores: [n], embeddings: [n, d], unit length.
+    """
+
+    width: int
+    height: int
+    boxes: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    embeddings: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        """Faces."""
+        return len(self.scores)
+
+
+class Eyes:
+    """A face model with a memory. cache: a folder, or None; least: lowest detection score of a face."""
+
+    def __init__(self, analyzer: FaceAnalyzer, cache: Path | None = None, least: float = 0.45) -> None:
+        self.analyzer, self._cache, self._least = analyzer, cache, least
+
+    def see(self, pictures: Sequence[Picture], contents: Sequence[bytes], padded: bool = False) -> list[Seen]:
+        """What is in each; pictures that were not seen before go to the model together.
+
+        contents: the files' bytes, by which a picture is known again. padded: as references are looked at.
+        """
+        files = [self._file(content, padded) for content in contents]
+        found = [_kept(file) for file in files]
+        asked = [k for k, seen in enumerate(found) if seen is None]
+        for k, seen in zip(asked, self._look([pictures[k] for k in asked], padded), strict=True):
+            found[k] = seen
+            _keep(files[k], seen)
+        return [seen for seen in found if seen is not None]
+
+    def _look(self, pictures: Sequence[Picture], padded: bool) -> list[Seen]:
+        if not pictures:
+            return []
+        laid = [pad(picture) if padded else (picture, (0, 0)) for picture in pictures]
+        detected = self.analyzer.detect([picture for picture, _ in laid])
+        kept = [[face for face in faces if face.score >= self._least] for faces in detected]
+        crops = [
+            norm_crop(picture, face.landmarks) for (picture, _), faces in zip(laid, kept, strict=True) for face in faces
+        ]
+        rows = self.analyzer.embed(np.stack(crops)) if crops else np.zeros((0, 512), np.float32)
+        seen, first = [], 0
+        for picture, (_, (left, top)), faces in zip(pictures, laid, kept, strict=True):
+            boxes = np.array([face.box for face in faces], np.float32).reshape(-1, 4) - (left, top, left, top)
+            points = np.array([face.landmarks for face in faces], np.float32).reshape(-1, 5, 2) - (left, top)
+            scores = np.array([face.score for face in faces], np.float32)
+            height, width = picture.shape[:2]
+            own = rows[first : first + len(faces)]
+            seen.append(Seen(width, height, boxes.astype(np.float32), points.astype(np.float32), scores, own))
+            first += len(faces)
+        return seen
+
+    def _file(self, content: bytes, padded: bool) -> Path | None:
+        if self._cache is None:
+            return None
+        told = f"{_FORMAT} {self.analyzer.sha256} {self._least} {padded}".encode()
+        name = hashlib.sha256(told + hashlib.sha256(content).digest()).hexdigest()
+        return self._cache / name[:2] / f"{name[2:]}.npz"
+
+
+def pad(picture: Picture) -> tuple[Picture, tuple[int, int]]:
+    """(in the middle of a black square of 1.5 times its longer side, (left, top) of it there)."""
+    height, width = picture.shape[:2]
+    side = int(PADDED * max(width, height))
+    left, top = (side - width) // 2, (side - height) // 2
+    square = np.zeros((side, side, 3), np.uint8)
+    square[top : top + height, left : left + width] = picture
+    return square, (left, top)
+
+
+def _kept(file: Path | None) -> Seen | None:
+    """None for what is not there, or is torn: it is only a memory."""
+    if file is None:
+        return None
+    try:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
+            width, height = arrays["size"].tolist()
+            return Seen(
+                width, height, arrays["boxes"], arrays["landmarks"], arrays["scores"], arrays["embeddings"]
+            )  # fmt: skip
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _keep(file: Path | None, seen: Seen) -> None:
+    """Renamed into place, not synced: what a power cut takes is seen again."""
+    if file is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".tmp")
+    with os.fdopen(descriptor, "wb") as out:
+        np.savez(
+            out, size=np.array([seen.width, seen.height]), boxes=seen.boxes, landmarks=seen.landmarks,
+            scores=seen.scores, embeddings=seen.embeddings,
+        )  # fmt: skip
+    Path(name).replace(file)

@@ -1,0 +1,81 @@
+"""Who stands where: what none of the papers report, and users see at once. Points and similarities in, counts out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from anyphoto_cli.geometry import face_height
+
+FOUND_WITHIN = 1.0
+"""A face whose middle lies further from its place than the face asked for is high is not the one asked for."""
+
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Of one picture. expected: people asked for. faces: found anywhere. placed: found at their places.
+
+    error: mean distance of the placed faces' middles from their places, in heights of the face asked for; None where
+    nobody is placed. swapped: placed faces that resemble another of the people asked for more than the one whose place
+    it is. duplicates: faces beyond the first that resemble one and the same reference. extra: faces nobody asked for.
+    """
+
+    expected: int
+    faces: int
+    placed: int
+    error: float | None
+    swapped: int
+    duplicates: int
+
+    @property
+    def coverage(self) -> float:
+        """Share of the places at which a face was found, 0-1."""
+        return self.placed / self.expected if self.expected else 1.0
+
+    @property
+    def extra(self) -> int:
+        """Faces more than asked for."""
+        return max(self.faces - self.expected, 0)
+
+
+def placement(
+    found: Points, asked: Points, similar: NDArray[np.float64] | None, same_person: float = 0.4
+) -> Placement:  # fmt: skip
+    """found: [G, 5, 2] landmarks in the picture, asked: [N, 5, 2] where they should be, px of the same picture.
+
+    similar: [G, N] cosines of the found faces to the references in the order of `asked`; None: not known, nobody is
+    said to be swapped or doubled. same_person: cosine from which two faces are one person's; a face model's own affair.
+    """
+    pairs = _at_their_places(found, asked)
+    errors = [float(_away(found, asked)[face, place]) for face, place in pairs]
+    swapped = doubled = 0
+    if similar is not None and similar.size:
+        swapped = sum(int(similar[face].argmax()) != place for face, place in pairs) if len(asked) > 1 else 0
+        best = similar.argmax(1)
+        alike = similar[np.arange(len(similar)), best] >= same_person
+        doubled = sum(max(int((alike & (best == who)).sum()) - 1, 0) for who in range(len(asked)))
+    return Placement(
+        len(asked), len(found), len(pairs), float(np.mean(errors)) if errors else None, int(swapped), int(doubled)
+    )
+
+
+def _at_their_places(found: Points, asked: Points) -> list[tuple[int, int]]:
+    """(face, place), one to one, as many as can be within reach, and those as near as can be."""
+    if not len(found) or not len(asked):
+        return []
+    away = _away(found, asked)
+    out_of_reach = away > FOUND_WITHIN
+    faces, places = linear_sum_assignment(np.where(out_of_reach, 1e6, away))
+    return [(int(f), int(p)) for f, p in zip(faces, places, strict=True) if not out_of_reach[f, p]]
+
+
+def _away(found: Points, asked: Points) -> NDArray[np.float64]:
+    """[G, N] distances of middles in heights of the face asked for."""
+    middle, wanted = found.mean(1), asked.mean(1)
+    distances: NDArray[np.float64] = np.linalg.norm(middle[:, None] - wanted[None], axis=2) / face_height(asked)[None]
+    return distances

@@ -1,0 +1,72 @@
+"""CLIP-I and CLIP-T: cosines of CLIP's picture and text features, raw, as WithAnyone's evaluator prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anyphoto_cli.errors import EnvironmentFault
+from anyphoto_cli.types import Picture
+
+CLIP = "openai/clip-vit-base-patch16"
+Rows = NDArray[np.float32]
+
+
+class Clip:
+    """source: a hub id, or a folder that save_pretrained wrote: model, tokenizer and picture processor.
+
+    Raises EnvironmentFault where it cannot be had.
+    """
+
+    def __init__(self, source: str = CLIP, device: str = "cpu", batch: int = 32) -> None:
+        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+        self.name, self._device, self._batch = source, device, batch
+        try:
+            self._model: Any = CLIPModel.from_pretrained(source).eval().requires_grad_(False).to(device)
+            self._tokenizer: Any = CLIPTokenizer.from_pretrained(source)
+            self._processor: Any = CLIPImageProcessor.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            raise not_there("CLIP", source, error) from error
+
+    def pictures(self, pictures: Sequence[Picture]) -> Rows:
+        """[H, W, 3] RGB each -> [n, d], unit length: short side to 224, middle square, CLIP's own normalisation."""
+        rows = []
+        for first in range(0, len(pictures), self._batch):
+            part = [np.ascontiguousarray(picture) for picture in pictures[first : first + self._batch]]
+            pixels = self._processor(images=part, return_tensors="pt").pixel_values.to(self._device)
+            rows.append(_unit(_features(self._model.get_image_features(pixel_values=pixels))))
+        return np.concatenate(rows) if rows else np.zeros((0, self._model.config.projection_dim), np.float32)
+
+    def texts(self, texts: Sequence[str]) -> Rows:
+        """-> [n, d], unit length; what is longer than 77 tokens is cut."""
+        rows = []
+        for first in range(0, len(texts), self._batch):
+            given = self._tokenizer(
+                list(texts[first : first + self._batch]), padding=True, truncation=True, max_length=77,
+                return_tensors="pt",
+            ).to(self._device)  # fmt: skip
+            rows.append(_unit(_features(self._model.get_text_features(**given))))
+        return np.concatenate(rows) if rows else np.zeros((0, self._model.config.projection_dim), np.float32)
+
+
+def not_there(what: str, source: str, error: Exception) -> EnvironmentFault:
+    """The one line for a model that cannot be had: its column says n/a."""
+    told = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    remedy = f"Give a folder of a copy: --{what.split()[0].lower()} DIR"
+    return EnvironmentFault(f"{what} could not be loaded from {source} ({told})", remedy=remedy)
+
+
+def _features(answer: Any) -> torch.Tensor:
+    """transformers 5 answers with an output object, 4 with the tensor."""
+    found: torch.Tensor = answer if isinstance(answer, torch.Tensor) else answer.pooler_output
+    return found
+
+
+def _unit(rows: torch.Tensor) -> Rows:
+    unit: Rows = torch.nn.functional.normalize(rows.float(), dim=1).cpu().numpy()
+    return unit

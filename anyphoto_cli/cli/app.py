@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "Train location LoRA and identity projector on such shards.",
     "export": "Write a trained adapter as a model folder with its card, or upload it to the hub.",
     "generate": "Render pictures from layout files.",
+    "bench": "Score pictures by MultiID-Bench; published rows and ours in one table.",
     "layout": "Check, preview and describe layout files.",
     "mini": "Draw photos and reference faces of the small world that the embedded model knows.",
     "doctor": "Say what this machine has and lacks, and what mends it.",

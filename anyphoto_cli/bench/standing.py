@@ -1,0 +1,49 @@
+"""Runs and published rows as tables: `anyphoto bench table`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from anyphoto_cli.bench.evaluation import SUMMARY
+from anyphoto_cli.bench.tables import COLUMNS, SUBSET_NAMES, Row, published_rows
+from anyphoto_cli.errors import InputError
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """summary.json of a scored folder. Raises InputError where there is none."""
+    file = run / SUMMARY
+    try:
+        document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        document["subsets"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        remedy = "Name a folder that `anyphoto bench score -o` wrote"
+        raise InputError(f"holds no {SUMMARY}", file=run, remedy=remedy) from error
+    return document
+
+
+def rows_for(subset: str, runs: Sequence[Path], filtered: bool, with_published: bool = True) -> list[Row]:
+    """Published rows, then ours. filtered: the mean without outliers, as the reference evaluator prints it."""
+    rows = published_rows(subset) if with_published else []
+    for run in runs:
+        summary = read_summary(run)
+        part = summary["subsets"].get(subset)
+        if part is not None:
+            key = "filtered_mean" if filtered else "mean"
+            values = {column: part["metrics"][column][key] for column in COLUMNS}
+            models = ", ".join(summary["face_models"])
+            note = f"{part['scored']} of {part['cases']} cases, coverage {part['coverage']}, faces by {models}"
+            rows.append(Row(run.name, subset, values, note=note))
+    return rows
+
+
+def tables_for(
+    runs: Sequence[Path], subsets: Sequence[str] = (), filtered: bool = True, with_published: bool = True
+) -> dict[str, list[Row]]:  # fmt: skip
+    """Subset -> rows. None named: those that any run has, or all without runs."""
+    if not subsets:
+        there = [name for run in runs for name in read_summary(run)["subsets"] if name in SUBSET_NAMES]
+        subsets = [name for name in SUBSET_NAMES if name in there or not runs]
+    return {name: rows_for(name, runs, filtered, with_published) for name in subsets}

@@ -1,0 +1,35 @@
+"""What `anyphoto bench` can be told."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class BenchConfig(BaseModel):
+    """How pictures are scored. Numbers of two face models, or of two settings here, never mix."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    face_packs: tuple[str, ...] = Field(
+        ("buffalo_l",), min_length=1, strict=False,
+        description="Face models, as insightface packs: names or folders. The first one's detector says who stands "
+        "where; values of all are pooled. Not the pack a model was trained with: that flatters it.",
+    )  # fmt: skip
+    least_score: float = Field(0.45, ge=0, le=1, description="Lowest detection score of a face. WithAnyone's.")
+    same_person: float = Field(
+        0.4, ge=-1, le=1, description="Cosine from which two faces are one person's, to count doubles. Ours."
+    )
+    pad_references: Literal["needed", "always"] = Field(
+        "needed", description="References in the middle of a black square before faces are looked for: where none is "
+        "found otherwise, or always, as WithAnyone's evaluator does.",
+    )  # fmt: skip
+    clip: str | None = Field(
+        "openai/clip-vit-base-patch16", description="CLIP by hub id or folder; null: no CLIP-I and CLIP-T."
+    )
+    aesthetic: Literal["v2.5", "laion"] = Field("v2.5", description="Which aesthetic predictor.")
+    aesthetic_head: str | None = Field(None, description="File of its head; null: no Aes.")
+    aesthetic_encoder: str | None = Field(None, description="Its picture encoder by hub id or folder; null: its own.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1.")
+    batch: int = Field(16, ge=1, le=1024, description="Cases that are read and scored together.")

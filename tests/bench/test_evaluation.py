@@ -1,0 +1,174 @@
+"""From files to a table: who is like whom, who is missing, and a run that was cut off."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anyphoto_cli.bench.cases import read_cases
+from anyphoto_cli.bench.evaluation import LINES, evaluate, open_models
+from anyphoto_cli.config.bench import BenchConfig
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
+from tests.bench.test_models import clip_folder  # noqa: F401 - a fixture
+
+MINI = BenchConfig(face_packs=("mini",), clip=None, batch=3)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """Eight drawn photos as the benchmark, a portrait of each person as reference; folders `gt` and `blank` of results."""
+    folder = tmp_path_factory.mktemp("bench")
+    draw_photos(folder / "w", PhotosConfig(people=9, groups=8, references=1, held_out=True, seed=4))
+    (folder / "gt").mkdir()
+    (folder / "blank").mkdir()
+    lines = []
+    for truth in map(json.loads, (folder / "w" / "truth.jsonl").read_text().splitlines()):
+        id_ = truth["file"].partition("/")[2].partition(".")[0]
+        references = [f"w/refs/{person['name']}/01.png" for person in truth["people"]]
+        lines.append({"id": id_, "prompt": truth["caption"], "references": references, "gt": f"w/{truth['file']}"})
+        shutil.copy(folder / "w" / truth["file"], folder / "gt" / f"{id_}.png")
+        Image.fromarray(np.full((128, 128, 3), 255, np.uint8)).save(folder / "blank" / f"{id_}.png")
+    (folder / "cases.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def rows(out) -> list[dict]:
+    return [json.loads(line) for line in (out / LINES).read_text().splitlines()]
+
+
+def test_the_photo_itself_as_result(run, bench, tmp_path):
+    out = tmp_path / "scores"
+    code, said, err = run(
+        "bench", "score", bench / "cases.jsonl", "--results", bench / "gt", "-o", out, "--face-pack", "mini", "--clip",
+        "none",
+    )  # fmt: skip
+    assert code == 0 and "8 of 8 cases scored" in said and "CLIP-I: n/a (not asked for)" in said, err + said
+    whole = json.loads((out / "summary.json").read_text())["subsets"]["all"]
+    assert whole["metrics"]["sim_gt"]["mean"] == pytest.approx(1) and whole["coverage"] == 1
+    assert whole["metrics"]["copy_paste"]["mean"] == pytest.approx(-1, abs=1e-6)
+    assert whole["swapped"] == whole["duplicates"] == whole["extra_faces"] == 0 and whole["place_error"] == 0
+    assert whole["metrics"]["clip_i"] == {
+        "mean": None, "n": 0, "low": None, "high": None, "filtered_mean": None, "outliers": 0,
+    }  # fmt: skip
+    assert 0.3 < whole["metrics"]["sim_ref"]["mean"] < 0.95
+    code, said, _ = run("bench", "table", out, "--subset", "p1")
+    assert code == 0 and "| scores | **1.000** |" in said and "| AnyPhoto | 0.448 |" in said
+    code, said, _ = run("bench", "table", out, "--format", "csv", "--no-published", "-o", tmp_path / "t.csv")
+    assert code == 0 and (tmp_path / "t.csv").read_text().startswith("system,subset,published,sim_gt,sim_gt_rank")
+
+
+def test_the_reference_as_result_of_one_person(bench, tmp_path):
+    cases = read_cases(bench / "cases.jsonl")
+    alone = [case for case in cases.cases if case.people == 1]
+    (tmp_path / "made").mkdir()
+    for case in alone:
+        shutil.copy(case.references[0].file, tmp_path / "made" / f"{case.id}.png")
+    summary = evaluate(cases, tmp_path / "made", tmp_path / "out", MINI, open_models(MINI))
+    one = summary["subsets"]["p1"]
+    assert one["scored"] == len(alone) >= 1 and one["metrics"]["sim_ref"]["mean"] == pytest.approx(1)
+    assert one["metrics"]["copy_paste"]["mean"] == pytest.approx(1, abs=1e-6)
+    padded = MINI.model_copy(update={"pad_references": "always"})
+    other = evaluate(cases, tmp_path / "made", tmp_path / "padded", padded, open_models(padded))
+    assert 0.8 < other["subsets"]["p1"]["metrics"]["sim_ref"]["mean"] < 1
+    whole = summary["subsets"]["all"]
+    assert (whole["cases"], whole["missing"]) == (8, 8 - len(alone))
+    assert {row["reason"] for row in rows(tmp_path / "out") if row["status"] == "missing"} == {"no picture was made"}
+
+
+def test_nobody_found_is_counted_and_in_no_mean(run, bench, tmp_path):
+    code, said, _ = run(
+        "bench", "score", bench / "cases.jsonl", "--results", bench / "blank", "-o", tmp_path / "s", "--face-pack",
+        "mini", "--clip", "none", "--json",
+    )  # fmt: skip
+    whole = json.loads(said)["subsets"]["all"]
+    assert code == 3 and (whole["no face"], whole["scored"], whole["cases"]) == (8, 0, 8)
+    assert whole["metrics"]["sim_gt"]["mean"] is None and whole["coverage"] == 0
+
+
+def test_a_cut_off_run_goes_on_and_bad_cases_stop_nobody(bench, tmp_path):
+    cases = read_cases(bench / "cases.jsonl")
+    made, out = tmp_path / "made", tmp_path / "out"
+    shutil.copytree(bench / "gt", made)
+    ids = [case.id for case in cases.cases]
+    (made / f"{ids[1]}.png").write_bytes(b"no picture")
+    (made / f"{ids[2]}.png").unlink()
+    first = evaluate(cases, made, out, MINI, open_models(MINI, tmp_path / "seen"))
+    assert [row["id"] for row in rows(out)] == ids
+    assert [row["status"] for row in rows(out)][:4] == ["scored", "broken", "missing", "scored"]
+    assert first["subsets"]["all"]["broken"] == 1
+    whole = rows(out)
+    with (out / LINES).open("w") as file:  # as a killed run leaves it: some lines, the last one torn
+        file.write("".join(json.dumps(row) + "\n" for row in whole[:3]) + json.dumps(whole[3])[:40])
+    shutil.copy(bench / "gt" / f"{ids[1]}.png", made)
+    shutil.copy(bench / "gt" / f"{ids[2]}.png", made)
+    asked = []
+    models = open_models(MINI, tmp_path / "seen")
+    eyes = models.faces["mini"]
+    look = eyes._look
+    eyes._look = lambda pictures, padded: asked.extend(pictures) or look(pictures, padded)
+    again = evaluate(cases, made, out, MINI, models)
+    assert again["subsets"]["all"]["scored"] == 8 and [row["id"] for row in rows(out)] == ids
+    assert rows(out)[3] == whole[3] and len(asked) < 10  # the two cases that were broken; all others were seen before
+    with pytest.raises(InputError, match="same_person: holds scores made with 0.4. Name another folder"):
+        evaluate(cases, made, out, MINI.model_copy(update={"same_person": 0.3}), models)
+
+
+def test_clip_and_several_face_models(bench, tmp_path, clip_folder, face_pack_folder):  # noqa: F811
+    config = BenchConfig(face_packs=("mini", str(face_pack_folder)), clip=str(clip_folder), least_score=0.3)
+    cases = read_cases(bench / "cases.jsonl")
+    summary = evaluate(cases, bench / "gt", tmp_path / "out", config, open_models(config))
+    assert len(summary["face_models"]) == 2 and "aesthetic" in summary["not_available"]
+    whole = summary["subsets"]["all"]["metrics"]
+    assert whole["clip_i"]["mean"] == pytest.approx(1, abs=1e-5) and -1 <= whole["clip_t"]["mean"] <= 1
+    lines = rows(tmp_path / "out")
+    values = [leg["sim_gt"] for line in lines for leg in line["legs"].values() if leg["sim_gt"] is not None]
+    assert whole["sim_gt"]["n"] == len(values) > 8  # pooled
+
+
+def test_the_shared_samples_score(run, testdata, tmp_path, face_pack_folder):
+    for form, count in (("multiid_bench_eval", 1), ("multiid_bench_hf2bench", 5)):
+        code, said, err = run(
+            "bench", "score", testdata / "formats" / form, "-o", tmp_path / form, "--face-pack", face_pack_folder,
+            "--clip", "none", "--json",
+        )  # fmt: skip
+        whole = json.loads(said)["subsets"]["all"]
+        assert code == 3 and whole["cases"] == count and whole["broken"] == 0, err
+
+
+def test_real_photos_as_their_own_results(photos, face_pack_folder, tmp_path):
+    """Photos with known people as the benchmark: the photo scores 1 and -1, also with a stranger beside them."""
+    lines = [
+        {"id": "obama", "prompt": "a man", "references": [_ref(photos, "obama")], "gt": "obama1.jpg"},
+        {"id": "two", "prompt": "two men", "references": [_ref(photos, "obama"), _ref(photos, "biden")],
+         "gt": "two_people.jpg"},
+        {"id": "kit", "prompt": "two", "references": [_ref(photos, "kit_harington"), _ref(photos, "rose_leslie")],
+         "gt": "kit_with_rose.jpg"},
+    ]  # fmt: skip
+    for line in lines:
+        line["gt"] = line["result"] = str(photos / "groups" / line["gt"])
+    (tmp_path / "cases.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = BenchConfig(face_packs=(str(face_pack_folder),), clip=None)
+    summary = evaluate(read_cases(tmp_path / "cases.jsonl"), None, tmp_path / "out", config, open_models(config))
+    whole = summary["subsets"]["all"]
+    assert whole["scored"] == 3 and whole["metrics"]["sim_gt"]["mean"] == pytest.approx(1)
+    assert whole["metrics"]["copy_paste"]["mean"] == pytest.approx(-1, abs=1e-6) and whole["coverage"] == 1
+    assert whole["swapped"] == 0 and 0.4 < whole["metrics"]["sim_ref"]["mean"] < 0.95
+
+
+def _ref(photos, name: str) -> str:
+    return str(sorted((photos / "refs" / name).iterdir())[0])
+
+
+def test_refusals(run, bench, tmp_path):
+    for words, line in (
+        (("bench", "score", bench / "cases.jsonl", "--results", "gone", "-o", tmp_path / "x"), "--results: no such folder"),
+        (("bench", "score", tmp_path, "-o", tmp_path / "x"), "is no benchmark"),
+        (("bench", "score", bench / "cases.jsonl", "-o", tmp_path / "x", "--subset", "p9"), "'p9' is no subset"),
+        (("bench", "table", tmp_path), "holds no summary.json. Name a folder that `anyphoto bench score -o` wrote"),
+        (("bench", "table", "--subset", "p9"), "'p9' is no subset"),
+    ):  # fmt: skip
+        code, _, err = run(*words)
+        assert code == 2 and line in err and len(err.splitlines()) <= 2, err

@@ -29,6 +29,8 @@ def norm_crop_torch(pictures: Tensor, landmarks: Tensor, size: int = ARCFACE_SIZ
     at = (target - shift[:, None]) @ back.transpose(1, 2)
     # grid_sample counts from -1 to 1 between the outer edges of the first and last pixel: half a pixel each side.
     grid = (at + 0.5) * (2 / torch.tensor([width, height], device=at.device, dtype=at.dtype)) - 1
+    # In bfloat16 a grid has 8 bits: places would be off by a pixel.
+    pictures = pictures.to(torch.promote_types(pictures.dtype, torch.float32))
     grid = grid.reshape(-1, size, size, 2).to(pictures.dtype)
     return F.grid_sample(pictures + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1
 

@@ -23,6 +23,17 @@ def test_similarities_are_those_of_geometry():
         assert np.allclose(matrix, fit_similarity(face, arcface_template()).matrix, atol=1e-9)
 
 
+def test_a_bfloat16_picture_is_cut_where_a_float32_one_is():
+    """Places in bfloat16 would be off by a pixel at this size, and were not finite on CPUs."""
+    ramp = torch.linspace(-1, 1, 512).expand(1, 3, 512, 512).contiguous()
+    points = torch.from_numpy(turned(0.9, 0.1, (380, 300)))[None]
+    given = ramp.bfloat16().requires_grad_()
+    whole, rounded = norm_crop_torch(ramp, points), norm_crop_torch(given, points)
+    assert rounded.dtype == torch.float32 and (whole - rounded).abs().max() < 0.0045  # bfloat16's own rounding
+    rounded.sum().backward()
+    assert given.grad is not None and torch.isfinite(given.grad).all()
+
+
 @pytest.mark.parametrize("scale, angle, shift", [(0.6, 0.2, (20, 10)), (1.4, -0.5, (40, 90)), (1.0, 0.0, (-30, -20))])
 def test_it_is_cv2_s_warp_within_rounding(scale, angle, shift):
     """Half a pixel off would be a mean error of several grey levels."""

@@ -79,15 +79,15 @@ def read_cases(path: Path) -> Cases:
     form, found = _recognised(path)
     cases: list[Case] = []
     broken: list[Broken] = []
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
     for one in found:
-        if one.id in seen:
-            broken.append(Broken(one.id, one.subset, "another case has the same id"))
+        seen[one.id] = count = seen.get(one.id, 0) + 1
+        if count > 1:  # a name of its own, so that it is counted beside the first, never in its place
+            broken.append(Broken(f"{one.id} ({count})", one.subset, "another case has the same id"))
         elif isinstance(one, Broken):
             broken.append(one)
         else:
             cases.append(one)
-        seen.add(one.id)
     if not cases and not broken:
         raise InputError("holds no case", file=path, remedy=_FORMS)
     return Cases(form, tuple(cases), tuple(broken))
@@ -122,7 +122,11 @@ def _recognised(path: Path) -> tuple[str, Iterator[Case | Broken]]:
 
 
 def _made(id_: str, people: int, asked: int, **parts: Any) -> Case | Broken:
-    """A case, or why it is none. people: references found; asked: how many the benchmark says, 0: it does not say."""
+    """A case, or why it is none. people: references found; asked: how many the benchmark says, 0: it does not say.
+
+    An id is also a file's name: it leads nowhere.
+    """
+    id_ = id_.replace("/", "_")
     subset = SUBSETS.get(asked or people, "")
     if not subset:
         return Broken(id_, subset, f"asks for {asked or people} people; the benchmark has 1 to 4")

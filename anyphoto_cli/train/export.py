@@ -17,7 +17,7 @@ from anyphoto_cli.model import bases
 from anyphoto_cli.model.adapter import CARD_FILE, LORA_FILE, PROJECTOR_FILE, AdapterCard, read_card, read_weights
 from anyphoto_cli.train.checkpoint import newest_whole
 from anyphoto_cli.train.loop import ADAPTER_FOLDER
-from anyphoto_cli.train.model_card import Story, card_text, notice
+from anyphoto_cli.train.model_card import Story, base_name, card_text, notice
 from anyphoto_cli.train.plots import CONFIG, read_metrics
 
 PLACES = ("output_dir", "validation_layouts")
@@ -46,8 +46,9 @@ def export(source: Path, target: Path, name: str | None = None) -> AdapterCard:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as temporary:
         whole = Path(temporary) / "whole"
         whole.mkdir()
-        for file in (LORA_FILE, PROJECTOR_FILE, CARD_FILE):
+        for file in (LORA_FILE, PROJECTOR_FILE):
             shutil.copyfile(adapter / file, whole / file)
+        (whole / CARD_FILE).write_text(_without_folder(card).model_dump_json(indent=2), encoding="utf-8")
         _write(whole, card, story, run, name or target.name)
         for written in whole.rglob("*"):
             sync(written)
@@ -78,6 +79,12 @@ def export_to_hub(source: Path, repository: str, *, private: bool = True, token:
             what = f"{repository} could not be written ({type(error).__name__})"
             raise EnvironmentFault(what, field="--to", remedy=remedy) from error
     return str(done.commit_url) if hasattr(done, "commit_url") else f"https://huggingface.co/{repository}"
+
+
+def _without_folder(card: AdapterCard) -> AdapterCard:
+    """A base in a folder of this machine is called by its last part alone."""
+    local = Path(card.base_model).is_absolute()
+    return card.model_copy(update={"base_model": base_name(card)}) if local else card
 
 
 def _find(source: Path) -> tuple[Path, Path | None]:

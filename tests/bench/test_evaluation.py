@@ -116,6 +116,22 @@ def test_a_cut_off_run_goes_on_and_bad_cases_stop_nobody(bench, tmp_path):
         evaluate(cases, made, out, MINI.model_copy(update={"same_person": 0.3}), models)
 
 
+def test_a_doubled_id_takes_nobody_s_place_and_an_id_leads_nowhere(bench, tmp_path):
+    [first, second, *_] = map(json.loads, (bench / "cases.jsonl").read_text().splitlines())
+    for line in (first, second):
+        line["references"] = [str(bench / name) for name in line["references"]]
+        line["gt"] = line["result"] = str(bench / line["gt"])
+    file = tmp_path / "cases.jsonl"
+    lines = [first, second, first, second | {"id": "../../out"}]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    cases = read_cases(file)
+    assert [case.id for case in cases.cases] == [first["id"], second["id"], ".._.._out"]
+    for _ in range(2):  # also when it goes on
+        whole = evaluate(cases, None, tmp_path / "out", MINI, open_models(MINI))["subsets"]["all"]
+        assert (whole["cases"], whole["scored"], whole["broken"]) == (4, 3, 1)
+        assert [row["id"] for row in rows(tmp_path / "out")][-1] == f"{first['id']} (2)"
+
+
 def test_clip_and_several_face_models(bench, tmp_path, clip_folder, face_pack_folder):  # noqa: F811
     config = BenchConfig(face_packs=("mini", str(face_pack_folder)), clip=str(clip_folder), least_score=0.3)
     cases = read_cases(bench / "cases.jsonl")

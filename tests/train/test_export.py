@@ -93,6 +93,20 @@ def test_flux_dev_brings_its_licence_and_notice(finished, tmp_path):
     assert "Derivative of FLUX.1 [dev]" in (tmp_path / "out" / "NOTICE").read_text()
 
 
+def test_a_base_in_a_folder_is_called_by_its_name_alone(finished, tmp_path):
+    from anyphoto_cli.train.export import export
+
+    adapter = tmp_path / "adapter"
+    shutil.copytree(finished / "adapter", adapter)
+    card = json.loads((adapter / "anyphoto.json").read_text())
+    (adapter / "anyphoto.json").write_text(json.dumps(card | {"base_model": "/home/somebody/private/my-flux"}))
+    export(adapter, tmp_path / "out")
+    for name in ("anyphoto.json", "README.md", "NOTICE"):
+        told = (tmp_path / "out" / name).read_text()
+        assert "my-flux" in told and "somebody" not in told, name
+    assert json.loads((tmp_path / "out" / "anyphoto.json").read_text())["files"] == card["files"]
+
+
 def test_the_hub_gets_one_commit_and_its_refusal_is_one_line(run, finished, monkeypatch):
     import huggingface_hub
 

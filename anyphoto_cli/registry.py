@@ -37,6 +37,13 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "file": "anyphoto_cli.preprocess.captioners.file:open_captioner",
         "none": "anyphoto_cli.preprocess.captioners.none:open_captioner",
     },
+    # Names for `bench run --system` -> a function of (RunConfig, worker) that gives a System.
+    "systems": {
+        "anyphoto": "anyphoto_cli.bench.systems.anyphoto:AnyPhoto",
+        "flux-kontext": "anyphoto_cli.bench.systems.flux_kontext:FluxKontext",
+        "qwen-image-edit": "anyphoto_cli.bench.systems.qwen_image_edit:QwenImageEdit",
+        "omnigen": "anyphoto_cli.bench.systems.omnigen:OmniGen",
+    },
     # What kind of face pack a folder holds -> the class that reads it.
     "faces": {
         "insightface": "anyphoto_cli.faces.insightface_pack:InsightFacePack",

@@ -51,11 +51,11 @@ def measured(files: list[Path], pictures: Path, analyzer: FaceAnalyzer) -> dict[
         [picture] = sorted(pictures.glob(f"{file.stem}_seed*.png"))
         pixels = read_picture(picture)
         crops = np.stack([norm_crop(pixels, np.asarray(face.place)) for face in layout.faces])
-        for face, prepared, row in zip(layout.faces, conditions.faces, analyzer.embed(crops), strict=True):
-            bank[face.name] = prepared.embedding
+        for face, wanted, row in zip(layout.faces, conditions.embeddings, analyzer.embed(crops), strict=True):
+            bank[face.name] = wanted
             owners.append(face.name)
             embeddings.append(row)
-            at_place.append(float(row @ prepared.embedding))
+            at_place.append(float(row @ wanted))
         scores += score_faces(pixels, layout, conditions, analyzer)
     names, known = list(bank), np.stack(list(bank.values()))
     hits = [names[int(k)] == owner for k, owner in zip((np.stack(embeddings) @ known.T).argmax(1), owners, strict=True)]

@@ -33,7 +33,8 @@ _FORMS = "Give parquet or arrow files, a folder that hf2bench wrote, a folder of
 class Case:
     """One picture to be made. gt: the real photo, None where there is none. result: a finished picture, or None.
 
-    boxes: of the people's faces or of the people, px of `gt`, in the references' order; landmarks: five points each.
+    boxes: of the people's faces or of the people, in the references' order; landmarks: five points each. Both px of a
+    picture of `size` (width, height); None: of `gt`.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Case:
     boxes: tuple[Box, ...] = ()
     landmarks: tuple[Any, ...] = ()
     result: Source | None = None
+    size: tuple[float, float] | None = None
 
     @property
     def people(self) -> int:
@@ -229,10 +231,24 @@ def _from_lines(file: Path) -> Iterator[Case | Broken]:
             yield _made(
                 str(entry["id"]), len(references), int(entry.get("num_persons") or 0), prompt=str(entry["prompt"]),
                 references=references, gt=gt, result=result, boxes=_boxes(entry.get("boxes") or []),
-                landmarks=tuple(entry.get("landmarks") or ()),
+                landmarks=_landmarks(entry.get("landmarks"), len(references)), size=_size(entry),
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             yield Broken(f"line {number}", "", f"line {number} of {file.name} is no case ({type(error).__name__})")
+
+
+def _landmarks(told: Any, people: int) -> tuple[Any, ...]:
+    """Raises ValueError unless there are five points for each."""
+    points = tuple(tuple((float(x), float(y)) for x, y in five) for five in told or ())
+    if points and (len(points) != people or any(len(five) != 5 for five in points)):
+        raise ValueError("landmarks are five points for each reference")
+    return points
+
+
+def _size(entry: Mapping[str, Any]) -> tuple[float, float] | None:
+    if not entry.get("width"):
+        return None
+    return float(entry["width"]), float(entry["height"])
 
 
 def _boxes(corners: Any) -> tuple[Box, ...]:

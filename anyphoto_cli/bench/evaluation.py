@@ -7,7 +7,7 @@ with the cases that have no line yet.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,16 @@ import numpy as np
 from anyphoto_cli.bench.cases import Case, Cases
 from anyphoto_cli.bench.faces import Eyes, Seen
 from anyphoto_cli.bench.placement import placement
+from anyphoto_cli.bench.results import LINES, SETTINGS, SUMMARY, claim, read_lines, result_of, write_lines
 from anyphoto_cli.bench.scores import CaseScore, assignment, cosines, score_faces
-from anyphoto_cli.bench.sources import FileSource, Source
-from anyphoto_cli.bench.statistics import interval, summarize
+from anyphoto_cli.bench.sources import Source
+from anyphoto_cli.bench.summing import sum_up
 from anyphoto_cli.config.bench import BenchConfig
 from anyphoto_cli.errors import AnyPhotoError, EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import decode
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.types import Picture
-
-LINES, SUMMARY, SETTINGS = "cases.jsonl", "summary.json", "bench.json"
-METRICS = ("sim_gt", "sim_ref", "copy_paste", "blending", "clip_i", "clip_t", "aesthetic")
-_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +37,11 @@ class Models:
     clip: Any
     aesthetic: Any
     why: Mapping[str, str]
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Name -> the face model's."""
+        return {name: eyes.analyzer.sha256 for name, eyes in self.faces.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,25 +103,25 @@ def _aesthetic(config: BenchConfig, device: str, why: dict[str, str]) -> Any:
 
 def evaluate(
     cases: Cases, results: Path | None, out: Path, config: BenchConfig, models: Models,
-    listener: Listener | None = None,
+    listener: Listener | None = None, refused: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score what is not scored yet, and sum up. results: a folder with <id>.png or <id>/out.png, None where the cases
-    bring their own. Returns the summary, which is written to `out`, too.
+    bring their own. refused: id -> why there is no picture. Returns the summary, which is written to `out`, too.
 
     Raises InputError where `out` holds scores of other settings.
     """
     listener = listener or Listener()
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, config, models)
+    claim(out / SETTINGS, _settings(config, models), "scores")
     lines = {line["id"]: line for line in read_lines(out)}
-    _write_lines(out, lines.values())  # without what a cut-off run left half-written
+    write_lines(out, lines.values())  # without what a cut-off run left half-written
     waiting = [case for case in cases.cases if case.id not in lines]
     lines |= {one.id: _left_out(one.id, one.subset, "broken", one.reason) for one in cases.broken}
     listener.work("Scoring", len(cases.cases), len(cases.cases) - len(waiting))
     with (out / LINES).open("a", encoding="utf-8") as file:
         for first in range(0, len(waiting), config.batch):
             part = waiting[first : first + config.batch]
-            for line in score_cases(part, results, config, models):
+            for line in score_cases(part, results, config, models, refused):
                 lines[line["id"]] = line
                 file.write(json.dumps(line) + "\n")
             file.flush()
@@ -127,23 +129,26 @@ def evaluate(
     listener.end()
     order = [*(case.id for case in cases.cases), *(one.id for one in cases.broken)]
     ordered = [lines[id_] for id_ in dict.fromkeys(order)]
-    _write_lines(out, ordered)
-    summary = sum_up(ordered, models)
+    write_lines(out, ordered)
+    summary = sum_up(ordered, models.sha256, models.why)
     with committed(out / SUMMARY) as written:
         written.write((json.dumps(summary, indent=2) + "\n").encode())
     return summary
 
 
 def score_cases(
-    cases: Sequence[Case], results: Path | None, config: BenchConfig, models: Models
+    cases: Sequence[Case], results: Path | None, config: BenchConfig, models: Models,
+    refused: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One line a case, in their order."""
     lines: dict[str, dict[str, Any]] = {}
     read: list[_Pictures] = []
     for case in cases:
-        source = _result_of(case, results)
+        source = result_of(case, results)
         if source is None:
-            lines[case.id] = _left_out(case.id, case.subset, "missing", "no picture was made")
+            lines[case.id] = _left_out(
+                case.id, case.subset, "missing", (refused or {}).get(case.id, "no picture was made")
+            )
             continue
         try:
             read.append(
@@ -164,16 +169,6 @@ def _opened(source: Source) -> tuple[Picture, bytes]:
     return np.asarray(decode(data, Path(source.told))), data
 
 
-def _result_of(case: Case, results: Path | None) -> Source | None:
-    if results is None:
-        return case.result
-    for ending in _ENDINGS:
-        for file in (results / f"{case.id}{ending}", results / case.id / f"out{ending}"):
-            if file.is_file():
-                return FileSource(file)
-    return None
-
-
 def _scored(read: Sequence[_Pictures], config: BenchConfig, models: Models) -> list[dict[str, Any]]:
     if not read:
         return []
@@ -189,7 +184,8 @@ def _scored(read: Sequence[_Pictures], config: BenchConfig, models: Models) -> l
             "status": "scored" if anybody else "no face", "reason": "" if anybody else "no face was found in it",
             "prompt": pictures.case.prompt, "legs": {name: asdict(score) for name, score in scores.items()},
             **clip[k], "aesthetic": aesthetic[k],
-            "placement": _placement(next(iter(legs.values())), config.same_person),
+            "placement": _placement(pictures.case, next(iter(legs.values())), config.same_person),
+            "faces": _boxes(next(iter(legs.values()))),
         })  # fmt: skip
     return lines
 
@@ -216,22 +212,46 @@ def _leg_score(leg: Leg) -> CaseScore:
     return score_faces(made.embeddings, gt, [seen.embeddings[0] if len(seen) else None for seen in references])
 
 
-def _placement(leg: Leg, same_person: float) -> dict[str, Any] | None:
-    """Against the original's faces, each the place of the reference it resembles; None without an original."""
-    made, original, references = leg
-    if original is None or not len(original):
+def _placement(case: Case, leg: Leg, same_person: float) -> dict[str, Any] | None:
+    """Against the places the case names, else the original's faces, each the place of the reference it resembles."""
+    made, _, references = leg
+    people = np.stack([seen.embeddings[0] for seen in references]) if all(len(seen) for seen in references) else None
+    asked, in_order = _asked(case, leg, people)
+    if asked is None:
         return None
-    scale = (made.width / original.width, made.height / original.height)
-    known = all(len(seen) for seen in references) and len(original) >= len(references)
-    if not known:
-        got = placement(made.landmarks.astype(float), original.landmarks.astype(float) * scale, None)
-        return asdict(got) | {"coverage": got.coverage, "extra": got.extra}
-    people = np.stack([seen.embeddings[0] for seen in references])
-    owner = {reference: face for face, reference in assignment(cosines(original.embeddings, people)).items()}
-    asked = original.landmarks[[owner[k] for k in range(len(people))]].astype(float) * scale
-    similar = cosines(made.embeddings, people) if len(made) else np.zeros((0, len(people)))
+    similar = None
+    if people is not None and in_order:
+        similar = cosines(made.embeddings, people) if len(made) else np.zeros((0, len(people)))
     got = placement(made.landmarks.astype(float), asked, similar, same_person)
     return asdict(got) | {"coverage": got.coverage, "extra": got.extra}
+
+
+def _asked(case: Case, leg: Leg, people: Any) -> tuple[Any, bool]:
+    """([N, 5, 2] places in px of the result, whether in the order of the references); (None, False): not known."""
+    made, original, references = leg
+    if case.landmarks:
+        width, height = case.size or (_size(original) if original is not None else _size(made))
+        return np.asarray(case.landmarks, float) * (made.width / width, made.height / height), True
+    if original is None or not len(original):
+        return None, False
+    there = original.landmarks.astype(float) * (made.width / original.width, made.height / original.height)
+    if people is None or len(original) < len(references):
+        return there, False
+    owner = {reference: face for face, reference in assignment(cosines(original.embeddings, people)).items()}
+    return there[[owner[k] for k in range(len(people))]], True
+
+
+def _size(seen: Seen) -> tuple[int, int]:
+    return seen.width, seen.height
+
+
+def _boxes(leg: Leg) -> dict[str, Any]:
+    """Where faces were found, for the report: (width, height) and boxes of each picture."""
+
+    def told(seen: Seen | None) -> dict[str, Any] | None:
+        return None if seen is None else {"size": _size(seen), "boxes": seen.boxes.astype(float).round(1).tolist()}
+
+    return {"result": told(leg[0]), "gt": told(leg[1]), "references": [told(seen) for seen in leg[2]]}
 
 
 def _clip_scores(read: Sequence[_Pictures], models: Models) -> list[dict[str, float | None]]:
@@ -251,98 +271,11 @@ def _aesthetic_scores(read: Sequence[_Pictures], models: Models) -> list[float |
     return [float(value) for value in models.aesthetic.score([p.made[0] for p in read])]
 
 
+def _settings(config: BenchConfig, models: Models) -> dict[str, Any]:
+    """What a folder's scores depend on."""
+    kept = config.model_dump(mode="json", exclude={"device", "batch"})
+    return kept | {"sha256": models.sha256, "not_available": sorted(models.why)}
+
+
 def _left_out(id_: str, subset: str, status: str, reason: str) -> dict[str, Any]:
     return {"id": id_, "subset": subset, "status": status, "reason": reason}
-
-
-def read_lines(out: Path) -> list[dict[str, Any]]:
-    """Scored cases of a run; a torn last line is none. What was missing or broken is tried again."""
-    file = out / LINES
-    if not file.is_file():
-        return []
-    lines = []
-    for text in file.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and line.get("status") in ("scored", "no face"):
-            lines.append(line)
-    return lines
-
-
-def _write_lines(out: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    with committed(out / LINES) as file:
-        file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
-
-
-def values_of(lines: Iterable[Mapping[str, Any]], metric: str) -> list[float | None]:
-    """A metric's values over cases; of several face models one after another, as the reference evaluator pools them.
-
-    A picture without any face has none: the reference evaluator leaves it out of every metric.
-    """
-    found: list[float | None] = []
-    for line in lines:
-        if line["status"] != "scored":
-            continue
-        if metric in ("clip_i", "clip_t", "aesthetic"):
-            found.append(line[metric])
-        else:
-            found += [leg[metric] for leg in line["legs"].values()]
-    return found
-
-
-def sum_up(lines: Sequence[Mapping[str, Any]], models: Models) -> dict[str, Any]:
-    """Per subset and over all: counts, every metric plain and filtered, with its interval, and who stood where."""
-    parts = {"all": list(lines)} | {
-        name: [line for line in lines if line["subset"] == name] for name in ("p1", "p2", "p3")
-    }
-    return {
-        "face_models": {name: eyes.analyzer.sha256 for name, eyes in models.faces.items()},
-        "not_available": dict(models.why),
-        "subsets": {name: _part(part) for name, part in parts.items() if part},
-    }
-
-
-def _part(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    statuses = ("scored", "no face", "missing", "broken")
-    metrics = {}
-    for metric in METRICS:
-        values = values_of(lines, metric)
-        plain, filtered, (low, high) = summarize(values), summarize(values, filtered=True), interval(values)
-        metrics[metric] = {
-            "mean": _told(plain.mean), "n": plain.n, "low": _told(low), "high": _told(high),
-            "filtered_mean": _told(filtered.mean), "outliers": filtered.removed,
-        }  # fmt: skip
-    placed = [line["placement"] for line in lines if line.get("placement")]
-    errors = [one["error"] for one in placed if one["error"] is not None]
-    expected = sum(one["expected"] for one in placed)
-    return {
-        "cases": len(lines), **{status: sum(line["status"] == status for line in lines) for status in statuses},
-        "metrics": metrics,
-        "coverage": _told(sum(one["placed"] for one in placed) / expected if expected else float("nan")),
-        "place_error": _told(float(np.mean(errors)) if errors else float("nan")),
-        "swapped": sum(one["swapped"] for one in placed), "duplicates": sum(one["duplicates"] for one in placed),
-        "extra_faces": sum(one["extra"] for one in placed), "expected_faces": expected,
-    }  # fmt: skip
-
-
-def _told(value: float) -> float | None:
-    return None if np.isnan(value) else round(float(value), 6)
-
-
-def _claim(out: Path, config: BenchConfig, models: Models) -> None:
-    """The folder's settings are those of its first run. Raises InputError for others."""
-    kept = config.model_dump(mode="json", exclude={"device", "batch"})
-    kept["sha256"] = {name: eyes.analyzer.sha256 for name, eyes in models.faces.items()}
-    kept["not_available"] = sorted(models.why)
-    record = json.dumps(kept, indent=2, sort_keys=True) + "\n"
-    file = out / SETTINGS
-    if file.is_file() and file.read_text(encoding="utf-8") != record:
-        was = json.loads(file.read_text(encoding="utf-8"))
-        key = next((name for name in kept if was.get(name) != kept[name]), "settings")
-        remedy = "Name another folder, or give what it began with"
-        raise InputError(f"holds scores made with {was.get(key)!r}", file=out, field=key, remedy=remedy)
-    if not file.is_file():
-        with committed(file) as written:
-            written.write(record.encode())

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from anyphoto_cli.bench.evaluation import SUMMARY
+from anyphoto_cli.bench.results import read_summary
 from anyphoto_cli.bench.tables import COLUMNS, SUBSET_NAMES, Row, published_rows
-from anyphoto_cli.errors import InputError
-
-
-def read_summary(run: Path) -> dict[str, Any]:
-    """summary.json of a scored folder. Raises InputError where there is none."""
-    file = run / SUMMARY
-    try:
-        document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        document["subsets"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        remedy = "Name a folder that `anyphoto bench score -o` wrote"
-        raise InputError(f"holds no {SUMMARY}", file=run, remedy=remedy) from error
-    return document
 
 
 def rows_for(subset: str, runs: Sequence[Path], filtered: bool, with_published: bool = True) -> list[Row]:

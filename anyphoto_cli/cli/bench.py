@@ -11,31 +11,42 @@ import typer
 from anyphoto_cli.cli import console
 from anyphoto_cli.cli.app import DOCS
 from anyphoto_cli.cli.default_group import default_group
-from anyphoto_cli.cli.options import Json, Quiet, Verbose
-from anyphoto_cli.config.bench import BenchConfig
+from anyphoto_cli.cli.options import Json, Quiet, Verbose, described
+from anyphoto_cli.config.bench import BenchConfig, RunConfig
+from anyphoto_cli.config.load import load_config
 from anyphoto_cli.errors import InputError
 
-app = default_group("score", "Score pictures by MultiID-Bench, and lay them beside the published rows.")
+app = default_group("score", "Render and score MultiID-Bench, and lay runs beside the published rows.")
 Subset = Annotated[list[str] | None, typer.Option("--subset", help="p1, p2 or p3; all when none.", metavar="NAME")]
 Format = Literal["markdown", "latex", "csv", "json", "html"]
+
+
+Bench = Annotated[Path, typer.Argument(metavar="BENCH", help="Parquet, arrow, hf2bench's or the evaluator's folder, or "
+                                       "a JSONL of cases.")]  # fmt: skip
+Scorer = Annotated[list[str] | None, typer.Option("--face-pack", help="Face model that judges; of several all count.",
+                                                  metavar="NAME|DIR")]  # fmt: skip
+ClipModel = Annotated[str | None, typer.Option("--clip", help="CLIP's hub id or folder; none: no CLIP.",
+                                               metavar="ID|DIR")]  # fmt: skip
+Aesthetic = Annotated[Literal["v2.5", "laion"] | None, typer.Option("--aesthetic", help="Which aesthetic predictor.")]
+Head = Annotated[str | None, typer.Option("--aesthetic-head", help="Its head's file.", metavar="FILE")]
+Encoder = Annotated[str | None, typer.Option("--aesthetic-encoder", help="Another encoder for it.", metavar="ID|DIR")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda.", metavar="NAME")]
 
 
 @app.command(epilog=f"Examples:\n\nanyphoto bench score MultiID-Bench --results pictures -o scores\n\nanyphoto bench "
              f"score evaluator_tree -o scores --face-pack buffalo_l\n\n{DOCS}")  # fmt: skip
 def score(
-    bench: Annotated[Path, typer.Argument(metavar="BENCH", help="Parquet, arrow, hf2bench's or the evaluator's folder, "
-                                          "or a JSONL of cases.")],
+    bench: Bench,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of scores.", metavar="DIR")],
     results: Annotated[Path | None, typer.Option(help="Pictures: <id>.png or <id>/out.png. Without it the cases' own.",
                                                  metavar="DIR")] = None,
-    face_pack: Annotated[list[str] | None, typer.Option(help="Face model; of several all count.", metavar="NAME|DIR")
-                         ] = None,
-    clip: Annotated[str | None, typer.Option(help="CLIP's hub id or folder; none: no CLIP.", metavar="ID|DIR")] = None,
-    aesthetic: Annotated[Literal["v2.5", "laion"] | None, typer.Option(help="Which aesthetic predictor.")] = None,
-    aesthetic_head: Annotated[str | None, typer.Option(help="Its head's file.", metavar="FILE")] = None,
-    aesthetic_encoder: Annotated[str | None, typer.Option(help="Another encoder for it.", metavar="ID|DIR")] = None,
+    face_pack: Scorer = None,
+    clip: ClipModel = None,
+    aesthetic: Aesthetic = None,
+    aesthetic_head: Head = None,
+    aesthetic_encoder: Encoder = None,
     subset: Subset = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.", metavar="NAME")] = None,
+    device: Device = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -46,22 +57,120 @@ def score(
     """
     console.hush_libraries(verbose)
     from anyphoto_cli.bench.cases import only_subsets, read_cases
-    from anyphoto_cli.bench.evaluation import evaluate, open_models
-    from anyphoto_cli.config.load import load_config
 
-    given: dict[str, Any] = {
-        "face_packs": face_pack or None, "aesthetic": aesthetic, "aesthetic_head": aesthetic_head,
-        "aesthetic_encoder": aesthetic_encoder, "device": device, "clip": clip if clip != "none" else None,
-    }  # fmt: skip
-    config = load_config(BenchConfig, given=given)
-    if clip == "none":
-        config = config.model_copy(update={"clip": None})
+    config = _scoring(face_pack, clip, aesthetic, aesthetic_head, aesthetic_encoder, device)
     cases = only_subsets(read_cases(bench), tuple(subset or ()))
     if results is not None and not results.is_dir():
         raise InputError("no such folder", file=results, field="--results")
+    return _score(cases, results, out, config, {}, console.Terminal(quiet or as_json), as_json)
+
+
+_RUN = f"""Examples:
+
+anyphoto bench run MultiID-Bench -o run --model flux-dev --adapter my-adapter
+
+anyphoto bench run MultiID-Bench -o kontext --system flux-kontext --shard 1/8 --no-score
+
+{DOCS}"""
+
+
+@app.command(epilog=_RUN)
+def run(
+    bench: Bench,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of this run.", metavar="DIR")],
+    system: Annotated[str | None, described(RunConfig, "system", metavar="NAME")] = None,
+    model: Annotated[str | None, described(RunConfig, "model", metavar="NAME|ID|DIR")] = None,
+    adapter: Annotated[str | None, described(RunConfig, "adapter", metavar="DIR|ID")] = None,
+    layout_from: Annotated[Literal["gt", "reference"] | None, described(RunConfig, "layout_from")] = None,
+    side: Annotated[int | None, described(RunConfig, "side", metavar="PX")] = None,
+    seed: Annotated[int | None, described(RunConfig, "seed")] = None,
+    steps: Annotated[int | None, described(RunConfig, "steps")] = None,
+    guidance_scale: Annotated[float | None, described(RunConfig, "guidance_scale")] = None,
+    dtype: Annotated[str | None, described(RunConfig, "dtype")] = None,
+    memory: Annotated[str | None, described(RunConfig, "memory")] = None,
+    shard: Annotated[str, typer.Option(help="The i-th of n shares of the cases.", metavar="I/N")] = "1/1",
+    executor: Annotated[Literal["local", "ray"], typer.Option(help="Workers on this machine, or a Ray cluster whose "
+                                                              "machines all see the folders.")] = "local",
+    workers: Annotated[int | None, typer.Option(help="Default: one a GPU, or one.", metavar="N")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Of the cluster; default: Ray's own.", metavar="HOST:PORT")
+                           ] = None,
+    scored: Annotated[bool, typer.Option("--score/--no-score", help="Score when all pictures are there.")] = True,
+    face_pack: Scorer = None,
+    clip: ClipModel = None,
+    aesthetic: Aesthetic = None,
+    aesthetic_head: Head = None,
+    aesthetic_encoder: Encoder = None,
+    subset: Subset = None,
+    device: Device = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> int:  # fmt: skip
+    """Render the benchmark's missing pictures, then score them, as `score` does, into DIR/scores.
+
+    The same command goes on where it was cut off; several shares may run at once, into the same folder.
+    """
+    console.hush_libraries(verbose)
+    from anyphoto_cli.bench.cases import only_subsets, read_cases
+    from anyphoto_cli.bench.running import refusals, render_cases, with_places
+    from anyphoto_cli.runtime.devices import free_workers
+
+    given = {
+        "system": system, "model": model, "adapter": adapter, "layout_from": layout_from, "side": side, "seed": seed,
+        "steps": steps, "guidance_scale": guidance_scale, "device": device, "dtype": dtype, "memory": memory,
+    }  # fmt: skip
+    config = load_config(RunConfig, given=given)
+    scoring = _scoring(face_pack, clip, aesthetic, aesthetic_head, aesthetic_encoder, device)
+    cases = only_subsets(read_cases(bench), tuple(subset or ()))
     listener = console.Terminal(quiet or as_json)
+    on_gpus = executor == "local" and free_workers("cuda") if _on_cuda(config.device) else 1
+    refused = render_cases(
+        cases, out, config, shard=_share(shard), executor=executor, workers=workers or on_gpus or 1,
+        ray_address=ray_address, listener=listener,
+    )  # fmt: skip
+    if refused:
+        listener.caution(f"{refused} cases could not be rendered; why stands in {out}/refused")
+    if not scored or shard != "1/1":
+        console.result(f"{out}/pictures")
+        return 3 if refused else 0
+    placed = with_places(cases, out)
+    why = refusals(out, cases.cases)
+    return _score(placed, out / "pictures", out / "scores", scoring, why, listener, as_json)
+
+
+def _on_cuda(device: str) -> bool:
+    import torch
+
+    return device == "cuda" or (device == "auto" and torch.cuda.is_available())
+
+
+def _share(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal()):
+        raise InputError(f"{text!r} is no share", field="--shard", remedy="Give 1/4, 2/4, 3/4, 4/4")
+    return int(index), int(count)
+
+
+def _scoring(
+    face_packs: list[str] | None, clip: str | None, aesthetic: str | None, head: str | None, encoder: str | None,
+    device: str | None,
+) -> BenchConfig:  # fmt: skip
+    given: dict[str, Any] = {
+        "face_packs": face_packs or None, "aesthetic": aesthetic, "aesthetic_head": head,
+        "aesthetic_encoder": encoder, "device": device, "clip": clip if clip != "none" else None,
+    }  # fmt: skip
+    config = load_config(BenchConfig, given=given)
+    return config.model_copy(update={"clip": None}) if clip == "none" else config
+
+
+def _score(
+    cases: Any, results: Path | None, out: Path, config: BenchConfig, refused: dict[str, str],
+    listener: console.Terminal, as_json: bool,
+) -> int:  # fmt: skip
+    from anyphoto_cli.bench.evaluation import evaluate, open_models
+
     listener.stage("Loading the face models and CLIP")
-    summary = evaluate(cases, results, out, config, open_models(config, out / "seen"), listener)
+    summary = evaluate(cases, results, out, config, open_models(config, out / "seen"), listener, refused)
     if as_json:
         console.document(summary)
     else:

@@ -30,7 +30,10 @@ def photos(
         bool, typer.Option("--held-out", help="People that no shipped model was trained on, for tests.")
     ] = False,
     layouts: Annotated[
-        bool, typer.Option("--layouts", help="Also layouts/: for each photo one that asks for it, to render and judge.")
+        bool,
+        typer.Option(
+            "--layouts", help="Also layouts/ and cases.jsonl: for each photo one that asks for it, to render and judge."
+        ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Another seed, other people.", metavar="N")] = 0,
     quiet: Quiet = False,

@@ -33,3 +33,33 @@ class BenchConfig(BaseModel):
     aesthetic_encoder: str | None = Field(None, description="Its picture encoder by hub id or folder; null: its own.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1.")
     batch: int = Field(16, ge=1, le=1024, description="Cases that are read and scored together.")
+
+
+class RunConfig(BaseModel):
+    """How the benchmark's pictures are made. Pictures of two settings never lie in one folder."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    system: str = Field(
+        "anyphoto", description="Who makes them: anyphoto, or a baseline: flux-kontext, qwen-image-edit, omnigen."
+    )
+    model: str | None = Field(
+        None, min_length=1, description="Its weights: a name, hub id or folder; null: mini, or the baseline's own."
+    )
+    adapter: str | None = Field(None, min_length=1, description="AnyPhoto weights: a folder or a hub id.")
+    layout_from: Literal["gt", "reference"] = Field(
+        "gt", description="Where the faces go: as in the real photo, or each as its reference has it."
+    )
+    side: int | None = Field(
+        None, ge=64, le=2048, description="About side x side pixels; null: 512, or the base's own where that is less."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Of every picture.")
+    steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps; null: the base's own.")
+    guidance_scale: float | None = Field(
+        None, ge=0, le=100, strict=False, description="Guidance, as the system defines it; null: its own."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="Number format of the weights."
+    )
+    memory: Literal["auto", "full", "offload", "nf4", "fp8"] = Field("auto", description="How to fit the model.")

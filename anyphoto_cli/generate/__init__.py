@@ -6,7 +6,12 @@
 from importlib import import_module
 from typing import Any
 
-_PUBLIC = {"render": "rendering", "render_again": "rendering", "prepare_faces": "conditions"}
+_PUBLIC = {
+    "render": "rendering",
+    "render_again": "rendering",
+    "find_models": "rendering",
+    "prepare_faces": "conditions",
+}
 __all__ = [*_PUBLIC]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,16 +16,34 @@ from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.layout.location_canvas import location_canvas, token_mask
 from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.seams import FaceAnalyzer
-from anyphoto_cli.types import Picture, Points, PreparedFace
+from anyphoto_cli.types import Embeddings, Picture, Points, PreparedFace
 
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """faces: in the layout's order. choices: how each face was found, a sentence. references: path -> sha256."""
+    """A layout's people, found. choices: how each face was found, a sentence. references: path -> sha256.
 
-    faces: tuple[PreparedFace, ...]
+    Canvases are large (0.8 MB a face at 512 px, 3 MB at 1024) and made when asked for: a run may have thousands.
+    """
+
+    layout: Layout
+    method: MethodConfig
+    landmarks: tuple[Points, ...]
+    embeddings: Embeddings
     choices: tuple[str, ...]
     references: dict[str, str]
+
+    @property
+    def faces(self) -> tuple[PreparedFace, ...]:
+        """In the layout's order. Raises InputError for a reference that was changed meanwhile."""
+        return tuple(self._face(i) for i in range(len(self.layout.faces)))
+
+    def _face(self, index: int) -> PreparedFace:
+        face, path = self.layout.faces[index], self.layout.reference_path(index)
+        if sha256_of(path) != self.references[face.reference]:
+            raise InputError("changed while it was being rendered", file=path)
+        canvas, tokens = _canvas(self.layout, index, read_picture(path), self.landmarks[index], self.method)
+        return PreparedFace(face.name, canvas, tokens, self.embeddings[index])
 
 
 def prepare_faces(layout: Layout, analyzer: FaceAnalyzer, method: MethodConfig | None = None) -> Conditions:
@@ -34,7 +53,7 @@ def prepare_faces(layout: Layout, analyzer: FaceAnalyzer, method: MethodConfig |
     token left of a face. Source: paper 3.2, 3.3, A.3.
     """
     method = method or MethodConfig()
-    canvases, crops, choices, references = [], [], [], {}
+    points, crops, choices, references = [], [], [], {}
     for i, face in enumerate(layout.faces):
         path, field = layout.reference_path(i), f"faces[{i}].reference"
         try:
@@ -43,22 +62,26 @@ def prepare_faces(layout: Layout, analyzer: FaceAnalyzer, method: MethodConfig |
         except AnyPhotoError as error:
             error.file = face.reference
             raise error.at(file=layout.shown_name, field=field) from error
-        patch = face_patch(picture, landmarks, method.patch_size)
-        canvas = location_canvas(patch, face.place, layout.width, layout.height, method)
-        tokens = token_mask(canvas.mask, method.mask_rule)
-        if not tokens.any():
-            what = "nothing of the face lies inside the picture"
-            raise InputError(what, file=layout.shown_name, field=f"faces[{i}]", remedy="Move it, or make it larger")
-        canvases.append((canvas.pixels, tokens))
+        _canvas(layout, i, picture, landmarks, method)  # refuses a face outside before a model is loaded
+        points.append(landmarks)
         crops.append(norm_crop(picture, landmarks))
         choices.append(f"{face.name}: {choice}")
         references[face.reference] = sha256_of(path)
     embeddings = analyzer.embed(np.stack(crops)) if crops else np.zeros((0, 512), np.float32)
-    prepared = tuple(
-        PreparedFace(face.name, pixels, tokens, embedding)
-        for face, (pixels, tokens), embedding in zip(layout.faces, canvases, embeddings, strict=True)
-    )
-    return Conditions(prepared, tuple(choices), references)
+    return Conditions(layout, method, tuple(points), embeddings, tuple(choices), references)
+
+
+def _canvas(
+    layout: Layout, index: int, picture: Picture, landmarks: Points, method: MethodConfig
+) -> tuple[Picture, Any]:  # fmt: skip
+    """(the location canvas, its token mask). Raises InputError where no token is left of the face."""
+    patch = face_patch(picture, landmarks, method.patch_size)
+    canvas = location_canvas(patch, layout.faces[index].place, layout.width, layout.height, method)
+    tokens = token_mask(canvas.mask, method.mask_rule)
+    if not tokens.any():
+        what = "nothing of the face lies inside the picture"
+        raise InputError(what, file=layout.shown_name, field=f"faces[{index}]", remedy="Move it, or make it larger")
+    return canvas.pixels, tokens
 
 
 def _landmarks(layout: Layout, index: int, picture: Picture, analyzer: FaceAnalyzer) -> tuple[Points, str]:

@@ -23,7 +23,7 @@ from anyphoto_cli.layout.schema import Layout, parse_layout
 from anyphoto_cli.runtime.progress import Listener
 
 if TYPE_CHECKING:
-    from anyphoto_cli.generate.weights import Weights
+    from anyphoto_cli.generate.weights import Renderer, Weights
     from anyphoto_cli.seams import FaceAnalyzer
 
 
@@ -65,11 +65,13 @@ def render(
     keep_going: bool = False,
     dry_run: bool = False,
     listener: Listener | None = None,
+    models: RenderModels | None = None,
 ) -> RenderResult:
     """Render layout files, or all *.json of a folder, into `out` as <layout>_seed<seed>.png; the k-th has seed + k.
 
     Pictures that exist and were made from the same layout, references and weights are skipped; others of the same name
     are refused unless `overwrite`. keep_going: refused layouts are left out and reported. dry_run: nothing is made.
+    models: opened by an earlier call with the same config (`find_models`); default: this call finds and opens its own.
     Raises InputError before a model is loaded, EnvironmentFault when a model or memory is lacking.
     """
     config, listener, out = config or GenerateConfig(), listener or Listener(), Path(out)
@@ -77,10 +79,12 @@ def render(
         raise InputError("is not a folder", file=out, field="--out")
     refusals = Refusals(keep_going)
     read = read_layouts(layouts, refs_root, refusals, listener)
-    weights, analyzer = _find_models(config)
+    models = models or find_models(config)
+    weights, analyzer = models.weights, models.analyzer
     jobs = prepare_jobs(read, weights.base, config, analyzer, weights.method, refusals, listener)
-    for notice in weights.notices():
-        listener.notice(notice)
+    if not models.opened:
+        for notice in weights.notices():
+            listener.notice(notice)
     if dry_run:
         planned = [
             RenderedPicture(_path(out, job, seed), job.layout.shown_name, seed) for job in jobs for seed in job.seeds()
@@ -92,7 +96,7 @@ def render(
     for task in tasks:
         if task.path in done:
             listener.picture(task.path, skipped=True)
-    _render_all(todo, weights, listener)
+    _render_all(todo, models, listener)
     pictures = [RenderedPicture(t.path, t.job.layout.shown_name, t.seed, t.path in done) for t in tasks]
     return RenderResult(tuple(pictures), tuple(refusals.lines))
 
@@ -114,25 +118,48 @@ def render_again(
     listener, record = listener or Listener(), read_record(picture)
     config = _recorded_config(record, config or GenerateConfig(), picture)
     layout = _recorded_layout(record, picture, refs_root)
-    weights, analyzer = _find_models(config)
+    models = find_models(config)
+    weights, analyzer = models.weights, models.analyzer
     job = Job(layout, prepare_faces(layout, analyzer, weights.method))
     path = (out or picture.parent) / f"{picture.stem}_again.png"
     [task] = _tasks([job], path.parent, weights, analyzer, listener)
     _refuse_changes(record, task.record, picture)
     task = _Task(job, task.seed, path, record | {"refs": task.record["refs"]})
     if not _finished(task, overwrite):
-        _render_all([task], weights, listener)
+        _render_all([task], models, listener)
     return RenderedPicture(path, layout.shown_name, task.seed), _same_pixels(picture, path)
 
 
-def _find_models(config: GenerateConfig) -> tuple[Weights, FaceAnalyzer]:
+class RenderModels:
+    """Weights and face models, found; the pipeline is opened for the first picture, and kept."""
+
+    def __init__(self, weights: Weights, analyzer: FaceAnalyzer) -> None:
+        self.weights, self.analyzer = weights, analyzer
+        self._renderer: Renderer | None = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether a picture was made already."""
+        return self._renderer is not None
+
+    def renderer(self, listener: Listener) -> Renderer:
+        """Raises as `open_weights`."""
+        if self._renderer is None:
+            from anyphoto_cli.generate.weights import open_weights
+
+            listener.stage("Loading the model")
+            self._renderer = open_weights(self.weights)
+        return self._renderer
+
+
+def find_models(config: GenerateConfig) -> RenderModels:
     """torch starts here. Raises InputError where names are unknown or adapter and face pack do not belong together."""
     from anyphoto_cli.generate.weights import find_weights
 
     weights = find_weights(config)
     analyzer = open_faces(config.face_pack or weights.face_pack, weights.face_device)
     weights.check_face_pack(analyzer.name, analyzer.sha256)
-    return weights, analyzer
+    return RenderModels(weights, analyzer)
 
 
 def _path(out: Path, job: Job, seed: int) -> Path:
@@ -194,14 +221,11 @@ def _finished(task: _Task, overwrite: bool, precision_matters: bool = True) -> b
     return True
 
 
-def _render_all(tasks: Sequence[_Task], weights: Weights, listener: Listener) -> None:
+def _render_all(tasks: Sequence[_Task], models: RenderModels, listener: Listener) -> None:
     """One model for all, text and faces encoded once a layout, one picture a call: none depends on the others."""
     if not tasks:
         return
-    from anyphoto_cli.generate.weights import open_weights
-
-    listener.stage("Loading the model")
-    renderer = open_weights(weights)
+    renderer = models.renderer(listener)
     listener.begin(len(tasks), sum(renderer.calls(task.job.layout) for task in tasks))
     try:
         for i, task in enumerate(tasks):

@@ -129,7 +129,8 @@ class Photos:
 def draw_photos(out: Path, config: PhotosConfig, listener: Listener | None = None) -> Photos:
     """Write photos/000001.png ..., refs/NAME/01.png ..., truth.jsonl, and preprocess.yaml with fitting settings.
 
-    With `layouts`, layouts/000001.json ... ask for the same people at the same places, by a portrait of each.
+    With `layouts`, layouts/000001.json ... ask for the same people at the same places, by a portrait of each, and
+    cases.jsonl holds the same as cases of `anyphoto bench`, with the photos as originals.
 
     The same settings give the same bytes; a run that was cut off goes on. References differ from the group photos in
     pose, expression, light and clothes. Raises InputError where the folder holds a set of other settings.
@@ -138,7 +139,9 @@ def draw_photos(out: Path, config: PhotosConfig, listener: Listener | None = Non
     _claim(out, config)
     numbers = bank_identities(config)
     names = {number: name_of(rank) for rank, number in enumerate(numbers)}
-    drawn, truths, total = 0, [], len(numbers) * config.references + config.groups
+    drawn, total = 0, len(numbers) * config.references + config.groups
+    truths: list[dict[str, Any]] = []
+    cases: list[dict[str, Any]] = []
     listener.begin(total, total)
     for file, picture in _references(out, config, names):
         drawn += _write(file, picture)
@@ -149,12 +152,14 @@ def draw_photos(out: Path, config: PhotosConfig, listener: Listener | None = Non
         drawn += _write(out / name, picture)
         truths.append(_truth(name, picture, names))
         if config.layouts:
-            _write_layout(out / "layouts", k, config, picture, names)
+            cases.append(_write_layout(out / "layouts", k, config, picture, names))
         listener.step()
     with committed(out / "preprocess.yaml") as written:
         written.write(_SETTINGS.encode())
-    with committed(out / "truth.jsonl") as written:
-        written.write("".join(json.dumps(truth) + "\n" for truth in truths).encode())
+    for file, rows in ((out / "truth.jsonl", truths), (out / "cases.jsonl", cases)):
+        if rows or file.name == "truth.jsonl":
+            with committed(file) as written:
+                written.write("".join(json.dumps(row) + "\n" for row in rows).encode())
     listener.end()
     return Photos(out, config.groups, len(numbers) * config.references, drawn, total - drawn)
 
@@ -194,8 +199,9 @@ def _references(out: Path, config: PhotosConfig, names: dict[int, str]) -> Itera
 
 def _write_layout(
     folder: Path, k: int, config: PhotosConfig, picture: DrawnPicture, names: dict[int, str]
-) -> None:  # fmt: skip
-    faces = []
+) -> dict[str, Any]:  # fmt: skip
+    """layouts/<k>.json; returns the case of it."""
+    faces: list[dict[str, Any]] = []
     for person in picture.people:
         name = names[person.identity]
         portrait = draw_portrait(person.identity, Chance(config.seed, 0).below(2**31))  # the first of its references
@@ -208,6 +214,11 @@ def _write_layout(
     }  # fmt: skip
     with committed(folder / f"{k + 1:06d}.json") as out:
         out.write((json.dumps(document, indent=1) + "\n").encode())
+    return {
+        "id": f"{k + 1:06d}", "prompt": picture.caption, "num_persons": len(faces),
+        "references": [f"{folder.name}/{face['reference']}" for face in faces], "gt": f"photos/{k + 1:06d}.png",
+        "landmarks": [face["landmarks"] for face in faces], "width": config.width, "height": config.height,
+    }  # fmt: skip
 
 
 def _claim(out: Path, config: PhotosConfig) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from anyphoto_cli.config.train import LossConfig
 from anyphoto_cli.model.token_pruning import LocationTokens, grid_ids, pack, prune, unpack
-from anyphoto_cli.model.vae import encode, to_pixels
+from anyphoto_cli.model.vae import encode, posterior, to_pixels
 from anyphoto_cli.train.examples import Example
 from anyphoto_cli.train.face_loss import FaceTarget, face_loss
 from anyphoto_cli.train.flow_matching import TimeRule, clean_estimate, draw_noise, draw_times, flow_loss, interpolate
@@ -86,12 +86,10 @@ def objective(
 def _latents(examples: Sequence[Example], parts: Parts, seed: int, step: int, rank: int) -> Tensor:
     """X_0: [n, 16, h, w] float32: a sample of the posterior, its noise drawn on the CPU, the same on every device."""
     pixels = to_pixels([example.picture for example in examples]).to(parts.device, parts.vae.dtype)
-    encoded = parts.vae.encode(pixels)
-    if hasattr(encoded, "latent_dist"):
-        mean, std = encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
-        z = mean + std * draw_noise(tuple(mean.shape), seed, step, rank, salt=2).to(mean.device)
-    else:  # a tiny VAE has no posterior
-        z = encoded.latents.float()
+    z = posterior(parts.vae, pixels)
+    if not isinstance(z, Tensor):  # a tiny VAE gives latents, and no posterior
+        z = z.mean.float() + z.std.float() * draw_noise(tuple(z.mean.shape), seed, step, rank, salt=2).to(z.mean.device)
+    z = z.float()
     scaled: Tensor = (z - (parts.vae.config.shift_factor or 0.0)) * parts.vae.config.scaling_factor
     return scaled
 

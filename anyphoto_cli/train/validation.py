@@ -86,7 +86,7 @@ def score_faces(picture: Picture, layout: Layout, conditions: Conditions, analyz
 
     found = analyzer.detect([picture])[0]
     name, scores = layout.file.stem if layout.file else "layout", []
-    for face, prepared in zip(layout.faces, conditions.faces, strict=True):
+    for face, wanted in zip(layout.faces, conditions.embeddings, strict=True):
         place = np.asarray(face.place)
         size = float(face_height(place))
         away = [float(np.hypot(*(other.landmarks.mean(0) - place.mean(0)))) / size for other in found]
@@ -95,7 +95,7 @@ def score_faces(picture: Picture, layout: Layout, conditions: Conditions, analyz
             scores.append(FaceScore(name, face.name, float("nan"), float("nan")))
             continue
         embedding = analyzer.embed(norm_crop(picture, found[nearest].landmarks)[None])[0]
-        scores.append(FaceScore(name, face.name, float(embedding @ prepared.embedding), away[nearest]))
+        scores.append(FaceScore(name, face.name, float(embedding @ wanted), away[nearest]))
     return scores
 
 

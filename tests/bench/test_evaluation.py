@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from anyphoto_cli.bench.cases import read_cases
-from anyphoto_cli.bench.evaluation import LINES, evaluate, open_models
+from anyphoto_cli.bench.evaluation import evaluate, open_models
+from anyphoto_cli.bench.results import LINES
 from anyphoto_cli.config.bench import BenchConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.mini.photos import PhotosConfig, draw_photos

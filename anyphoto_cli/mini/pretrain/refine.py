@@ -37,7 +37,7 @@ def refine_vae(folder: Path, recogniser_file: Path, minutes: float | None = None
     def loss(model: nn.Module, numbers: range, step: int) -> dict[str, Tensor]:
         return refine_loss(model, recogniser, numbers, device)
 
-    fit("refined", vae, loss, SCHEDULE, folder, device=device, minutes=minutes)
+    fit("refined", vae, loss, SCHEDULE.asked_for(), folder, device=device, minutes=minutes)
 
 
 def polish_vae(folder: Path, recogniser_file: Path, minutes: float | None = None, device: str = "cpu") -> None:

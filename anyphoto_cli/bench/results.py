@@ -1,0 +1,89 @@
+"""What stands in a folder of scores: one line a case, the settings, the summary. Also: where a case's picture lies."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from anyphoto_cli.bench.cases import Case
+from anyphoto_cli.bench.sources import FileSource, Source
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.files.commit import committed
+
+LINES, SUMMARY, SETTINGS = "cases.jsonl", "summary.json", "bench.json"
+FINISHED = ("scored", "no face")
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def result_of(case: Case, results: Path | None) -> Source | None:
+    """The picture to be scored: <id>.png, <id>_seed<n>.png (the lowest seed), <id>/out.png, also .jpg, .webp; of no
+    folder the case's own. None where there is none.
+    """
+    if results is None:
+        return case.result
+    for ending in _ENDINGS:
+        for file in (results / f"{case.id}{ending}", results / case.id / f"out{ending}"):
+            if file.is_file():
+                return FileSource(file)
+    seeds = {file: file.stem.rpartition("_seed")[2] for file in results.glob(f"{glob.escape(case.id)}_seed*.png")}
+    named = sorted((int(seed), file) for file, seed in seeds.items() if seed.isdecimal())
+    named = [(seed, file) for seed, file in named if file.stem == f"{case.id}_seed{seed}"]
+    return FileSource(named[0][1]) if named else None
+
+
+def read_lines(out: Path) -> list[dict[str, Any]]:
+    """Scored cases of a run; a torn last line is none. What was missing or broken is tried again."""
+    return [line for line in all_lines(out) if line.get("status") in FINISHED]
+
+
+def all_lines(out: Path) -> list[dict[str, Any]]:
+    """Every case's line, also of those that could not be scored."""
+    file = out / LINES
+    if not file.is_file():
+        return []
+    lines = []
+    for text in file.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
+
+
+def write_lines(out: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """All of them anew."""
+    with committed(out / LINES) as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """summary.json of a scored folder. Raises InputError where there is none."""
+    file = run / SUMMARY
+    try:
+        document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        document["subsets"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        remedy = "Name a folder that `anyphoto bench score -o` wrote"
+        raise InputError(f"holds no {SUMMARY}", file=run, remedy=remedy) from error
+    return document
+
+
+def claim(file: Path, kept: Mapping[str, Any], what: str) -> None:
+    """A folder's settings are those of its first run, in `file`. Raises InputError for others, naming the first.
+
+    what: scores, pictures.
+    """
+    record = json.dumps(kept, indent=2, sort_keys=True) + "\n"
+    if not file.is_file():
+        with committed(file) as written:
+            written.write(record.encode())
+    elif (text := file.read_text(encoding="utf-8")) != record:
+        was = json.loads(text)
+        key = next((name for name in kept if was.get(name) != kept[name]), "settings")
+        remedy = "Name another folder, or give what it began with"
+        raise InputError(f"holds {what} made with {was.get(key)!r}", file=file.parent, field=key, remedy=remedy)

@@ -1,0 +1,131 @@
+"""The benchmark's pictures, made: cases in pieces, by workers here or on a Ray cluster, or a share of them by `shard`.
+
+Below `out`: pictures/, layouts/ (AnyPhoto's), refused/<id>.txt for a case that could not be made, and run.json with
+what was asked for. What is there is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from anyphoto_cli.bench.cases import Case, Cases
+from anyphoto_cli.bench.results import claim, result_of
+from anyphoto_cli.config.bench import RunConfig
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.files.commit import committed
+from anyphoto_cli.runtime.jobs import CAREFULLY
+from anyphoto_cli.runtime.progress import Listener
+
+PER_PIECE = 8
+RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class RenderJob:
+    """Cases in pieces of PER_PIECE, as a `runtime.jobs.Job`."""
+
+    cases: tuple[Case, ...]
+    out: Path
+    config: RunConfig
+
+    @property
+    def pieces(self) -> range:
+        """Their numbers."""
+        return range(-(-len(self.cases) // PER_PIECE))
+
+    def of_piece(self, number: int) -> tuple[Case, ...]:
+        """Its cases."""
+        return self.cases[number * PER_PIECE : (number + 1) * PER_PIECE]
+
+    def open(self, worker: int) -> Any:
+        """The system, with its models."""
+        from anyphoto_cli.bench.systems import open_system
+
+        return open_system(self.config, worker)
+
+    def run(self, opened: Any, number: int, starting: Callable[[int], None], skip: frozenset[int]) -> int:
+        """Make what is missing of a piece. Returns how many cases were refused."""
+        refused = 0
+        for place, case in enumerate(self.of_piece(number)):
+            starting(place)
+            file = self.out / "refused" / f"{case.id}.txt"
+            try:
+                if place in skip - {CAREFULLY}:
+                    raise InputError("ended the process that rendered it, twice")
+                opened.make(case, self.out)
+                file.unlink(missing_ok=True)
+            except InputError as error:
+                refused += 1
+                with committed(file) as out:
+                    out.write(f"{error}\n".encode())
+        return refused
+
+
+def render_cases(
+    cases: Cases, out: Path, config: RunConfig, *, shard: tuple[int, int] = (1, 1), executor: str = "here",
+    workers: int = 1, ray_address: str | None = None, listener: Listener | None = None,
+) -> int:  # fmt: skip
+    """Make the pictures that are missing. Returns how many cases were refused; why stands in refused/.
+
+    shard: (i, n), the i-th of n shares, from 1. executor: here, local (processes on this machine) or ray. Raises
+    InputError where `out` holds pictures of other settings, EnvironmentFault for what the machine lacks.
+    """
+    listener = listener or Listener()
+    index, count = shard
+    if not 1 <= index <= count:
+        raise InputError(f"{index}/{count} is no share", field="--shard", remedy="Give 1/4, 2/4, 3/4, 4/4")
+    claim(out / RUN, config.model_dump(mode="json", exclude={"device", "memory"}), "pictures")
+    mine = cases.cases[index - 1 :: count]
+    waiting = tuple(case for case in mine if result_of(case, out / "pictures") is None)
+    job = RenderJob(waiting, out, config)
+    listener.work("Rendering", len(mine), len(mine) - len(waiting))
+    refused = 0
+    for number, answer in _through(job, executor, workers, ray_address):
+        refused += answer
+        listener.done(len(job.of_piece(number)))
+    listener.end()
+    return refused
+
+
+def _through(job: RenderJob, executor: str, workers: int, address: str | None) -> Iterator[tuple[int, Any]]:
+    if executor == "ray":
+        from anyphoto_cli.runtime.ray_executor import run_ray
+
+        cuda = job.config.device.startswith("cuda") or (job.config.device == "auto" and _has_cuda())
+        return run_ray(job, job.pieces, workers, address=address, gpus=1.0 if cuda else 0.0)
+    if executor == "local" and workers > 1:
+        from anyphoto_cli.runtime.local_executor import run_local
+
+        return run_local(job, job.pieces, workers)
+    from anyphoto_cli.runtime.jobs import run_here
+
+    return run_here(job, job.pieces)
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def with_places(cases: Cases, out: Path) -> Cases:
+    """The cases with the places that AnyPhoto's layouts asked for, so that placement is judged against them."""
+    return replace(cases, cases=tuple(_with_places(case, out / "layouts" / f"{case.id}.json") for case in cases.cases))
+
+
+def _with_places(case: Case, layout: Path) -> Case:
+    if not layout.is_file():
+        return case
+    told = json.loads(layout.read_text(encoding="utf-8"))
+    landmarks = tuple(tuple((x, y) for x, y in face["landmarks"]) for face in told["faces"])
+    return replace(case, landmarks=landmarks, size=(float(told["width"]), float(told["height"])))
+
+
+def refusals(out: Path, cases: Sequence[Case]) -> dict[str, str]:
+    """Id -> why its picture could not be made."""
+    files = {case.id: out / "refused" / f"{case.id}.txt" for case in cases}
+    return {id_: file.read_text(encoding="utf-8").strip() for id_, file in files.items() if file.is_file()}

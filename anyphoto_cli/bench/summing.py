@@ -1,0 +1,69 @@
+"""Many lines to one summary: counts, every metric plain and filtered with its interval, and who stood where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from anyphoto_cli.bench.statistics import interval, summarize
+
+METRICS = ("sim_gt", "sim_ref", "copy_paste", "blending", "clip_i", "clip_t", "aesthetic")
+
+
+def values_of(lines: Iterable[Mapping[str, Any]], metric: str) -> list[float | None]:
+    """A metric's values over cases; of several face models one after another, as the reference evaluator pools them.
+
+    A picture without any face has none: the reference evaluator leaves it out of every metric.
+    """
+    found: list[float | None] = []
+    for line in lines:
+        if line["status"] != "scored":
+            continue
+        if metric in ("clip_i", "clip_t", "aesthetic"):
+            found.append(line[metric])
+        else:
+            found += [leg[metric] for leg in line["legs"].values()]
+    return found
+
+
+def sum_up(
+    lines: Sequence[Mapping[str, Any]], face_models: Mapping[str, str], not_available: Mapping[str, str]
+) -> dict[str, Any]:  # fmt: skip
+    """Per subset and over all. face_models: name -> sha256; not_available: metric -> why it is n/a."""
+    parts = {"all": list(lines)} | {
+        name: [line for line in lines if line["subset"] == name] for name in ("p1", "p2", "p3")
+    }
+    return {
+        "face_models": dict(face_models),
+        "not_available": dict(not_available),
+        "subsets": {name: _part(part) for name, part in parts.items() if part},
+    }
+
+
+def _part(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    statuses = ("scored", "no face", "missing", "broken")
+    metrics = {}
+    for metric in METRICS:
+        values = values_of(lines, metric)
+        plain, filtered, (low, high) = summarize(values), summarize(values, filtered=True), interval(values)
+        metrics[metric] = {
+            "mean": _told(plain.mean), "n": plain.n, "low": _told(low), "high": _told(high),
+            "filtered_mean": _told(filtered.mean), "outliers": filtered.removed,
+        }  # fmt: skip
+    placed = [line["placement"] for line in lines if line.get("placement")]
+    errors = [one["error"] for one in placed if one["error"] is not None]
+    expected = sum(one["expected"] for one in placed)
+    return {
+        "cases": len(lines), **{status: sum(line["status"] == status for line in lines) for status in statuses},
+        "metrics": metrics,
+        "coverage": _told(sum(one["placed"] for one in placed) / expected if expected else float("nan")),
+        "place_error": _told(float(np.mean(errors)) if errors else float("nan")),
+        "swapped": sum(one["swapped"] for one in placed), "duplicates": sum(one["duplicates"] for one in placed),
+        "extra_faces": sum(one["extra"] for one in placed), "expected_faces": expected,
+    }  # fmt: skip
+
+
+def _told(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 6)

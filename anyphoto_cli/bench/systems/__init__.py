@@ -1,0 +1,43 @@
+"""Who makes the pictures: our own model, or another system. One small file each; one line in `registry.py`.
+
+A system is opened once a worker, `open_system(config, worker)`, and makes one case after another. Any system that is
+not here takes part through the folder contract: `pictures/<id>.png`, see docs/bench.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from anyphoto_cli.bench.cases import Case
+from anyphoto_cli.config.bench import RunConfig
+
+
+class System(Protocol):
+    """Makes pictures of cases."""
+
+    def make(self, case: Case, out: Path) -> None:
+        """Write `out`/pictures/<id>.png, whole or not at all, unless it is there.
+
+        Raises InputError for a case that cannot be made; EnvironmentFault for what the machine lacks.
+        """
+        ...
+
+
+def open_system(config: RunConfig, worker: int = 0) -> System:
+    """Raises InputError for an unknown name, EnvironmentFault where its weights cannot be had."""
+    from anyphoto_cli.registry import find
+
+    opened: Any = find("systems", config.system)(config, worker)
+    made: System = opened
+    return made
+
+
+def device_of(config: RunConfig, worker: int) -> str:
+    """Workers of one machine take its cards in turn; Ray shows each worker one card only."""
+    if config.device != "auto":
+        return config.device
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"cuda:{worker % count}" if count else "auto"

@@ -1,0 +1,231 @@
+"""The benchmark rendered by itself: places, shares, refusals, resuming; our model and the baselines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from anyphoto_cli.bench.cases import read_cases
+from anyphoto_cli.bench.placing import picture_size, write_layout
+from anyphoto_cli.bench.running import render_cases, with_places
+from anyphoto_cli.bench.systems.editing import side_by_side
+from anyphoto_cli.bench.systems.omnigen import people_tags
+from anyphoto_cli.config.bench import RunConfig
+from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.faces.packs import open_faces
+from anyphoto_cli.geometry import face_height
+from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
+
+QUICK = RunConfig(steps=1)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Five photos of held-out people as cases: cases.jsonl, photos/, layouts/refs/."""
+    folder = tmp_path_factory.mktemp("bench") / "drawn"
+    draw_photos(folder, PhotosConfig(people=8, groups=5, references=1, held_out=True, layouts=True))
+    return folder
+
+
+def entries(folder):
+    return [json.loads(line) for line in (folder / "cases.jsonl").read_text().splitlines()]
+
+
+def rewritten(folder, name, change):
+    """Another JSONL beside the first."""
+    lines = [json.dumps(change(entry)) + "\n" for entry in entries(folder)]
+    (folder / name).write_text("".join(lines))
+    return folder / name
+
+
+def without(*keys):
+    return lambda entry: {key: value for key, value in entry.items() if key not in keys}
+
+
+def pictures(out):
+    return {file.name: file.read_bytes() for file in sorted((out / "pictures").iterdir())}
+
+
+def test_run_renders_scores_and_goes_on(run, drawn, tmp_path):
+    command = ["bench", "run", drawn / "cases.jsonl", "-o", tmp_path / "run", "--steps", "1", "--face-pack", "mini"]
+    code, said, _ = run(*command, "--clip", "none", "--json")
+    summary = json.loads(said)
+    assert summary["subsets"]["all"]["cases"] == 5
+    assert summary["subsets"]["all"]["missing"] == summary["subsets"]["all"]["broken"] == 0
+    people = sum(len(entry["references"]) for entry in entries(drawn))
+    assert summary["subsets"]["all"]["expected_faces"] == people
+    made = pictures(tmp_path / "run")
+    assert list(made) == [f"{k:06d}_seed0.png" for k in range(1, 6)]
+
+    (tmp_path / "run" / "pictures" / "000003_seed0.png").unlink()
+    kept = (tmp_path / "run" / "pictures" / "000001_seed0.png").stat().st_mtime_ns
+    assert run(*command, "--clip", "none")[0] == code
+    assert pictures(tmp_path / "run") == made
+    assert (tmp_path / "run" / "pictures" / "000001_seed0.png").stat().st_mtime_ns == kept
+
+    code, _, err = run(*command[:-4], "--steps", "2", "--face-pack", "mini", "--clip", "none")
+    assert code == 2
+    assert "steps: holds pictures made with 1" in err
+
+
+def test_shares_and_workers_make_the_same_pictures(drawn, tmp_path):
+    cases = read_cases(drawn / "cases.jsonl")
+    assert render_cases(cases, tmp_path / "whole", QUICK) == 0
+    for index in (1, 2, 3):
+        render_cases(cases, tmp_path / "shares", QUICK, shard=(index, 3))
+    twice = cases.__class__(cases.form, cases.cases * 2)  # ten cases are two pieces
+    render_cases(twice, tmp_path / "workers", QUICK, executor="local", workers=2)
+
+    assert pictures(tmp_path / "shares") == pictures(tmp_path / "whole")
+    assert pictures(tmp_path / "workers") == pictures(tmp_path / "whole")
+
+
+def test_places_from_the_original_are_the_right_persons(drawn, tmp_path):
+    bare = read_cases(rewritten(drawn, "bare.jsonl", without("landmarks", "width", "height")))
+    faces = open_faces("mini")
+    for entry, case in zip(entries(drawn), bare.cases, strict=True):
+        document = json.loads(write_layout(case, tmp_path, faces, QUICK, 256).read_text())
+        assert (document["width"], document["height"]) == (256, 256)
+        for face, true in zip(document["faces"], entry["landmarks"], strict=True):
+            true = 2 * np.array(true)
+            away = np.linalg.norm(np.mean(face["landmarks"], 0) - true.mean(0))
+            assert away < 0.1 * face_height(true)
+
+
+def test_a_person_without_a_found_face_takes_the_free_box(drawn, tmp_path):
+    case = next(case for case in read_cases(drawn / "cases.jsonl").cases if case.people == 2)
+    hidden = np.array(case.landmarks[1])
+    (x0, y0), (x1, y1) = hidden.min(0) - 14, hidden.max(0) + 14
+    photo = tmp_path / "photo.png"
+    from PIL import Image
+
+    pixels = np.array(Image.open(case.gt.file))
+    pixels[int(y0) : int(y1), int(x0) : int(x1)] = 128
+    Image.fromarray(pixels).save(photo)
+    boxes = [[*(np.array(points).min(0) - 8), *(np.array(points).max(0) + 8)] for points in case.landmarks]
+    entry = {"id": "a", "prompt": "two", "references": [str(s.file) for s in case.references], "gt": str(photo)}
+    (tmp_path / "boxes.jsonl").write_text(json.dumps(entry | {"boxes": boxes}) + "\n")
+    (tmp_path / "none.jsonl").write_text(json.dumps(entry) + "\n")
+
+    [boxed] = read_cases(tmp_path / "boxes.jsonl").cases
+    document = json.loads(write_layout(boxed, tmp_path / "l", open_faces("mini"), QUICK, 128).read_text())
+    middle = np.mean(document["faces"][1]["landmarks"], 0)
+    assert np.linalg.norm(middle - hidden.mean(0)) < 0.5 * face_height(hidden)
+    [bare] = read_cases(tmp_path / "none.jsonl").cases
+    with pytest.raises(InputError, match="its original shows 1 faces for 2 people"):
+        write_layout(bare, tmp_path / "l", open_faces("mini"), QUICK, 128)
+
+
+def test_places_from_the_references_stand_in_strips(drawn, tmp_path):
+    case = max(read_cases(drawn / "cases.jsonl").cases, key=lambda case: case.people)
+    config = RunConfig(layout_from="reference")
+    document = json.loads(write_layout(case, tmp_path, open_faces("mini"), config, 256).read_text())
+    middles = [np.mean(face["landmarks"], 0)[0] for face in document["faces"]]
+    strip = document["width"] / case.people
+    assert [int(x // strip) for x in middles] == list(range(case.people))
+
+
+@pytest.mark.parametrize(("width", "height", "side", "size"), [
+    (128, 128, 512, (512, 512)), (1000, 500, 512, (720, 368)), (100, 1000, 512, (368, 720)), (1, 1, 64, (64, 64)),
+])  # fmt: skip
+def test_pictures_keep_the_proportions(width, height, side, size):
+    assert picture_size(width, height, side) == size
+
+
+def test_a_refused_case_is_counted_and_stops_nobody(run, drawn, tmp_path):
+    from PIL import Image
+
+    folder = shutil.copytree(drawn, tmp_path / "drawn")
+    Image.new("RGB", (96, 96), "white").save(folder / "nobody.png")
+    cases = entries(folder)
+    cases[1]["references"] = ["nobody.png"] * len(cases[1]["references"])
+    (folder / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
+    command = ["bench", "run", folder / "cases.jsonl", "-o", tmp_path / "run", "--steps", "1", "--face-pack", "mini"]
+
+    code, _, err = run(*command, "--clip", "none")
+
+    assert code == 3
+    assert "1 cases could not be rendered" in err
+    assert len(pictures(tmp_path / "run")) == 4
+    lines = [json.loads(line) for line in (tmp_path / "run" / "scores" / "cases.jsonl").read_text().splitlines()]
+    assert lines[1]["status"] == "missing"
+    assert "found no face in the reference" in lines[1]["reason"]
+
+
+def test_placement_is_judged_against_the_layout(drawn, tmp_path):
+    cases = read_cases(rewritten(drawn, "placed.jsonl", without("gt", "landmarks")))
+    config = RunConfig(steps=1, layout_from="reference")
+    render_cases(cases, tmp_path, config)
+    [one, *_] = with_places(cases, tmp_path).cases
+    layout = json.loads((tmp_path / "layouts" / f"{one.id}.json").read_text())
+    assert np.allclose(one.landmarks, [face["landmarks"] for face in layout["faces"]])
+    assert one.size == (layout["width"], layout["height"])
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    (["--system", "nano"], "'nano' is not a known name"),
+    (["--shard", "5/4"], "5/4 is no share"),
+    (["--shard", "one"], "'one' is no share"),
+    (["--system", "flux-kontext", "--adapter", "x"], "flux-kontext takes no AnyPhoto weights"),
+    (["--system", "flux-kontext", "--memory", "nf4"], "nf4 is for AnyPhoto alone"),
+    (["--side", "3"], "greater than or equal to 64"),
+])  # fmt: skip
+def test_refusals(run, drawn, tmp_path, options, told):
+    code, _, err = run("bench", "run", drawn / "cases.jsonl", "-o", tmp_path / "run", *options)
+    assert code == 2
+    assert told in err
+    assert "Traceback" not in err
+
+
+@pytest.fixture(scope="module")
+def kontext(tmp_path_factory):
+    """FLUX.1 Kontext has the parts of FLUX.1-dev: a random one of stamp size."""
+    from anyphoto_cli.model.tiny_random import build_tiny_random
+
+    folder = tmp_path_factory.mktemp("kontext") / "tiny"
+    build_tiny_random(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxKontextPipeline"}))
+    return folder
+
+
+def test_the_kontext_baseline_renders(drawn, kontext, tmp_path):
+    cases = read_cases(drawn / "cases.jsonl")
+    config = RunConfig(system="flux-kontext", model=str(kontext), steps=1, side=64)
+    two = cases.__class__(cases.form, cases.cases[:2])
+    assert render_cases(two, tmp_path, config) == 0
+    from PIL import Image
+
+    with Image.open(tmp_path / "pictures" / f"{two.cases[0].id}.png") as picture:
+        assert picture.size == (64, 64)
+        assert json.loads(picture.text["anyphoto-bench"])["prompt"] == two.cases[0].prompt
+    before = pictures(tmp_path)
+    assert render_cases(two, tmp_path, config) == 0
+    assert pictures(tmp_path) == before
+
+
+def test_a_baseline_refuses_another_pipelines_folder(drawn, tmp_path):
+    from anyphoto_cli.mini.shipped import base_folder
+
+    config = RunConfig(system="flux-kontext", model=str(base_folder()), steps=1)
+    with pytest.raises(InputError, match="is a FluxPipeline, not a FluxKontextPipeline"):
+        render_cases(read_cases(drawn / "cases.jsonl"), tmp_path, config)
+
+
+def test_omnigen_says_what_it_needs(drawn, tmp_path):
+    with pytest.raises(EnvironmentFault, match="needs torchvision"):
+        render_cases(read_cases(drawn / "cases.jsonl"), tmp_path, RunConfig(system="omnigen"))
+    assert people_tags(1) == "The picture shows the person in <img><|image_1|></img>."
+    assert people_tags(3).count("<|image_3|>") == 1
+
+
+def test_references_side_by_side():
+    from PIL import Image
+
+    row = side_by_side([Image.new("RGB", (10, 20), "red"), Image.new("RGB", (10, 10), "blue")])
+    assert row.size == (30, 20)
+    assert row.getpixel((5, 10)) == (255, 0, 0)
+    assert row.getpixel((20, 10)) == (0, 0, 255)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
+from importlib.util import find_spec
 
+import diffusers
 import numpy as np
 import pytest
+from PIL import Image
 
 from anyphoto_cli.bench.cases import read_cases
 from anyphoto_cli.bench.placing import picture_size, write_layout
 from anyphoto_cli.bench.running import render_cases, with_places
 from anyphoto_cli.bench.systems.editing import side_by_side
-from anyphoto_cli.bench.systems.omnigen import people_tags
+from anyphoto_cli.bench.systems.flux_kontext import FluxKontext
+from anyphoto_cli.bench.systems.omnigen import OmniGen
+from anyphoto_cli.bench.systems.qwen_image_edit import QwenImageEdit
 from anyphoto_cli.config.bench import RunConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.faces.packs import open_faces
@@ -100,8 +106,6 @@ def test_a_person_without_a_found_face_takes_the_free_box(drawn, tmp_path):
     hidden = np.array(case.landmarks[1])
     (x0, y0), (x1, y1) = hidden.min(0) - 14, hidden.max(0) + 14
     photo = tmp_path / "photo.png"
-    from PIL import Image
-
     pixels = np.array(Image.open(case.gt.file))
     pixels[int(y0) : int(y1), int(x0) : int(x1)] = 128
     Image.fromarray(pixels).save(photo)
@@ -136,8 +140,6 @@ def test_pictures_keep_the_proportions(width, height, side, size):
 
 
 def test_a_refused_case_is_counted_and_stops_nobody(run, drawn, tmp_path):
-    from PIL import Image
-
     folder = shutil.copytree(drawn, tmp_path / "drawn")
     Image.new("RGB", (96, 96), "white").save(folder / "nobody.png")
     cases = entries(folder)
@@ -197,8 +199,6 @@ def test_the_kontext_baseline_renders(drawn, kontext, tmp_path):
     config = RunConfig(system="flux-kontext", model=str(kontext), steps=1, side=64)
     two = cases.__class__(cases.form, cases.cases[:2])
     assert render_cases(two, tmp_path, config) == 0
-    from PIL import Image
-
     with Image.open(tmp_path / "pictures" / f"{two.cases[0].id}.png") as picture:
         assert picture.size == (64, 64)
         assert json.loads(picture.text["anyphoto-bench"])["prompt"] == two.cases[0].prompt
@@ -215,16 +215,38 @@ def test_a_baseline_refuses_another_pipelines_folder(drawn, tmp_path):
         render_cases(read_cases(drawn / "cases.jsonl"), tmp_path, config)
 
 
-def test_omnigen_says_what_it_needs(drawn, tmp_path):
-    with pytest.raises(EnvironmentFault, match="needs torchvision"):
-        render_cases(read_cases(drawn / "cases.jsonl"), tmp_path, RunConfig(system="omnigen"))
-    assert people_tags(1) == "The picture shows the person in <img><|image_1|></img>."
-    assert people_tags(3).count("<|image_3|>") == 1
+@pytest.mark.parametrize("system", ["omnigen", "qwen-image-edit"])
+def test_baselines_say_what_they_need(drawn, tmp_path, system):
+    if find_spec("torchvision"):
+        pytest.skip("torchvision is installed")
+    with pytest.raises(EnvironmentFault, match=f"{system} needs torchvision"):
+        render_cases(read_cases(drawn / "cases.jsonl"), tmp_path, RunConfig(system=system))
+
+
+def called(system, pipeline_class):
+    """What a system would call its pipeline with, for two references."""
+    made = system.__new__(system)
+    made._pipeline = type(pipeline_class, (), {})()
+    return made.arguments("a beach", [Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8))], 7, 2.0)
+
+
+@pytest.mark.parametrize(("system", "pipeline_class", "takes_several"), [
+    (OmniGen, "OmniGenPipeline", True), (QwenImageEdit, "QwenImageEditPlusPipeline", True),
+    (QwenImageEdit, "QwenImageEditPipeline", False), (FluxKontext, "FluxKontextPipeline", False),
+])  # fmt: skip
+def test_baselines_call_their_pipelines_with_arguments_these_have(system, pipeline_class, takes_several):
+    told = called(system, pipeline_class)
+    known = inspect.signature(getattr(diffusers, pipeline_class).__call__).parameters
+    assert not told.keys() - known.keys()
+    assert told["num_inference_steps"] == 7
+    pictures_given = told.get("input_images", told.get("image"))
+    assert isinstance(pictures_given, list) is takes_several
+    if system is OmniGen:
+        assert told["prompt"] == "a beach The picture shows the person in <img><|image_1|></img> and the person in " \
+                                 "<img><|image_2|></img>."  # fmt: skip
 
 
 def test_references_side_by_side():
-    from PIL import Image
-
     row = side_by_side([Image.new("RGB", (10, 20), "red"), Image.new("RGB", (10, 10), "blue")])
     assert row.size == (30, 20)
     assert row.getpixel((5, 10)) == (255, 0, 0)

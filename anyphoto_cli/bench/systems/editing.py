@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +28,7 @@ class EditingSystem:
     side: ClassVar[int] = 1024
     steps: ClassVar[int]
     guidance: ClassVar[float]
+    needs_torchvision: ClassVar[bool] = False
 
     def __init__(self, config: RunConfig, worker: int = 0) -> None:
         if config.adapter is not None:
@@ -34,6 +36,9 @@ class EditingSystem:
         if config.memory in ("nf4", "fp8"):
             remedy = "Use full or offload"
             raise InputError(f"{config.memory} is for AnyPhoto alone", field="--memory", remedy=remedy)
+        if self.needs_torchvision and find_spec("torchvision") is None:
+            remedy = "Install the torchvision that belongs to your torch"
+            raise EnvironmentFault(f"{config.system} needs torchvision", field="--system", remedy=remedy)
         self._config = config
         self._pipeline = _opened(config, config.model or self.source, self.pipeline_class, worker)
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from anyphoto_cli.bench.systems.editing import EditingSystem
-from anyphoto_cli.config.bench import RunConfig
-from anyphoto_cli.errors import EnvironmentFault
 
 
 class OmniGen(EditingSystem):
@@ -18,12 +15,7 @@ class OmniGen(EditingSystem):
     pipeline_class: ClassVar[str] = "OmniGenPipeline"
     steps: ClassVar[int] = 50
     guidance: ClassVar[float] = 2.5
-
-    def __init__(self, config: RunConfig, worker: int = 0) -> None:
-        if find_spec("torchvision") is None:
-            remedy = "Install the torchvision that belongs to your torch"
-            raise EnvironmentFault("omnigen needs torchvision", field="--system", remedy=remedy)
-        super().__init__(config, worker)
+    needs_torchvision: ClassVar[bool] = True
 
     def arguments(self, prompt: str, references: Sequence[Any], steps: int, guidance: float) -> dict[str, Any]:
         """As `EditingSystem` says."""

@@ -1,4 +1,7 @@
-"""Qwen-Image-Edit. The Plus pipeline (2509 and later) takes several pictures, the first release one. Apache-2.0."""
+"""Qwen-Image-Edit. The Plus pipeline (2509 and later) takes several pictures, the first release one. Apache-2.0.
+
+Its processor in transformers needs torchvision.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ class QwenImageEdit(EditingSystem):
     pipeline_class: ClassVar[str] = "QwenImageEditPipeline"
     steps: ClassVar[int] = 40
     guidance: ClassVar[float] = 4.0
+    needs_torchvision: ClassVar[bool] = True
 
     def arguments(self, prompt: str, references: Sequence[Any], steps: int, guidance: float) -> dict[str, Any]:
         """As `EditingSystem` says; guidance is classifier-free, against an empty prompt."""

@@ -14,6 +14,8 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 
 LINES, SUMMARY, SETTINGS = "cases.jsonl", "summary.json", "bench.json"
+SCORES, RUN = "scores", "run.json"
+"""In the folder of `bench run`: the folder of its scores, and what was asked for."""
 FINISHED = ("scored", "no face")
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 

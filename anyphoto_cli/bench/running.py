@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anyphoto_cli.bench.cases import Case, Cases
-from anyphoto_cli.bench.results import claim, result_of
+from anyphoto_cli.bench.results import RUN, claim, result_of
 from anyphoto_cli.config.bench import RunConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
@@ -21,7 +21,6 @@ from anyphoto_cli.runtime.jobs import CAREFULLY
 from anyphoto_cli.runtime.progress import Listener
 
 PER_PIECE = 8
-RUN = "run.json"
 
 
 @dataclass(frozen=True)

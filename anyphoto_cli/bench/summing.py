@@ -9,7 +9,8 @@ import numpy as np
 
 from anyphoto_cli.bench.statistics import interval, summarize
 
-METRICS = ("sim_gt", "sim_ref", "copy_paste", "blending", "clip_i", "clip_t", "aesthetic")
+CLIP_AND_AESTHETIC = ("clip_i", "clip_t", "aesthetic")
+METRICS = ("sim_gt", "sim_ref", "copy_paste", "blending", *CLIP_AND_AESTHETIC)
 
 
 def values_of(lines: Iterable[Mapping[str, Any]], metric: str) -> list[float | None]:
@@ -21,7 +22,7 @@ def values_of(lines: Iterable[Mapping[str, Any]], metric: str) -> list[float | N
     for line in lines:
         if line["status"] != "scored":
             continue
-        if metric in ("clip_i", "clip_t", "aesthetic"):
+        if metric in CLIP_AND_AESTHETIC:
             found.append(line[metric])
         else:
             found += [leg[metric] for leg in line["legs"].values()]

@@ -7,7 +7,7 @@ import html
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -25,6 +25,16 @@ NOT_BY_SIMILARITY = {"p3": frozenset({"GPT-4o-Image"})}
 """It knows the television series of that subset by heart (WithAnyone, AnyPhoto)."""
 SUBSET_NAMES = {"p1": "one person", "p2": "two people", "p3": "three and four people"}
 BEST = 3
+ABLATION = "ablation"
+"""In place of a subset: rows that are compared, and not ranked."""
+ABLATIONS: dict[str, dict[str, str]] = {
+    "Table 2: what each part adds": {
+        "base-roi": "(a)", "location": "(b)", "modulation": "(c)", "no-face-loss": "(d)", "no-modulation": "(e)",
+        "full": "",
+    },
+    "Table A: attention": {"full": "isolated,", "all-visible": ""},
+    "Table B: replacement": {"full": "curriculum,", "fixed-replacement": ""},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,10 +67,29 @@ def ablation_rows() -> list[Row]:
     return [Row(row["preset"], "p3", {k: row.get(k) for k in COLUMNS}, published=True) for row in rows]
 
 
+def ablation_tables(ours: Sequence[Row]) -> dict[str, list[Row]]:
+    """Tables 2, A and B: the paper's rows by preset, and below each the run of that name. Nothing is ranked.
+
+    Runs that are named like no preset follow at the end of the first table.
+    """
+    theirs = {row.system: row for row in ablation_rows()}
+    mine = {row.system: row for row in ours}
+    tables = {}
+    for title, presets in ABLATIONS.items():
+        rows: list[Row] = []
+        for preset, part in presets.items():
+            rows.append(replace(theirs[preset], system=f"{part} {preset}, paper".strip(), subset=ABLATION))
+            rows += [replace(mine[preset], system=f"{part} {preset}, ours".strip())] if preset in mine else []
+        tables[title] = rows
+    known = {preset for presets in ABLATIONS.values() for preset in presets}
+    tables[next(iter(ABLATIONS))] += [row for row in ours if row.system not in known]
+    return tables
+
+
 def ranks(rows: Sequence[Row], subset: str) -> dict[tuple[int, str], int]:
     """(place in rows, column) -> rank from 1; equal values share one. Those that the rules leave out have none."""
     found: dict[tuple[int, str], int] = {}
-    for column in COLUMNS:
+    for column in COLUMNS if subset in GATES else ():
         values = {
             k: float(value)
             for k, row in enumerate(rows)

@@ -112,6 +112,7 @@ def run(
     """
     console.hush_libraries(verbose)
     from anyphoto_cli.bench.cases import only_subsets, read_cases
+    from anyphoto_cli.bench.results import SCORES
     from anyphoto_cli.bench.running import refusals, render_cases, with_places
     from anyphoto_cli.runtime.devices import free_workers
 
@@ -135,7 +136,7 @@ def run(
         return 3 if refused else 0
     placed = with_places(cases, out)
     why = refusals(out, cases.cases)
-    return _score(placed, out / "pictures", out / "scores", scoring, why, listener, as_json)
+    return _score(placed, out / "pictures", out / SCORES, scoring, why, listener, as_json)
 
 
 def _on_cuda(device: str) -> bool:
@@ -168,9 +169,15 @@ def _score(
     listener: console.Terminal, as_json: bool,
 ) -> int:  # fmt: skip
     from anyphoto_cli.bench.evaluation import evaluate, open_models
+    from anyphoto_cli.bench.report import write_report
+    from anyphoto_cli.bench.results import all_lines
+    from anyphoto_cli.bench.standing import run_name
 
     listener.stage("Loading the face models and CLIP")
     summary = evaluate(cases, results, out, config, open_models(config, out / "seen"), listener, refused)
+    listener.stage("Writing the report")
+    title = f"MultiID-Bench: {run_name(out)}"
+    write_report(out / "report.html", title, cases.cases, results, all_lines(out), summary)
     if as_json:
         console.document(summary)
     else:
@@ -201,7 +208,9 @@ def _tell(summary: dict[str, Any], out: Path) -> None:
             )  # fmt: skip
     for metric, reason in summary["not_available"].items():
         console.result(f"{TITLES[metric]}: n/a ({reason})")
-    console.result(f"{out}/summary.json, {out}/cases.jsonl; faces by {', '.join(summary['face_models'])}")
+    console.result(
+        f"{out}/report.html, {out}/summary.json, {out}/cases.jsonl; faces by {', '.join(summary['face_models'])}"
+    )
 
 
 @app.command(
@@ -214,40 +223,67 @@ def table(
     subset: Subset = None,
     plain: Annotated[bool, typer.Option("--plain", help="Plain means; else without outliers, as published.")] = False,
     published: Annotated[bool, typer.Option("--published/--no-published", help="The papers' rows.")] = True,
-) -> int:
+    ablation: Annotated[bool, typer.Option("--ablation", help="The paper's Tables 2, A and B instead; runs named like "
+                                           "the presets of train stand below its rows.")] = False,
+) -> int:  # fmt: skip
     """Runs beside the rows of the WithAnyone and AnyPhoto papers, ranked by their rules.
 
     The three best are marked; copy-paste is ranked only above a Sim(GT) of .40 (one person) or .35; GPT-4o-Image takes
-    no part in similarity for three and four people; GT and Ref never do.
+    no part in similarity for three and four people; GT and Ref never do. Ablations are of three and four people
+    (another --subset for the runs), and not ranked.
     """
     from anyphoto_cli.bench import tables
-    from anyphoto_cli.bench.standing import tables_for
+    from anyphoto_cli.bench.standing import rows_for, tables_for
 
     for name in subset or ():
         if name not in tables.SUBSET_NAMES:
             raise InputError(f"{name!r} is no subset", field="--subset", remedy="Known: p1, p2, p3")
-    made = tables_for(runs or [], subset or (), not plain, published)
-    writers = {
-        "markdown": tables.markdown,
-        "latex": tables.latex,
-        "csv": tables.comma_separated,
-        "html": tables.as_html,
-    }
-    if form == "json":
-        text = json.dumps([row for name, rows in made.items() for row in tables.as_json(rows, name)], indent=2) + "\n"
+    if ablation:
+        ours = rows_for((subset or ["p3"])[0], runs or [], not plain, with_published=False)
+        made = [(title, tables.ABLATION, rows) for title, rows in tables.ablation_tables(ours).items()]
     else:
-        headings = {"markdown": "## {}\n\n", "latex": "% {}\n", "csv": "", "html": "<h2>{}</h2>\n"}
-        parts = [
-            headings[form].format(tables.SUBSET_NAMES[name]) + writers[form](rows, name) for name, rows in made.items()
-        ]
-        text = "\n".join(parts)
+        found = tables_for(runs or [], subset or (), not plain, published)
+        made = [(tables.SUBSET_NAMES[name], name, rows) for name, rows in found.items()]
+    _write_out(_as_text(made, form), out)
+    return 0
+
+
+def _as_text(made: list[tuple[str, str, Any]], form: Format) -> str:
+    """made: (title, subset, rows) of each table."""
+    from anyphoto_cli.bench import tables
+
+    if form == "json":
+        rows = [row | {"table": title} for title, name, rows in made for row in tables.as_json(rows, name)]
+        return json.dumps(rows, indent=2) + "\n"
+    writers = {
+        "markdown": ("## {}\n\n", tables.markdown), "latex": ("% {}\n", tables.latex),
+        "csv": ("", tables.comma_separated), "html": ("<h2>{}</h2>\n", tables.as_html),
+    }  # fmt: skip
+    heading, write = writers[form]
+    return "\n".join(heading.format(title) + write(rows, name) for title, name, rows in made)
+
+
+def _write_out(text: str, out: Path | None) -> None:
     if out is None:
         for line in text.splitlines():
             console.result(line)
-        return 0
+        return
     from anyphoto_cli.files.commit import committed
 
     with committed(out) as file:
         file.write(text.encode())
     console.result(str(out))
+
+
+@app.command(epilog=f"Example: anyphoto bench chart run1 run2 -o charts\n\n{DOCS}")
+def chart(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of scores, or of `bench run`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder.", metavar="DIR")] = Path("charts"),
+    plain: Annotated[bool, typer.Option("--plain", help="Plain means; else without outliers, as published.")] = False,
+) -> int:
+    """Write scatter.png (likeness against copy-paste) and bars.png (every subset), runs beside the papers' systems."""
+    from anyphoto_cli.bench.charts import write_charts
+
+    for file in write_charts(runs, out, not plain):
+        console.result(str(file))
     return 0

@@ -378,6 +378,15 @@ polyline.first { stroke: var(--first); } polyline.second { stroke: var(--second)
 .behind { fill: transparent; } .histogram g:hover .behind { fill: var(--track); }
 line.mark { stroke: var(--mark); stroke-width: 1.5; stroke-dasharray: 5 3; }
 .histogram text.mark { fill: var(--mark); font-weight: 600; }
+.controls { display: flex; flex-wrap: wrap; gap: 0.75rem 2rem; align-items: center; }
+.controls form { display: flex; flex-wrap: wrap; gap: 0.5rem 1.25rem; align-items: center; }
+.controls[hidden], .controls form[hidden] { display: none; }
+.controls label { display: inline-flex; gap: 0.4rem; align-items: center; max-width: 100%; flex-wrap: wrap; }
+.controls input, .controls select { font: inherit; accent-color: var(--first); max-width: 100%; min-width: 0; }
+.controls select, .controls input[type=search] {
+  padding: 0.2rem 0.4rem; color: inherit; background: var(--page); border: 1px solid var(--second); border-radius: 6px;
+}
+.controls select { max-width: 16rem; }
 .scroll { overflow: auto; max-height: 26rem; }
 table { border-collapse: collapse; width: 100%; font-size: 0.9375rem; }
 th { text-align: left; font-weight: 400; }

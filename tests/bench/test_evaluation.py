@@ -1,6 +1,7 @@
 """From files to a table: who is like whom, who is missing, and a run that was cut off."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -9,7 +10,8 @@ from PIL import Image
 
 from anyphoto_cli.bench.cases import read_cases
 from anyphoto_cli.bench.evaluation import evaluate, open_models
-from anyphoto_cli.bench.results import LINES
+from anyphoto_cli.bench.report import write_report
+from anyphoto_cli.bench.results import LINES, all_lines
 from anyphoto_cli.config.bench import BenchConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
@@ -189,3 +191,60 @@ def test_refusals(run, bench, tmp_path):
     ):  # fmt: skip
         code, _, err = run(*words)
         assert code == 2 and line in err and len(err.splitlines()) <= 2, err
+
+
+def test_the_report_shows_every_case_and_escapes_what_is_said(run, bench, tmp_path):
+    evil = "<script>alert(1)</script> & a beach"
+    cases = [json.loads(line) | {"gt": None} for line in (bench / "cases.jsonl").read_text().splitlines()]
+    cases[0]["prompt"] = evil
+    cases[1]["references"] = ["gone.png"]
+    for case in cases:
+        case["references"] = [str(bench / name) for name in case["references"]]
+        case["gt"] = str(bench / "gt" / f"{case['id']}.png")
+    (tmp_path / "cases.jsonl").write_text("\n".join(map(json.dumps, cases)))
+    shutil.copytree(bench / "gt", tmp_path / "pictures")
+    (tmp_path / "pictures" / f"{cases[2]['id']}.png").unlink()
+    command = ["bench", "score", tmp_path / "cases.jsonl", "--results", tmp_path / "pictures", "-o", tmp_path / "s"]
+    code, said, _ = run(*command, "--face-pack", "mini", "--clip", "none")
+    page = (tmp_path / "s" / "report.html").read_text()
+
+    assert code == 3 and "report.html" in said
+    assert evil not in page and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; a beach" in page
+    assert page.count('<li class="cell') == page.count("<tr data-subset") == len(cases)
+    first, second = re.findall(r'<bdi class="id">(.*?)</bdi>', page)[:2]
+    assert {first, second} == {cases[1]["id"], cases[2]["id"]}  # what cannot be scored comes first, and says why
+    assert "gone.png" in page and "no picture was made" in page
+    assert "http" not in page.replace("http-equiv", "") and "default-src 'none'" in page
+    assert run(*command, "--face-pack", "mini", "--clip", "none")[0] == 3
+    assert (tmp_path / "s" / "report.html").read_text() == page
+
+
+def test_of_many_cases_the_worst_have_pictures(bench, tmp_path):
+    cases = read_cases(bench / "cases.jsonl")
+    models = open_models(MINI)
+    summary = evaluate(cases, bench / "gt", tmp_path, MINI, models)
+    lines = all_lines(tmp_path)
+    write_report(tmp_path / "r.html", "r", cases.cases, bench / "gt", lines, summary, shown=3)
+    page = (tmp_path / "r.html").read_text()
+    shown = re.findall(r'<bdi class="id">(.*?)</bdi>', page)
+    least = sorted(lines, key=lambda line: line["legs"]["mini"]["sim_ref"])
+    assert shown == [line["id"] for line in least[:3]] and page.count("<tr data-subset") == len(lines)
+
+
+def test_charts_and_ablation_tables(run, bench, tmp_path):
+    out = tmp_path / "full" / "scores"
+    out.parent.mkdir()
+    (out.parent / "run.json").write_text("{}")
+    run("bench", "score", bench / "cases.jsonl", "--results", bench / "gt", "-o", out, "--face-pack", "mini",
+        "--clip", "none")  # fmt: skip
+    code, said, err = run("bench", "chart", tmp_path / "full", "-o", tmp_path / "charts")
+    assert code == 0, err
+    for name in ("scatter.png", "bars.png"):
+        with Image.open(tmp_path / "charts" / name) as chart:
+            assert chart.width > 1000 and len(chart.convert("RGB").getcolors(2**24)) > 50
+    code, said, err = run("bench", "table", tmp_path / "full", "--ablation")
+    assert code == 0, err
+    ours = [line for line in said.splitlines() if ", ours" in line or "full, ours" in line]
+    assert len(ours) == 3 and all("| 1.000 |" in line for line in ours)  # in each of the three tables
+    assert "(d) no-face-loss, paper | 0.215 | 0.278 | 0.071" in said and "**" not in said
+    assert run("bench", "chart", tmp_path, "-o", tmp_path / "charts")[0] == 2

@@ -24,6 +24,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "face_packs": {
         "mini": "anyphoto_cli.mini.shipped:face_pack_folder",
         "tiny-random": "anyphoto_cli.faces.tiny_pack:tiny_pack_folder",
+        "facenet": "anyphoto_cli.faces.facenet:open_facenet",
+        "adaface": "anyphoto_cli.faces.adaface:open_adaface",
     },
     # Person detectors by name -> a function that gives their .onnx, or a `PersonDetector`.
     "person_models": {

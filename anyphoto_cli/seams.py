@@ -40,7 +40,10 @@ class FaceAnalyzer(Protocol):
         ...
 
     def embed(self, crops: Picture) -> Embeddings:
-        """[n, 112, 112, 3] RGB norm-crops -> [n, 512], unit length."""
+        """[n, 112, 112, 3] RGB norm-crops -> [n, 512], unit length.
+
+        A model that wants other crops has a method `crop(picture, landmarks)`; only `bench` knows of it.
+        """
         ...
 
 

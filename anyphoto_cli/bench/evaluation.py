@@ -59,13 +59,21 @@ def open_models(config: BenchConfig, cache: Path | None = None) -> Models:
     from anyphoto_cli.faces.packs import open_faces
 
     device = "cuda" if config.device.startswith("cuda") or (config.device == "auto" and _has_cuda()) else "cpu"
-    faces = {}
+    faces: dict[str, Eyes] = {}
+    why: dict[str, str] = {}
     for name in config.face_packs:
-        analyzer = open_faces(name, device)
+        try:
+            analyzer = open_faces(name, device, any_crop=True)
+        except EnvironmentFault as error:
+            if len(config.face_packs) == 1:
+                raise
+            why[name] = str(error)
+            continue
         if not analyzer.detects:
             raise InputError(f"{analyzer.name} cannot find faces", field="--face-pack")
         faces[analyzer.name] = Eyes(analyzer, cache, config.least_score)
-    why: dict[str, str] = {}
+    if not faces:
+        raise EnvironmentFault("none of the face models can be had", remedy="; ".join(why.values()))
     return Models(faces, _clip(config, device, why), _aesthetic(config, device, why), why)
 
 

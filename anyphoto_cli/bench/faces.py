@@ -84,9 +84,8 @@ class Eyes:
         laid = [pad(picture) if padded else (picture, (0, 0)) for picture in pictures]
         detected = self.analyzer.detect([picture for picture, _ in laid])
         kept = [[face for face in faces if face.score >= self._least] for faces in detected]
-        crops = [
-            norm_crop(picture, face.landmarks) for (picture, _), faces in zip(laid, kept, strict=True) for face in faces
-        ]
+        cut = getattr(self.analyzer, "crop", norm_crop)
+        crops = [cut(picture, face.landmarks) for (picture, _), faces in zip(laid, kept, strict=True) for face in faces]
         rows = self.analyzer.embed(np.stack(crops)) if crops else np.zeros((0, 512), np.float32)
         seen, first = [], 0
         for picture, (_, (left, top)), faces in zip(pictures, laid, kept, strict=True):

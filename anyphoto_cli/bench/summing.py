@@ -52,6 +52,7 @@ def _part(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         metrics[metric] = {
             "mean": _told(plain.mean), "n": plain.n, "low": _told(low), "high": _told(high),
             "filtered_mean": _told(filtered.mean), "outliers": filtered.removed,
+            "by_model": _by_model(lines, metric),
         }  # fmt: skip
     placed = [line["placement"] for line in lines if line.get("placement")]
     errors = [one["error"] for one in placed if one["error"] is not None]
@@ -64,6 +65,17 @@ def _part(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "swapped": sum(one["swapped"] for one in placed), "duplicates": sum(one["duplicates"] for one in placed),
         "extra_faces": sum(one["extra"] for one in placed), "expected_faces": expected,
     }  # fmt: skip
+
+
+def _by_model(lines: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float | None]:
+    """Plain mean of each face model; empty for what is not about faces."""
+    if metric in CLIP_AND_AESTHETIC:
+        return {}
+    found: dict[str, list[float | None]] = {}
+    for line in lines:
+        for name, leg in (line.get("legs") or {}).items():
+            found.setdefault(name, []).append(leg[metric] if line["status"] == "scored" else None)
+    return {name: _told(summarize(values).mean) for name, values in found.items()}
 
 
 def _told(value: float) -> float | None:

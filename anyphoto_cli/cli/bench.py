@@ -12,7 +12,7 @@ from anyphoto_cli.cli import console
 from anyphoto_cli.cli.app import DOCS
 from anyphoto_cli.cli.default_group import default_group
 from anyphoto_cli.cli.options import Json, Quiet, Verbose, described
-from anyphoto_cli.config.bench import BenchConfig, RunConfig
+from anyphoto_cli.config.bench import PROTOCOLS, BenchConfig, RunConfig
 from anyphoto_cli.config.load import load_config
 from anyphoto_cli.errors import InputError
 
@@ -23,6 +23,8 @@ Format = Literal["markdown", "latex", "csv", "json", "html"]
 
 Bench = Annotated[Path, typer.Argument(metavar="BENCH", help="Parquet, arrow, hf2bench's or the evaluator's folder, or "
                                        "a JSONL of cases.")]  # fmt: skip
+Protocol = Annotated[Literal["anyphoto", "withanyone"], typer.Option("--protocol", help="withanyone: three face models "
+                     "pooled and references padded, as the published rows were made.")]  # fmt: skip
 Scorer = Annotated[list[str] | None, typer.Option("--face-pack", help="Face model that judges; of several all count.",
                                                   metavar="NAME|DIR")]  # fmt: skip
 ClipModel = Annotated[str | None, typer.Option("--clip", help="CLIP's hub id or folder; none: no CLIP.",
@@ -40,6 +42,7 @@ def score(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of scores.", metavar="DIR")],
     results: Annotated[Path | None, typer.Option(help="Pictures: <id>.png or <id>/out.png. Without it the cases' own.",
                                                  metavar="DIR")] = None,
+    protocol: Protocol = "anyphoto",
     face_pack: Scorer = None,
     clip: ClipModel = None,
     aesthetic: Aesthetic = None,
@@ -58,7 +61,7 @@ def score(
     console.hush_libraries(verbose)
     from anyphoto_cli.bench.cases import only_subsets, read_cases
 
-    config = _scoring(face_pack, clip, aesthetic, aesthetic_head, aesthetic_encoder, device)
+    config = _scoring(protocol, face_pack, clip, aesthetic, aesthetic_head, aesthetic_encoder, device)
     cases = only_subsets(read_cases(bench), tuple(subset or ()))
     if results is not None and not results.is_dir():
         raise InputError("no such folder", file=results, field="--results")
@@ -95,6 +98,7 @@ def run(
     ray_address: Annotated[str | None, typer.Option(help="Of the cluster; default: Ray's own.", metavar="HOST:PORT")
                            ] = None,
     scored: Annotated[bool, typer.Option("--score/--no-score", help="Score when all pictures are there.")] = True,
+    protocol: Protocol = "anyphoto",
     face_pack: Scorer = None,
     clip: ClipModel = None,
     aesthetic: Aesthetic = None,
@@ -121,7 +125,7 @@ def run(
         "steps": steps, "guidance_scale": guidance_scale, "device": device, "dtype": dtype, "memory": memory,
     }  # fmt: skip
     config = load_config(RunConfig, given=given)
-    scoring = _scoring(face_pack, clip, aesthetic, aesthetic_head, aesthetic_encoder, device)
+    scoring = _scoring(protocol, face_pack, clip, aesthetic, aesthetic_head, aesthetic_encoder, device)
     cases = only_subsets(read_cases(bench), tuple(subset or ()))
     listener = console.Terminal(quiet or as_json)
     on_gpus = executor == "local" and free_workers("cuda") if _on_cuda(config.device) else 1
@@ -153,14 +157,14 @@ def _share(text: str) -> tuple[int, int]:
 
 
 def _scoring(
-    face_packs: list[str] | None, clip: str | None, aesthetic: str | None, head: str | None, encoder: str | None,
-    device: str | None,
+    protocol: str, face_packs: list[str] | None, clip: str | None, aesthetic: str | None, head: str | None,
+    encoder: str | None, device: str | None,
 ) -> BenchConfig:  # fmt: skip
     given: dict[str, Any] = {
         "face_packs": face_packs or None, "aesthetic": aesthetic, "aesthetic_head": head,
         "aesthetic_encoder": encoder, "device": device, "clip": clip if clip != "none" else None,
     }  # fmt: skip
-    config = load_config(BenchConfig, given=given)
+    config = load_config(BenchConfig, given=PROTOCOLS[protocol] | {k: v for k, v in given.items() if v is not None})
     return config.model_copy(update={"clip": None}) if clip == "none" else config
 
 
@@ -200,6 +204,9 @@ def _tell(summary: dict[str, Any], out: Path) -> None:
                     f"  {TITLES[metric]:9} {values['mean']:7.3f}  [{values['low']:.3f}, {values['high']:.3f}]  "
                     f"n {values['n']}; {values['filtered_mean']:.3f} without {values['outliers']} outliers"
                 )  # fmt: skip
+                if len(values["by_model"]) > 1:
+                    each = ", ".join(f"{name} {_three(mean)}" for name, mean in values["by_model"].items())
+                    console.result(f"            {each}")
         if part["coverage"] is not None:
             error = "n/a" if part["place_error"] is None else f"{part['place_error']:.3f} face heights"
             console.result(
@@ -207,10 +214,14 @@ def _tell(summary: dict[str, Any], out: Path) -> None:
                 f"{part['swapped']} swapped, {part['duplicates']} doubled, {part['extra_faces']} more than asked"
             )  # fmt: skip
     for metric, reason in summary["not_available"].items():
-        console.result(f"{TITLES[metric]}: n/a ({reason})")
+        console.result(f"{TITLES.get(metric, metric)}: n/a ({reason})")
     console.result(
         f"{out}/report.html, {out}/summary.json, {out}/cases.jsonl; faces by {', '.join(summary['face_models'])}"
     )
+
+
+def _three(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
 
 
 @app.command(

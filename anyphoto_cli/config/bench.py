@@ -6,6 +6,17 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+PROTOCOLS: dict[str, dict[str, object]] = {
+    "anyphoto": {},
+    "withanyone": {
+        "face_packs": ("buffalo_l", "facenet", "adaface"), "pad_references": "always", "least_score": 0.45,
+        "clip": "openai/clip-vit-base-patch16", "aesthetic": "v2.5",
+    },
+}  # fmt: skip
+"""Settings by name. withanyone: that paper's evaluator, three face models pooled, references padded; the published rows
+were made so. anyphoto: the defaults here, one face model.
+"""
+
 
 class BenchConfig(BaseModel):
     """How pictures are scored. Numbers of two face models, or of two settings here, never mix."""

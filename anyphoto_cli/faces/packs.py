@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from anyphoto_cli.config.home import anyphoto_home
 from anyphoto_cli.errors import EnvironmentFault, InputError
@@ -15,21 +17,28 @@ from anyphoto_cli.seams import FaceAnalyzer
 DEFAULT_PACK = "antelopev2"
 
 
-def open_faces(pack: str | Path, device: str = "cpu", threads: int = 0) -> FaceAnalyzer:
+def open_faces(pack: str | Path, device: str = "cpu", threads: int = 0, any_crop: bool = False) -> FaceAnalyzer:
     """The face models of a pack: a name (antelopev2, buffalo_l, mini) or a folder.
 
     device: "cuda" uses onnxruntime's CUDA provider where it is installed, else the CPU. threads: of each model on the
-    CPU, 0: one a core.
+    CPU, 0: one a core. any_crop: also models that do not take ArcFace's norm-crops, for who asks for their `crop`.
     Raises InputError for a folder that is no pack, EnvironmentFault when a named pack cannot be had.
     """
-    plugged = find("face_packs", str(pack))() if str(pack) in names("face_packs") else None
+    plugged = _plugged(str(pack), device) if str(pack) in names("face_packs") else None
     if plugged is not None and not isinstance(plugged, Path):
         analyzer: FaceAnalyzer = plugged
+        if hasattr(analyzer, "crop") and not any_crop:
+            raise InputError(f"{pack} is for `bench` alone: it takes other crops", field="--face-pack")
         return analyzer
     folder = plugged or find_pack(pack)
     kind = "insightface" if has_detector(folder) else "recogniser-only"
     opened: FaceAnalyzer = find("faces", kind)(folder, device, threads)
     return opened
+
+
+def _plugged(name: str, device: str) -> Any:
+    factory = find("face_packs", name)
+    return factory(device) if signature(factory).parameters else factory()
 
 
 def find_pack(pack: str | Path) -> Path:

@@ -12,7 +12,7 @@ from anyphoto_cli.bench.cases import read_cases
 from anyphoto_cli.bench.evaluation import evaluate, open_models
 from anyphoto_cli.bench.report import write_report
 from anyphoto_cli.bench.results import LINES, all_lines
-from anyphoto_cli.config.bench import BenchConfig
+from anyphoto_cli.config.bench import PROTOCOLS, BenchConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
 from tests.bench.test_models import clip_folder  # noqa: F401 - a fixture
@@ -55,6 +55,7 @@ def test_the_photo_itself_as_result(run, bench, tmp_path):
     assert whole["swapped"] == whole["duplicates"] == whole["extra_faces"] == 0 and whole["place_error"] == 0
     assert whole["metrics"]["clip_i"] == {
         "mean": None, "n": 0, "low": None, "high": None, "filtered_mean": None, "outliers": 0,
+        "by_model": {},
     }  # fmt: skip
     assert 0.3 < whole["metrics"]["sim_ref"]["mean"] < 0.95
     code, said, _ = run("bench", "table", out, "--subset", "p1")
@@ -248,3 +249,40 @@ def test_charts_and_ablation_tables(run, bench, tmp_path):
     assert len(ours) == 3 and all("| 1.000 |" in line for line in ours)  # in each of the three tables
     assert "(d) no-face-loss, paper | 0.215 | 0.278 | 0.071" in said and "**" not in said
     assert run("bench", "chart", tmp_path, "-o", tmp_path / "charts")[0] == 2
+
+
+def test_the_protocol_of_withanyone_pools_what_can_be_had(run, bench, tmp_path, monkeypatch):
+    """Without network nor facexlib two of its three models are missing: told, never 0."""
+    monkeypatch.setitem(PROTOCOLS["withanyone"], "face_packs", ("mini", "facenet", "adaface"))
+    monkeypatch.delenv("ANYPHOTO_ADAFACE", raising=False)
+    code, said, err = run(
+        "bench", "score", bench / "cases.jsonl", "--results", bench / "gt", "-o", tmp_path, "--clip", "none",
+        "--protocol", "withanyone",
+    )  # fmt: skip
+    assert code == 0, err
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert list(summary["face_models"]) == ["mini"]
+    assert "facenet-pytorch" in summary["not_available"]["facenet"] and "adaface: n/a (AdaFace's weights" in said
+    assert json.loads((tmp_path / "bench.json").read_text())["pad_references"] == "always"
+    code, _, err = run("bench", "score", bench / "cases.jsonl", "--results", bench / "gt", "-o", tmp_path / "x",
+                       "--clip", "none", "--face-pack", "facenet")  # fmt: skip
+    assert code == 1 and "facenet-pytorch cannot be imported" in err
+
+
+def test_two_face_models_are_pooled_and_told_apart(run, bench, tmp_path):
+    code, said, err = run(
+        "bench", "score", bench / "cases.jsonl", "--results", bench / "gt", "-o", tmp_path, "--clip", "none",
+        "--face-pack", "mini", "--face-pack", second_pack(tmp_path / "second"),
+    )  # fmt: skip
+    assert code == 0, err
+    told = json.loads((tmp_path / "summary.json").read_text())["subsets"]["all"]["metrics"]["sim_ref"]
+    assert set(told["by_model"]) == {"mini", "second"} and told["n"] == 16
+    assert told["mean"] == pytest.approx(sum(told["by_model"].values()) / 2, abs=1e-6)
+    assert "mini 0." in said and "second 0." in said
+
+
+def second_pack(folder):
+    """The small world's pack under another name."""
+    from anyphoto_cli.mini.shipped import face_pack_folder
+
+    return shutil.copytree(face_pack_folder(), folder)

@@ -1,0 +1,56 @@
+"""FaceNet (InceptionResnetV1, VGGFace2) as the WithAnyone evaluator feeds it: BGR, 0 to 1, 112 px, not whitened.
+
+The library's own convention is RGB, 160 px, standardised; published numbers were made this way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anyphoto_cli.errors import EnvironmentFault
+from anyphoto_cli.faces.ffhq_faces import FFHQFaces, open_retinaface
+from anyphoto_cli.types import Picture
+
+
+def open_facenet(device: str = "cpu") -> FFHQFaces:
+    """Raises EnvironmentFault where facenet-pytorch, its weights, or facexlib are missing."""
+    import torch
+
+    try:
+        from facenet_pytorch import InceptionResnetV1
+    except Exception as error:  # it imports torchvision
+        raise EnvironmentFault(
+            f"facenet-pytorch cannot be imported ({type(error).__name__}: {str(error)[:80]})",
+            remedy="Run: pip install --no-deps facenet-pytorch (it pins an old torch, and does not need it)",
+        ) from error
+    detector = open_retinaface(device)
+    try:
+        network = InceptionResnetV1(pretrained="vggface2").eval().to(device)
+    except Exception as error:  # urllib and torch raise their own
+        what = f"FaceNet's weights cannot be had ({type(error).__name__})"
+        raise EnvironmentFault(what, remedy="facenet-pytorch downloads them from GitHub") from error
+
+    def run(crops: Picture) -> Any:
+        with torch.inference_mode():
+            return network(facenet_input(crops).to(device)).float().cpu().numpy()
+
+    return FFHQFaces("facenet", digest(network), run, detector)
+
+
+def facenet_input(crops: Picture) -> Any:
+    """[n, 112, 112, 3] RGB -> [n, 3, 112, 112] BGR, 0 to 1."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(crops[..., ::-1])).permute(0, 3, 1, 2).float() / 255
+
+
+def digest(network: Any) -> str:
+    """sha256 of a network's numbers, in the order of its state."""
+    import hashlib
+
+    found = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

@@ -7,7 +7,7 @@ with the cases that have no line yet.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,32 +16,18 @@ import numpy as np
 
 from anyphoto_cli.bench.cases import Case, Cases
 from anyphoto_cli.bench.faces import Eyes, Seen
+from anyphoto_cli.bench.models import Models, open_models
 from anyphoto_cli.bench.placement import placement
-from anyphoto_cli.bench.results import LINES, SETTINGS, SUMMARY, claim, read_lines, result_of, write_lines
+from anyphoto_cli.bench.results import LINES, SEEN, SETTINGS, SUMMARY, claim, read_lines, result_of, write_lines
 from anyphoto_cli.bench.scores import CaseScore, assignment, cosines, score_faces
 from anyphoto_cli.bench.sources import Source
 from anyphoto_cli.bench.summing import sum_up
 from anyphoto_cli.config.bench import BenchConfig
-from anyphoto_cli.errors import AnyPhotoError, EnvironmentFault, InputError
+from anyphoto_cli.errors import AnyPhotoError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import decode
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.types import Picture
-
-
-@dataclass(frozen=True, eq=False)
-class Models:
-    """faces: name -> a face model with a memory. clip, aesthetic: None where missing; why: metric -> reason."""
-
-    faces: Mapping[str, Eyes]
-    clip: Any
-    aesthetic: Any
-    why: Mapping[str, str]
-
-    @property
-    def sha256(self) -> dict[str, str]:
-        """Name -> the face model's."""
-        return {name: eyes.analyzer.sha256 for name, eyes in self.faces.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,82 +40,28 @@ class _Pictures:
     references: tuple[tuple[Picture, bytes], ...]
 
 
-def open_models(config: BenchConfig, cache: Path | None = None) -> Models:
-    """Raises as `open_faces` for the face models; what else cannot be had is told in `why`."""
-    from anyphoto_cli.faces.packs import open_faces
-
-    device = "cuda" if config.device.startswith("cuda") or (config.device == "auto" and _has_cuda()) else "cpu"
-    faces: dict[str, Eyes] = {}
-    why: dict[str, str] = {}
-    for name in config.face_packs:
-        try:
-            analyzer = open_faces(name, device, any_crop=True)
-        except EnvironmentFault as error:
-            if len(config.face_packs) == 1:
-                raise
-            why[name] = str(error)
-            continue
-        if not analyzer.detects:
-            raise InputError(f"{analyzer.name} cannot find faces", field="--face-pack")
-        faces[analyzer.name] = Eyes(analyzer, cache, config.least_score)
-    if not faces:
-        raise EnvironmentFault("none of the face models can be had", remedy="; ".join(why.values()))
-    return Models(faces, _clip(config, device, why), _aesthetic(config, device, why), why)
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())
-
-
-def _clip(config: BenchConfig, device: str, why: dict[str, str]) -> Any:
-    from anyphoto_cli.bench.clip_scores import Clip
-
-    if config.clip is None:
-        why |= {"clip_i": "not asked for", "clip_t": "not asked for"}
-        return None
-    try:
-        return Clip(config.clip, device)
-    except EnvironmentFault as error:
-        why |= {"clip_i": str(error), "clip_t": str(error)}
-        return None
-
-
-def _aesthetic(config: BenchConfig, device: str, why: dict[str, str]) -> Any:
-    from anyphoto_cli.bench.aesthetics import Aesthetics
-
-    if config.aesthetic_head is None:
-        why["aesthetic"] = "no head's file was given"
-        return None
-    try:
-        return Aesthetics(Path(config.aesthetic_head), config.aesthetic, config.aesthetic_encoder, device)
-    except EnvironmentFault as error:
-        why["aesthetic"] = str(error)
-        return None
-
-
 def evaluate(
     cases: Cases, results: Path | None, out: Path, config: BenchConfig, models: Models,
-    listener: Listener | None = None, refused: Mapping[str, str] | None = None,
+    listener: Listener | None = None, refused: Mapping[str, str] | None = None, workers: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
     """Score what is not scored yet, and sum up. results: a folder with <id>.png or <id>/out.png, None where the cases
-    bring their own. refused: id -> why there is no picture. Returns the summary, which is written to `out`, too.
+    bring their own. refused: id -> why there is no picture. workers: processes with models of their own. Returns the
+    summary, which is written to `out`, too.
 
     Raises InputError where `out` holds scores of other settings.
     """
     listener = listener or Listener()
     out.mkdir(parents=True, exist_ok=True)
-    claim(out / SETTINGS, _settings(config, models), "scores")
+    claim(out / SETTINGS, models.settings(config), "scores")
     lines = {line["id"]: line for line in read_lines(out)}
     write_lines(out, lines.values())  # without what a cut-off run left half-written
     waiting = [case for case in cases.cases if case.id not in lines]
     lines |= {one.id: _left_out(one.id, one.subset, "broken", one.reason) for one in cases.broken}
     listener.work("Scoring", len(cases.cases), len(cases.cases) - len(waiting))
+    job = ScoreJob(tuple(waiting), results, config, dict(refused or {}), out / SEEN)
     with (out / LINES).open("a", encoding="utf-8") as file:
-        for first in range(0, len(waiting), config.batch):
-            part = waiting[first : first + config.batch]
-            for line in score_cases(part, results, config, models, refused):
+        for part in _through(job, models, workers):
+            for line in part:
                 lines[line["id"]] = line
                 file.write(json.dumps(line) + "\n")
             file.flush()
@@ -142,6 +74,50 @@ def evaluate(
     with committed(out / SUMMARY) as written:
         written.write((json.dumps(summary, indent=2) + "\n").encode())
     return summary
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """Cases in pieces of config.batch, as a `runtime.jobs.Job`; what comes back are their lines."""
+
+    cases: tuple[Case, ...]
+    results: Path | None
+    config: BenchConfig
+    refused: Mapping[str, str]
+    cache: Path
+
+    @property
+    def pieces(self) -> range:
+        """Their numbers."""
+        return range(-(-len(self.cases) // self.config.batch))
+
+    def open(self, worker: int) -> Models:
+        """A worker's own, one thread each."""
+        import torch
+
+        torch.set_num_threads(1)
+        return open_models(self.config, self.cache, threads=1)
+
+    def run(
+        self, opened: Models, number: int, starting: Callable[[int], None], skip: frozenset[int]
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """Score a piece. One that ended a worker twice is left out, whole: models see its pictures together."""
+        starting(0)
+        part = self.cases[number * self.config.batch : (number + 1) * self.config.batch]
+        if 0 in skip:
+            return [_left_out(case.id, case.subset, "broken", "ended the process that scored it") for case in part]
+        return score_cases(part, self.results, self.config, opened, self.refused)
+
+
+def _through(job: ScoreJob, models: Models, workers: int) -> Iterator[list[dict[str, Any]]]:
+    if min(workers, len(job.pieces)) < 2:
+        for number in job.pieces:
+            yield job.run(models, number, lambda place: None, frozenset())
+        return
+    from anyphoto_cli.runtime.local_executor import run_local
+
+    for _, lines in run_local(job, job.pieces, workers):
+        yield lines
 
 
 def score_cases(
@@ -277,12 +253,6 @@ def _aesthetic_scores(read: Sequence[_Pictures], models: Models) -> list[float |
     if models.aesthetic is None:
         return [None] * len(read)
     return [float(value) for value in models.aesthetic.score([p.made[0] for p in read])]
-
-
-def _settings(config: BenchConfig, models: Models) -> dict[str, Any]:
-    """What a folder's scores depend on."""
-    kept = config.model_dump(mode="json", exclude={"device", "batch"})
-    return kept | {"sha256": models.sha256, "not_available": sorted(models.why)}
 
 
 def _left_out(id_: str, subset: str, status: str, reason: str) -> dict[str, Any]:

@@ -49,6 +49,8 @@ def score(
     aesthetic_head: Head = None,
     aesthetic_encoder: Encoder = None,
     subset: Subset = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one, on a CPU one a core up to four.",
+                                                metavar="N")] = None,
     device: Device = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -65,7 +67,7 @@ def score(
     cases = only_subsets(read_cases(bench), tuple(subset or ()))
     if results is not None and not results.is_dir():
         raise InputError("no such folder", file=results, field="--results")
-    return _score(cases, results, out, config, {}, console.Terminal(quiet or as_json), as_json)
+    return _score(cases, results, out, config, {}, console.Terminal(quiet or as_json), as_json, workers)
 
 
 _RUN = f"""Examples:
@@ -94,7 +96,8 @@ def run(
     shard: Annotated[str, typer.Option(help="The i-th of n shares of the cases.", metavar="I/N")] = "1/1",
     executor: Annotated[Literal["local", "ray"], typer.Option(help="Workers on this machine, or a Ray cluster whose "
                                                               "machines all see the folders.")] = "local",
-    workers: Annotated[int | None, typer.Option(help="Default: one a GPU, or one.", metavar="N")] = None,
+    workers: Annotated[int | None, typer.Option(help="Default: one a GPU, or one; for scores as `score`.", metavar="N")
+                       ] = None,
     ray_address: Annotated[str | None, typer.Option(help="Of the cluster; default: Ray's own.", metavar="HOST:PORT")
                            ] = None,
     scored: Annotated[bool, typer.Option("--score/--no-score", help="Score when all pictures are there.")] = True,
@@ -140,13 +143,20 @@ def run(
         return 3 if refused else 0
     placed = with_places(cases, out)
     why = refusals(out, cases.cases)
-    return _score(placed, out / "pictures", out / SCORES, scoring, why, listener, as_json)
+    return _score(placed, out / "pictures", out / SCORES, scoring, why, listener, as_json, workers)
+
+
+def _scorers(device: str) -> int:
+    """On a CPU processes beat threads, and each holds all models: four at most."""
+    from anyphoto_cli.runtime.devices import free_workers
+
+    return 1 if _on_cuda(device) else min(free_workers("cpu"), 4)
 
 
 def _on_cuda(device: str) -> bool:
     import torch
 
-    return device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
 
 
 def _share(text: str) -> tuple[int, int]:
@@ -170,15 +180,17 @@ def _scoring(
 
 def _score(
     cases: Any, results: Path | None, out: Path, config: BenchConfig, refused: dict[str, str],
-    listener: console.Terminal, as_json: bool,
+    listener: console.Terminal, as_json: bool, workers: int | None,
 ) -> int:  # fmt: skip
-    from anyphoto_cli.bench.evaluation import evaluate, open_models
+    from anyphoto_cli.bench.evaluation import evaluate
+    from anyphoto_cli.bench.models import open_models
     from anyphoto_cli.bench.report import write_report
-    from anyphoto_cli.bench.results import all_lines
+    from anyphoto_cli.bench.results import SEEN, all_lines
     from anyphoto_cli.bench.standing import run_name
 
     listener.stage("Loading the face models and CLIP")
-    summary = evaluate(cases, results, out, config, open_models(config, out / "seen"), listener, refused)
+    summary = evaluate(cases, results, out, config, open_models(config, out / SEEN), listener, refused,
+                       workers or _scorers(config.device))  # fmt: skip
     listener.stage("Writing the report")
     title = f"MultiID-Bench: {run_name(out)}"
     write_report(out / "report.html", title, cases.cases, results, all_lines(out), summary)

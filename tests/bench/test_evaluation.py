@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from anyphoto_cli.bench.cases import read_cases
-from anyphoto_cli.bench.evaluation import evaluate, open_models
+from anyphoto_cli.bench.evaluation import evaluate
+from anyphoto_cli.bench.models import open_models
 from anyphoto_cli.bench.report import write_report
 from anyphoto_cli.bench.results import LINES, all_lines
 from anyphoto_cli.config.bench import PROTOCOLS, BenchConfig
@@ -286,3 +287,13 @@ def second_pack(folder):
     from anyphoto_cli.mini.shipped import face_pack_folder
 
     return shutil.copytree(face_pack_folder(), folder)
+
+
+def test_workers_give_the_same_lines(bench, tmp_path):
+    cases, models = read_cases(bench / "cases.jsonl"), open_models(MINI)
+    alone = evaluate(cases, bench / "gt", tmp_path / "alone", MINI, models)
+    two = evaluate(cases, bench / "gt", tmp_path / "two", MINI, models, workers=2)
+    for one, other in zip(rows(tmp_path / "alone"), rows(tmp_path / "two"), strict=True):
+        assert one["id"] == other["id"] and one["status"] == other["status"]
+        assert one["legs"]["mini"]["sim_ref"] == pytest.approx(other["legs"]["mini"]["sim_ref"], abs=1e-5)
+    assert alone["subsets"]["all"]["cases"] == two["subsets"]["all"]["cases"]

@@ -1,0 +1,90 @@
+"""The models that judge: opened once, and what could not be opened told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anyphoto_cli.bench.faces import Eyes
+from anyphoto_cli.config.bench import BenchConfig
+from anyphoto_cli.errors import EnvironmentFault, InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """faces: name -> a face model with a memory. clip, aesthetic: None where missing; why: metric -> reason."""
+
+    faces: Mapping[str, Eyes]
+    clip: Any
+    aesthetic: Any
+    why: Mapping[str, str]
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Name -> the face model's."""
+        return {name: eyes.analyzer.sha256 for name, eyes in self.faces.items()}
+
+    def settings(self, config: BenchConfig) -> dict[str, Any]:
+        """What a folder's scores depend on."""
+        kept = config.model_dump(mode="json", exclude={"device", "batch"})
+        return kept | {"sha256": self.sha256, "not_available": sorted(self.why)}
+
+
+def open_models(config: BenchConfig, cache: Path | None = None, threads: int = 0) -> Models:
+    """Raises as `open_faces` for the face models; what else cannot be had is told in `why`.
+
+    cache: where the face models remember what they saw. threads: of each face model on a CPU, 0: one a core.
+    """
+    from anyphoto_cli.faces.packs import open_faces
+
+    device = "cuda" if config.device.startswith("cuda") or (config.device == "auto" and _has_cuda()) else "cpu"
+    faces: dict[str, Eyes] = {}
+    why: dict[str, str] = {}
+    for name in config.face_packs:
+        try:
+            analyzer = open_faces(name, device, threads, any_crop=True)
+        except EnvironmentFault as error:
+            if len(config.face_packs) == 1:
+                raise
+            why[name] = str(error)
+            continue
+        if not analyzer.detects:
+            raise InputError(f"{analyzer.name} cannot find faces", field="--face-pack")
+        faces[analyzer.name] = Eyes(analyzer, cache, config.least_score)
+    if not faces:
+        raise EnvironmentFault("none of the face models can be had", remedy="; ".join(why.values()))
+    return Models(faces, _clip(config, device, why), _aesthetic(config, device, why), why)
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _clip(config: BenchConfig, device: str, why: dict[str, str]) -> Any:
+    from anyphoto_cli.bench.clip_scores import Clip
+
+    if config.clip is None:
+        why |= {"clip_i": "not asked for", "clip_t": "not asked for"}
+        return None
+    try:
+        return Clip(config.clip, device)
+    except EnvironmentFault as error:
+        why |= {"clip_i": str(error), "clip_t": str(error)}
+        return None
+
+
+def _aesthetic(config: BenchConfig, device: str, why: dict[str, str]) -> Any:
+    from anyphoto_cli.bench.aesthetics import Aesthetics
+
+    if config.aesthetic_head is None:
+        why["aesthetic"] = "no head's file was given"
+        return None
+    try:
+        return Aesthetics(Path(config.aesthetic_head), config.aesthetic, config.aesthetic_encoder, device)
+    except EnvironmentFault as error:
+        why["aesthetic"] = str(error)
+        return None

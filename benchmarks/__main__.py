@@ -1,6 +1,6 @@
 """Run benchmarks, print tables, write JSON and Markdown under docs/performance/.
 
-python -m benchmarks [startup] [preprocess] [train [--device cuda]]
+python -m benchmarks [startup] [preprocess] [bench] [train [--device cuda]]
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import platform
 import sys
 from pathlib import Path
 
-from benchmarks import preprocess, startup, train
+from benchmarks import bench, preprocess, startup, train
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "performance"
 Rows = list[dict[str, object]]
@@ -42,16 +42,21 @@ def write(name: str, title: str, bar: str, note: str, tables: dict[str, Rows]) -
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or ["startup", "preprocess", "train"]
+    wanted = sys.argv[1:] or ["startup", "preprocess", "train", "bench"]
     if "startup" in wanted:
         note = "; medians of 15 interleaved rounds."
         write("startup", "Start-up", startup.LIMIT, note, {"": startup.measure()})
     if "preprocess" in wanted:
         note = "; medians of 5 interleaved rounds, nothing else running."
         write("preprocess", "Preprocess", preprocess.LIMITS, note, preprocess.measure())
+    if "bench" in wanted:
+        note = f"; medians of {bench.ROUNDS} interleaved rounds, nothing else running."
+        write("bench", "Bench", bench.LIMITS, note, bench.measure())
     if "train" in wanted:
         given = [
-            word for word in sys.argv[1:] if word.startswith("-") or word not in ("startup", "preprocess", "train")
+            word
+            for word in sys.argv[1:]
+            if word.startswith("-") or word not in ("startup", "preprocess", "train", "bench")
         ]
         note, tables = train.measure(given)
         name = "train" if "cuda" not in given else "train_gpu"

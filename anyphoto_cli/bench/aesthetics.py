@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anyphoto_cli.bench.clip_scores import not_there
+from anyphoto_cli.bench.memory import Memory
 from anyphoto_cli.errors import EnvironmentFault
+from anyphoto_cli.files.commit import sha256_of, sha256_of_state
+from anyphoto_cli.runtime.jobs import batches
 from anyphoto_cli.types import Picture
 
 ENCODERS = {"v2.5": "google/siglip-so400m-patch14-384", "laion": "openai/clip-vit-large-patch14"}
@@ -33,7 +36,8 @@ class Aesthetics:
     """
 
     def __init__(
-        self, head: Path, kind: str = "v2.5", encoder: str | None = None, device: str = "cpu", batch: int = 16
+        self, head: Path, kind: str = "v2.5", encoder: str | None = None, device: str = "cpu", batch: int = 16,
+        cache: Path | None = None,
     ) -> None:  # fmt: skip
         from transformers import (
             CLIPImageProcessor,
@@ -58,12 +62,21 @@ class Aesthetics:
         own = self._encoder.config.hidden_size if kind == "v2.5" else self._encoder.config.projection_dim
         if width != own:
             raise EnvironmentFault(f"takes {width} features, {source} gives {own}", file=head)
+        about = (
+            f"{sha256_of_state(self._encoder)} {sha256_of(head)} {self._processor.to_json_string()}" if cache else ""
+        )
+        self._seen = Memory(cache, f"{self.name} {about}")
 
-    def score(self, pictures: Sequence[Picture]) -> NDArray[np.float64]:
-        """[H, W, 3] RGB each -> [n], about 1 to 10; higher is better."""
+    def score(self, pictures: Sequence[Picture], contents: Sequence[bytes] | None = None) -> NDArray[np.float64]:
+        """[H, W, 3] RGB each -> [n], about 1 to 10; higher is better. contents: as for `Clip.pictures`."""
+        if contents is None:
+            return self._look(pictures)
+        return self._seen.rows(contents, lambda places: self._look([pictures[k] for k in places]))
+
+    def _look(self, pictures: Sequence[Picture]) -> NDArray[np.float64]:
         scores = []
-        for first in range(0, len(pictures), self._batch):
-            part = [np.ascontiguousarray(picture) for picture in pictures[first : first + self._batch]]
+        for places in batches(range(len(pictures)), self._batch):
+            part = [np.ascontiguousarray(pictures[k]) for k in places]
             pixels = self._processor(images=part, return_tensors="pt").pixel_values.to(self._device)
             answer = self._encoder(pixel_values=pixels)
             rows = answer.pooler_output if self._kind == "v2.5" else answer.image_embeds

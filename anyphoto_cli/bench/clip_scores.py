@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from anyphoto_cli.bench.memory import Memory
 from anyphoto_cli.errors import EnvironmentFault
+from anyphoto_cli.files.commit import sha256_of_state
+from anyphoto_cli.runtime.jobs import batches
 from anyphoto_cli.types import Picture
 
 CLIP = "openai/clip-vit-base-patch16"
@@ -22,7 +26,7 @@ class Clip:
     Raises EnvironmentFault where it cannot be had.
     """
 
-    def __init__(self, source: str = CLIP, device: str = "cpu", batch: int = 32) -> None:
+    def __init__(self, source: str = CLIP, device: str = "cpu", batch: int = 32, cache: Path | None = None) -> None:
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
         self.name, self._device, self._batch = source, device, batch
@@ -32,22 +36,35 @@ class Clip:
             self._processor: Any = CLIPImageProcessor.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise not_there("CLIP", source, error) from error
+        about = f"clip {sha256_of_state(self._model)} {self._processor.to_json_string()}" if cache else ""
+        self._seen, self._read = Memory(cache, f"{about} picture"), Memory(cache, f"{about} text")
 
-    def pictures(self, pictures: Sequence[Picture]) -> Rows:
-        """[H, W, 3] RGB each -> [n, d], unit length: short side to 224, middle square, CLIP's own normalisation."""
+    def pictures(self, pictures: Sequence[Picture], contents: Sequence[bytes] | None = None) -> Rows:
+        """[H, W, 3] RGB each -> [n, d], unit length: short side to 224, middle square, CLIP's own normalisation.
+
+        contents: the files' bytes, by which a picture is known again.
+        """
+        if contents is None:
+            return self._look(pictures)
+        return self._seen.rows(contents, lambda places: self._look([pictures[k] for k in places]))
+
+    def texts(self, texts: Sequence[str]) -> Rows:
+        """-> [n, d], unit length; what is longer than 77 tokens is cut."""
+        return self._read.rows([said.encode() for said in texts], lambda places: self._hear([texts[k] for k in places]))
+
+    def _look(self, pictures: Sequence[Picture]) -> Rows:
         rows = []
-        for first in range(0, len(pictures), self._batch):
-            part = [np.ascontiguousarray(picture) for picture in pictures[first : first + self._batch]]
+        for places in batches(range(len(pictures)), self._batch):
+            part = [np.ascontiguousarray(pictures[k]) for k in places]
             pixels = self._processor(images=part, return_tensors="pt").pixel_values.to(self._device)
             rows.append(_unit(_features(self._model.get_image_features(pixel_values=pixels))))
         return np.concatenate(rows) if rows else np.zeros((0, self._model.config.projection_dim), np.float32)
 
-    def texts(self, texts: Sequence[str]) -> Rows:
-        """-> [n, d], unit length; what is longer than 77 tokens is cut."""
+    def _hear(self, texts: Sequence[str]) -> Rows:
         rows = []
-        for first in range(0, len(texts), self._batch):
+        for places in batches(range(len(texts)), self._batch):
             given = self._tokenizer(
-                list(texts[first : first + self._batch]), padding=True, truncation=True, max_length=77,
+                [texts[k] for k in places], padding=True, truncation=True, max_length=77,
                 return_tensors="pt",
             ).to(self._device)  # fmt: skip
             rows.append(_unit(_features(self._model.get_text_features(**given))))

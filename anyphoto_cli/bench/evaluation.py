@@ -18,7 +18,7 @@ from anyphoto_cli.bench.cases import Case, Cases
 from anyphoto_cli.bench.faces import Eyes, Seen
 from anyphoto_cli.bench.models import Models, open_models
 from anyphoto_cli.bench.placement import placement
-from anyphoto_cli.bench.results import LINES, SEEN, SETTINGS, SUMMARY, claim, read_lines, result_of, write_lines
+from anyphoto_cli.bench.results import LINES, SETTINGS, SUMMARY, claim, read_lines, result_of, write_lines
 from anyphoto_cli.bench.scores import CaseScore, assignment, cosines, score_faces
 from anyphoto_cli.bench.sources import Source
 from anyphoto_cli.bench.summing import sum_up
@@ -43,10 +43,11 @@ class _Pictures:
 def evaluate(
     cases: Cases, results: Path | None, out: Path, config: BenchConfig, models: Models,
     listener: Listener | None = None, refused: Mapping[str, str] | None = None, workers: int = 1,
+    cache: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score what is not scored yet, and sum up. results: a folder with <id>.png or <id>/out.png, None where the cases
-    bring their own. refused: id -> why there is no picture. workers: processes with models of their own. Returns the
-    summary, which is written to `out`, too.
+    bring their own. refused: id -> why there is no picture. workers: processes with models of their own, which
+    remember in `cache`. Returns the summary, which is written to `out`, too.
 
     Raises InputError where `out` holds scores of other settings.
     """
@@ -58,7 +59,7 @@ def evaluate(
     waiting = [case for case in cases.cases if case.id not in lines]
     lines |= {one.id: _left_out(one.id, one.subset, "broken", one.reason) for one in cases.broken}
     listener.work("Scoring", len(cases.cases), len(cases.cases) - len(waiting))
-    job = ScoreJob(tuple(waiting), results, config, dict(refused or {}), out / SEEN)
+    job = ScoreJob(tuple(waiting), results, config, dict(refused or {}), cache)
     with (out / LINES).open("a", encoding="utf-8") as file:
         for part in _through(job, models, workers):
             for line in part:
@@ -84,7 +85,7 @@ class ScoreJob:
     results: Path | None
     config: BenchConfig
     refused: Mapping[str, str]
-    cache: Path
+    cache: Path | None
 
     @property
     def pieces(self) -> range:
@@ -241,18 +242,18 @@ def _boxes(leg: Leg) -> dict[str, Any]:
 def _clip_scores(read: Sequence[_Pictures], models: Models) -> list[dict[str, float | None]]:
     if models.clip is None:
         return [{"clip_i": None, "clip_t": None}] * len(read)
-    made = models.clip.pictures([p.made[0] for p in read])
+    made = models.clip.pictures([p.made[0] for p in read], [p.made[1] for p in read])
     said = models.clip.texts([p.case.prompt for p in read])
-    with_original = [k for k, p in enumerate(read) if p.original is not None]
-    originals = models.clip.pictures([read[k].original[0] for k in with_original])  # type: ignore[index]
-    alike = {k: float(made[k] @ row) for k, row in zip(with_original, originals, strict=True)}
+    known = {k: p.original for k, p in enumerate(read) if p.original is not None}
+    originals = models.clip.pictures([one[0] for one in known.values()], [one[1] for one in known.values()])
+    alike = {k: float(made[k] @ row) for k, row in zip(known, originals, strict=True)}
     return [{"clip_i": alike.get(k), "clip_t": float(made[k] @ said[k])} for k in range(len(read))]
 
 
 def _aesthetic_scores(read: Sequence[_Pictures], models: Models) -> list[float | None]:
     if models.aesthetic is None:
         return [None] * len(read)
-    return [float(value) for value in models.aesthetic.score([p.made[0] for p in read])]
+    return [float(value) for value in models.aesthetic.score([p.made[0] for p in read], [p.made[1] for p in read])]
 
 
 def _left_out(id_: str, subset: str, status: str, reason: str) -> dict[str, Any]:

@@ -6,11 +6,6 @@ of a black square, as the reference evaluator looks at all of them.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from anyphoto_cli.bench.memory import Arrays, Memory
 from anyphoto_cli.faces.norm_crop import norm_crop
 from anyphoto_cli.seams import FaceAnalyzer
 from anyphoto_cli.types import Picture
@@ -25,6 +21,7 @@ from anyphoto_cli.types import Picture
 PADDED = 1.5
 """Side of the black square around a reference, in shares of its longer side."""
 _FORMAT = 1
+_NAMES = {"size", "boxes", "landmarks", "scores", "embeddings"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +47,21 @@ class Eyes:
     """A face model with a memory. cache: a folder, or None; least: lowest detection score of a face."""
 
     def __init__(self, analyzer: FaceAnalyzer, cache: Path | None = None, least: float = 0.45) -> None:
-        self.analyzer, self._cache, self._least = analyzer, cache, least
+        self.analyzer, self._least = analyzer, least
+        about = f"faces {_FORMAT} {analyzer.sha256} {least}"
+        self._memories = {padded: Memory(cache, f"{about} {padded}") for padded in (False, True)}
 
     def see(self, pictures: Sequence[Picture], contents: Sequence[bytes], padded: bool = False) -> list[Seen]:
         """What is in each; pictures that were not seen before go to the model together.
 
         contents: the files' bytes, by which a picture is known again. padded: as references are looked at.
         """
-        files = [self._file(content, padded) for content in contents]
-        found = [_kept(file) for file in files]
+        memory = self._memories[padded]
+        found = [_recalled(memory.recall(content)) for content in contents]
         asked = [k for k, seen in enumerate(found) if seen is None]
         for k, seen in zip(asked, self._look([pictures[k] for k in asked], padded), strict=True):
             found[k] = seen
-            _keep(files[k], seen)
+            memory.keep(contents[k], _arrays(seen))
         return [seen for seen in found if seen is not None]
 
     def see_references(
@@ -98,13 +97,6 @@ class Eyes:
             first += len(faces)
         return seen
 
-    def _file(self, content: bytes, padded: bool) -> Path | None:
-        if self._cache is None:
-            return None
-        told = f"{_FORMAT} {self.analyzer.sha256} {self._least} {padded}".encode()
-        name = hashlib.sha256(told + hashlib.sha256(content).digest()).hexdigest()
-        return self._cache / name[:2] / f"{name[2:]}.npz"
-
 
 def pad(picture: Picture) -> tuple[Picture, tuple[int, int]]:
     """(in the middle of a black square of 1.5 times its longer side, (left, top) of it there)."""
@@ -116,29 +108,15 @@ def pad(picture: Picture) -> tuple[Picture, tuple[int, int]]:
     return square, (left, top)
 
 
-def _kept(file: Path | None) -> Seen | None:
-    """None for what is not there, or is torn: it is only a memory."""
-    if file is None:
+def _recalled(arrays: Arrays | None) -> Seen | None:
+    if arrays is None or not arrays.keys() >= _NAMES:
         return None
-    try:
-        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
-            width, height = arrays["size"].tolist()
-            return Seen(
-                width, height, arrays["boxes"], arrays["landmarks"], arrays["scores"], arrays["embeddings"]
-            )  # fmt: skip
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
+    width, height = arrays["size"].tolist()
+    return Seen(width, height, arrays["boxes"], arrays["landmarks"], arrays["scores"], arrays["embeddings"])
 
 
-def _keep(file: Path | None, seen: Seen) -> None:
-    """Renamed into place, not synced: what a power cut takes is seen again."""
-    if file is None:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".tmp")
-    with os.fdopen(descriptor, "wb") as out:
-        np.savez(
-            out, size=np.array([seen.width, seen.height]), boxes=seen.boxes, landmarks=seen.landmarks,
-            scores=seen.scores, embeddings=seen.embeddings,
-        )  # fmt: skip
-    Path(name).replace(file)
+def _arrays(seen: Seen) -> Arrays:
+    return {
+        "size": np.array([seen.width, seen.height]), "boxes": seen.boxes, "landmarks": seen.landmarks,
+        "scores": seen.scores, "embeddings": seen.embeddings,
+    }  # fmt: skip

@@ -35,7 +35,7 @@ class Models:
 def open_models(config: BenchConfig, cache: Path | None = None, threads: int = 0) -> Models:
     """Raises as `open_faces` for the face models; what else cannot be had is told in `why`.
 
-    cache: where the face models remember what they saw. threads: of each face model on a CPU, 0: one a core.
+    cache: where the models remember what they saw; None: nowhere. threads: of each face model on a CPU, 0: one a core.
     """
     from anyphoto_cli.faces.packs import open_faces
 
@@ -55,7 +55,7 @@ def open_models(config: BenchConfig, cache: Path | None = None, threads: int = 0
         faces[analyzer.name] = Eyes(analyzer, cache, config.least_score)
     if not faces:
         raise EnvironmentFault("none of the face models can be had", remedy="; ".join(why.values()))
-    return Models(faces, _clip(config, device, why), _aesthetic(config, device, why), why)
+    return Models(faces, _clip(config, device, cache, why), _aesthetic(config, device, cache, why), why)
 
 
 def _has_cuda() -> bool:
@@ -64,27 +64,27 @@ def _has_cuda() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def _clip(config: BenchConfig, device: str, why: dict[str, str]) -> Any:
+def _clip(config: BenchConfig, device: str, cache: Path | None, why: dict[str, str]) -> Any:
     from anyphoto_cli.bench.clip_scores import Clip
 
     if config.clip is None:
         why |= {"clip_i": "not asked for", "clip_t": "not asked for"}
         return None
     try:
-        return Clip(config.clip, device)
+        return Clip(config.clip, device, cache=cache)
     except EnvironmentFault as error:
         why |= {"clip_i": str(error), "clip_t": str(error)}
         return None
 
 
-def _aesthetic(config: BenchConfig, device: str, why: dict[str, str]) -> Any:
+def _aesthetic(config: BenchConfig, device: str, cache: Path | None, why: dict[str, str]) -> Any:
     from anyphoto_cli.bench.aesthetics import Aesthetics
 
     if config.aesthetic_head is None:
         why["aesthetic"] = "no head's file was given"
         return None
     try:
-        return Aesthetics(Path(config.aesthetic_head), config.aesthetic, config.aesthetic_encoder, device)
+        return Aesthetics(Path(config.aesthetic_head), config.aesthetic, config.aesthetic_encoder, device, cache=cache)
     except EnvironmentFault as error:
         why["aesthetic"] = str(error)
         return None

@@ -13,7 +13,7 @@ from anyphoto_cli.bench.sources import FileSource, Source
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 
-LINES, SUMMARY, SETTINGS, SEEN = "cases.jsonl", "summary.json", "bench.json", "seen"
+LINES, SUMMARY, SETTINGS = "cases.jsonl", "summary.json", "bench.json"
 SCORES, RUN = "scores", "run.json"
 """In the folder of `bench run`: the folder of its scores, and what was asked for."""
 FINISHED = ("scored", "no face")

@@ -185,12 +185,14 @@ def _score(
     from anyphoto_cli.bench.evaluation import evaluate
     from anyphoto_cli.bench.models import open_models
     from anyphoto_cli.bench.report import write_report
-    from anyphoto_cli.bench.results import SEEN, all_lines
+    from anyphoto_cli.bench.results import all_lines
     from anyphoto_cli.bench.standing import run_name
+    from anyphoto_cli.config.home import anyphoto_home
 
     listener.stage("Loading the face models and CLIP")
-    summary = evaluate(cases, results, out, config, open_models(config, out / SEEN), listener, refused,
-                       workers or _scorers(config.device))  # fmt: skip
+    cache = anyphoto_home() / "bench"
+    summary = evaluate(cases, results, out, config, open_models(config, cache), listener, refused,
+                       workers or _scorers(config.device), cache)  # fmt: skip
     listener.stage("Writing the report")
     title = f"MultiID-Bench: {run_name(out)}"
     write_report(out / "report.html", title, cases.cases, results, all_lines(out), summary)

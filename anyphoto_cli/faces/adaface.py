@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from anyphoto_cli.errors import EnvironmentFault, InputError
-from anyphoto_cli.faces.facenet import digest
 from anyphoto_cli.faces.ffhq_faces import FFHQFaces, open_retinaface
+from anyphoto_cli.files.commit import sha256_of_state
 from anyphoto_cli.types import Picture
 
 FILE = "ANYPHOTO_ADAFACE"
@@ -82,7 +82,7 @@ def open_adaface(device: str = "cpu") -> FFHQFaces:
         with torch.inference_mode():
             return network(adaface_input(crops).to(device)).float().cpu().numpy()
 
-    return FFHQFaces("adaface", digest(network), run, detector)
+    return FFHQFaces("adaface", sha256_of_state(network), run, detector)
 
 
 def adaface_input(crops: Picture) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 
 from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.faces.ffhq_faces import FFHQFaces, open_retinaface
+from anyphoto_cli.files.commit import sha256_of_state
 from anyphoto_cli.types import Picture
 
 
@@ -36,7 +37,7 @@ def open_facenet(device: str = "cpu") -> FFHQFaces:
         with torch.inference_mode():
             return network(facenet_input(crops).to(device)).float().cpu().numpy()
 
-    return FFHQFaces("facenet", digest(network), run, detector)
+    return FFHQFaces("facenet", sha256_of_state(network), run, detector)
 
 
 def facenet_input(crops: Picture) -> Any:
@@ -44,13 +45,3 @@ def facenet_input(crops: Picture) -> Any:
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(crops[..., ::-1])).permute(0, 3, 1, 2).float() / 255
-
-
-def digest(network: Any) -> str:
-    """sha256 of a network's numbers, in the order of its state."""
-    import hashlib
-
-    found = hashlib.sha256()
-    for name, value in network.state_dict().items():
-        found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()

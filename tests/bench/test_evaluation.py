@@ -297,3 +297,32 @@ def test_workers_give_the_same_lines(bench, tmp_path):
         assert one["id"] == other["id"] and one["status"] == other["status"]
         assert one["legs"]["mini"]["sim_ref"] == pytest.approx(other["legs"]["mini"]["sim_ref"], abs=1e-5)
     assert alone["subsets"]["all"]["cases"] == two["subsets"]["all"]["cases"]
+
+
+def test_a_second_system_asks_only_about_its_own_pictures(bench, tmp_path, clip_folder, monkeypatch):  # noqa: F811
+    """References, originals and prompts are those of the first: remembered, and every number the same."""
+    config = MINI.model_copy(update={"clip": str(clip_folder)})
+    cases, cache = read_cases(bench / "cases.jsonl"), tmp_path / "cache"
+    evaluate(cases, bench / "blank", tmp_path / "first", config, open_models(config, cache), cache=cache)
+    models = open_models(config, cache)
+    looked, heard, detected = [], [], []
+    monkeypatch.setattr(models.clip, "_look", counted(models.clip._look, looked))
+    monkeypatch.setattr(models.clip, "_hear", counted(models.clip._hear, heard))
+    analyzer = models.faces["mini"].analyzer
+    monkeypatch.setattr(analyzer, "detect", counted(analyzer.detect, detected))
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in (bench / "gt").iterdir():
+        Image.open(file).rotate(90).save(other / file.name)
+    evaluate(cases, other, tmp_path / "second", config, models, cache=cache)
+    assert (sum(looked), sum(heard), sum(detected)) == (8, 0, 8)
+    evaluate(cases, other, tmp_path / "anew", config, open_models(config))
+    assert rows(tmp_path / "second") == rows(tmp_path / "anew")
+
+
+def counted(ask, counts):
+    def asked(what, *more):
+        counts.append(len(what))
+        return ask(what, *more)
+
+    return asked

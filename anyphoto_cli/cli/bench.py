@@ -49,7 +49,7 @@ def score(
     aesthetic_head: Head = None,
     aesthetic_encoder: Encoder = None,
     subset: Subset = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; default: one, on a CPU one a core up to four.",
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one, on a CPU one for four cores.",
                                                 metavar="N")] = None,
     device: Device = None,
     quiet: Quiet = False,
@@ -86,6 +86,7 @@ def run(
     system: Annotated[str | None, described(RunConfig, "system", metavar="NAME")] = None,
     model: Annotated[str | None, described(RunConfig, "model", metavar="NAME|ID|DIR")] = None,
     adapter: Annotated[str | None, described(RunConfig, "adapter", metavar="DIR|ID")] = None,
+    model_face_pack: Annotated[str | None, described(RunConfig, "model_face_pack", metavar="NAME|DIR")] = None,
     layout_from: Annotated[Literal["gt", "reference"] | None, described(RunConfig, "layout_from")] = None,
     side: Annotated[int | None, described(RunConfig, "side", metavar="PX")] = None,
     seed: Annotated[int | None, described(RunConfig, "seed")] = None,
@@ -124,8 +125,9 @@ def run(
     from anyphoto_cli.runtime.devices import free_workers
 
     given = {
-        "system": system, "model": model, "adapter": adapter, "layout_from": layout_from, "side": side, "seed": seed,
-        "steps": steps, "guidance_scale": guidance_scale, "device": device, "dtype": dtype, "memory": memory,
+        "system": system, "model": model, "adapter": adapter, "model_face_pack": model_face_pack,
+        "layout_from": layout_from, "side": side, "seed": seed, "steps": steps, "guidance_scale": guidance_scale,
+        "device": device, "dtype": dtype, "memory": memory,
     }  # fmt: skip
     config = load_config(RunConfig, given=given)
     scoring = _scoring(protocol, face_pack, clip, aesthetic, aesthetic_head, aesthetic_encoder, device)
@@ -147,10 +149,10 @@ def run(
 
 
 def _scorers(device: str) -> int:
-    """On a CPU processes beat threads, and each holds all models: four at most."""
+    """Each process holds all models, and four threads of one serve a model well: one for four cores, up to four."""
     from anyphoto_cli.runtime.devices import free_workers
 
-    return 1 if _on_cuda(device) else min(free_workers("cpu"), 4)
+    return 1 if _on_cuda(device) else max(min(free_workers("cpu") // 4, 4), 1)
 
 
 def _on_cuda(device: str) -> bool:

@@ -58,6 +58,9 @@ class RunConfig(BaseModel):
         None, min_length=1, description="Its weights: a name, hub id or folder; null: mini, or the baseline's own."
     )
     adapter: str | None = Field(None, min_length=1, description="AnyPhoto weights: a folder or a hub id.")
+    model_face_pack: str | None = Field(
+        None, description="Face models that find people for the layouts and embed them; null: the model's own."
+    )
     layout_from: Literal["gt", "reference"] = Field(
         "gt", description="Where the faces go: as in the real photo, or each as its reference has it."
     )

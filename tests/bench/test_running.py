@@ -6,6 +6,7 @@ import inspect
 import json
 import shutil
 from importlib.util import find_spec
+from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -87,6 +88,46 @@ def test_shares_and_workers_make_the_same_pictures(drawn, tmp_path):
 
     assert pictures(tmp_path / "shares") == pictures(tmp_path / "whole")
     assert pictures(tmp_path / "workers") == pictures(tmp_path / "whole")
+
+
+def test_ray_makes_the_same_pictures(drawn, tmp_path):
+    pytest.importorskip("ray")
+    cases = read_cases(drawn / "cases.jsonl")
+    two = cases.__class__(cases.form, cases.cases[:2])
+    render_cases(two, tmp_path / "here", QUICK)
+    assert render_cases(two, tmp_path / "ray", QUICK, executor="ray", workers=1) == 0
+    assert pictures(tmp_path / "ray") == pictures(tmp_path / "here")
+
+
+def test_real_people_stand_where_the_real_photo_has_them(run, photos, face_pack_folder, face_pack, tmp_path):
+    """Whoever is named first; and the command goes through, although a random model draws nobody."""
+    from anyphoto_cli.faces.norm_crop import norm_crop
+    from anyphoto_cli.files.images import read_picture
+
+    home = photos / "refs"
+    for who in (("biden", "obama"), ("obama", "biden")):
+        references = [str(sorted((home / name).iterdir())[0]) for name in who]
+        entry = {"id": "-".join(who), "prompt": "two men", "references": references,
+                 "gt": str(photos / "groups" / "obama_and_biden.jpg")}  # fmt: skip
+        (tmp_path / "cases.jsonl").write_text(json.dumps(entry) + "\n")
+        out = tmp_path / entry["id"]
+        code, _, err = run(
+            "bench", "run", tmp_path / "cases.jsonl", "-o", out, "--model", "tiny-random", "--model-face-pack",
+            face_pack_folder, "--face-pack", face_pack_folder, "--clip", "none", "--steps", "1", "--side", "256",
+        )  # fmt: skip
+        assert code == 3 and len(pictures(out)) == 1, err
+        told = json.loads((out / "layouts" / f"{entry['id']}.json").read_text())
+        original = read_picture(photos / "groups" / "obama_and_biden.jpg")
+        scale = (original.shape[1] / told["width"], original.shape[0] / told["height"])
+        there = face_pack.embed(np.stack([
+            norm_crop(original, np.array(face["landmarks"]) * scale) for face in told["faces"]
+        ]))  # fmt: skip
+        wanted = []
+        for name in references:
+            picture = read_picture(Path(name))
+            wanted.append(norm_crop(picture, max(face_pack.detect([picture])[0], key=lambda f: f.box.area).landmarks))
+        similar = there @ face_pack.embed(np.stack(wanted)).T
+        assert similar.diagonal().min() > 0.4 > 0.2 > max(similar[0, 1], similar[1, 0])
 
 
 def test_places_from_the_original_are_the_right_persons(drawn, tmp_path):

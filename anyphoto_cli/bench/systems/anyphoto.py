@@ -17,7 +17,10 @@ class AnyPhoto:
 
     def __init__(self, config: RunConfig, worker: int = 0) -> None:
         self._config = config
-        asked = {"adapter": config.adapter, "steps": config.steps, "model": config.model}
+        asked = {
+            "adapter": config.adapter, "steps": config.steps, "model": config.model,
+            "face_pack": config.model_face_pack,
+        }  # fmt: skip
         self._generate = GenerateConfig.model_validate(
             {key: value for key, value in asked.items() if value is not None}
             | {"device": device_of(config, worker), "memory": config.memory, "dtype": config.dtype}

@@ -82,6 +82,8 @@ class TrainConfig(BaseModel):
     model: str = Field("flux-dev", min_length=1, description="Base model: a name, a hub id, or a diffusers folder.")
     face_pack: str | None = Field(None, min_length=1, description="Face models; null: the base's own pack. Must be the "
                                   "one the shards were made with.")  # fmt: skip
+    adapter: str | None = Field(None, min_length=1, description="AnyPhoto weights to train on from: a folder or a hub "
+                                "id, of the same method; null: fresh ones.")  # fmt: skip
     output_dir: str = Field(min_length=1, description="Folder of the run: checkpoint-<step>/, logs, the adapter.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Everything random follows from it and the step.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1.")

@@ -39,7 +39,6 @@ from anyphoto_cli.model.transformer import AnyPhotoTransformer
 from anyphoto_cli.model.vae import DOWN, decode, encode, to_pixels
 from anyphoto_cli.types import PreparedFace
 
-ENCODE_PIXELS = 8 * 2**20
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
 
@@ -111,15 +110,10 @@ class AnyPhotoPipeline(FluxPipeline):
     def encode_faces(self, faces: Sequence[PreparedFace]) -> LocationTokens:
         """Canvases through the VAE and pruned to location tokens; once per layout. Source: Eq. 13.
 
-        All canvases go in one call as far as 8 megapixels allow: 8 faces at 1024x1024.
-
         faces: at least one, canvases of one size. Raises ValueError when a face has no token.
         """
         device = self._execution_device
-        pixels = to_pixels([face.canvas for face in faces])
-        at_once = max(1, ENCODE_PIXELS // pixels[0, 0].numel())
-        chunks = [encode(self.vae, part.to(device), self.method.latent) for part in pixels.split(at_once)]
-        latents = torch.cat(chunks)
+        latents = encode(self.vae, to_pixels([face.canvas for face in faces]).to(device), self.method.latent)
         masks = torch.from_numpy(np.stack([face.tokens for face in faces]))
         embeddings = torch.from_numpy(np.stack([face.embedding for face in faces])).float()
         tokens = prune(latents, masks, embeddings, self.method.rope_index)

@@ -25,7 +25,7 @@ from anyphoto_cli.train.checkpoint import Checkpoint, newest_whole, read_optimis
 from anyphoto_cli.train.distributed import Ranks, joined
 from anyphoto_cli.train.examples import Bank, Example
 from anyphoto_cli.train.metrics import Meter, spoken
-from anyphoto_cli.train.models import Models, open_models, open_text, training_device
+from anyphoto_cli.train.models import Models, copy_weights, open_models, open_text, training_device
 from anyphoto_cli.train.objective import objective
 from anyphoto_cli.train.optimiser import Optimiser, trained_parameters
 from anyphoto_cli.train.plots import CONFIG, METRICS
@@ -269,14 +269,10 @@ def _compare(run: _Run, found: Checkpoint) -> None:
 
 
 def _load(run: _Run, found: Checkpoint) -> None:
-    from peft.utils import set_peft_model_state_dict
-
     from anyphoto_cli.model.adapter import read_card, read_weights
-    from anyphoto_cli.model.location_lora import ADAPTER
 
-    lora, projector = read_weights(found.folder, read_card(found.folder))
-    set_peft_model_state_dict(run.models.transformer, lora, adapter_name=ADAPTER)
-    run.models.transformer.id_projector.load_state_dict(projector)
+    card = read_card(found.folder)
+    copy_weights(run.models.transformer, *read_weights(found.folder, card), found.folder, card)
     run.optimiser.load_state(read_optimiser(found))
 
 
@@ -317,7 +313,7 @@ def _write_adapter(run: _Run, step: int) -> None:
     with torch.no_grad():
         for parameter, average in zip(parameters, run.optimiser.average, strict=False):
             parameter.copy_(average)
-        card = run.models.card.model_copy(update={"train_step": step})
+        card = run.models.card.model_copy(update={"train_step": run.models.card.train_step + step})
         save_adapter(run.folder / ADAPTER_FOLDER, run.models.transformer, card)
         for parameter, value in zip(parameters, live, strict=True):
             parameter.copy_(value)

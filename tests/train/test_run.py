@@ -114,6 +114,33 @@ def test_generate_takes_the_adapter(run, whole, tmp_path):
     assert "no trained identity" not in err and (tmp_path / "out" / "trip_seed0.png").is_file()
 
 
+def test_a_run_trains_on_from_an_adapter(mini_shards, whole, tmp_path):
+    """A step at next to no learning rate leaves it where it was; its steps are counted on."""
+    begun = whole / "adapter"
+    done = train(config(mini_shards, tmp_path / "on", adapter=str(begun), max_train_steps=1, learning_rate=1e-12))
+    before, after = weights(begun), weights(done.adapter)
+    assert before.keys() == after.keys() and all(torch.allclose(before[key], after[key], atol=1e-8) for key in before)
+    assert json.loads((done.adapter / "anyphoto.json").read_text())["train_step"] == 7
+    fresh = train(config(mini_shards, tmp_path / "fresh", max_train_steps=1, learning_rate=1e-12))
+    assert not all(torch.allclose(before[key], weights(fresh.adapter)[key], atol=1e-8) for key in before)
+
+
+def test_an_adapter_that_does_not_fit_is_refused(mini_shards, whole, tmp_path):
+    begun = str(whole / "adapter")
+    with pytest.raises(InputError, match="lora_rank: was trained with 4, not 8"):
+        train(config(mini_shards, tmp_path / "a", adapter=begun, method={"lora_rank": 8}))
+    with pytest.raises(InputError, match="adapter: does not fit this base"):
+        train(config(mini_shards, tmp_path / "b", adapter=begun, model="mini"))
+    with pytest.raises(InputError, match="no such folder"):
+        train(config(mini_shards, tmp_path / "c", adapter=str(tmp_path / "gone")))
+    copy = shutil.copytree(begun, tmp_path / "copy")
+    card = json.loads((copy / "anyphoto.json").read_text())
+    card["face_pack"]["sha256"] = "0" * 64
+    (copy / "anyphoto.json").write_text(json.dumps(card))
+    with pytest.raises(InputError, match="another face pack"):
+        train(config(mini_shards, tmp_path / "d", adapter=str(copy)))
+
+
 def test_stopped_at_any_step_it_goes_on_bit_for_bit(mini_shards, whole, tmp_path):
     out = tmp_path / "run"
     for stops in range(1, 7):

@@ -25,9 +25,10 @@ $(VENV)/.installed: pyproject.toml Makefile
 	@$(UV) "$(TORCH)" -e ".[$(EXTRAS)]"
 	@touch $@
 
-demo: install  ## Render the example layout with the embedded model and say where the picture lies
+demo: install  ## Photos, shards, training, pictures and scores in the small world, in minutes; prints the page to open
 	@$(BIN)/anyphoto layout preview examples/two_friends.json --face-pack mini -o $(OUT)/two_friends_layout.png
 	@$(BIN)/anyphoto generate examples/two_friends.json -o $(OUT)
+	@$(BIN)/anyphoto mini demo -o $(OUT)/life
 
 test: install  ## Run the tests
 	@$(BIN)/python -m pytest

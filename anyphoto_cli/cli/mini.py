@@ -70,3 +70,20 @@ def sheet(
         file.write(as_png(world_sheet(seed, scale=2)))
     console.result(str(out))
     return 0
+
+
+@app.command(epilog=f"Example: anyphoto mini demo -o demo\n\n{DOCS}")
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.", metavar="DIR")] = Path("demo"),
+    steps: Annotated[int, typer.Option(help="Of training.", metavar="N")] = 60,
+    quiet: Quiet = False,
+) -> int:
+    """Photos, shards, training, pictures and scores in minutes, by the commands one would type, and a page of it all.
+
+    What is finished is kept: the same command goes on where it was cut off.
+    """
+    from anyphoto_cli.mini.demo import run_demo
+
+    done = run_demo(out, steps, listener=console.Terminal(quiet=quiet))
+    console.result(f"Open {done.page.resolve()}")
+    return 0

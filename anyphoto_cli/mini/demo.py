@@ -1,0 +1,155 @@
+"""The whole life of a model in the small world, by the product's own commands: `anyphoto mini demo`.
+
+Photos and a bank of known faces, shards, some steps of training, a layout in two styles, the benchmark, and one page
+that shows all of it. Every command goes on where it was cut off, and so does the demo.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anyphoto_cli.errors import EnvironmentFault
+from anyphoto_cli.files.commit import committed
+from anyphoto_cli.files.images import read_picture
+from anyphoto_cli.runtime.progress import Listener
+
+PAGE = "index.html"
+STYLES = {"photo": "a photo of", "watercolour": "a watercolour painting of"}
+"""Name of the layout -> how its prompt begins."""
+PEOPLE, WHERE = ("", "one person", "two people", "three people", "four people"), "in a park"
+
+
+@dataclass(frozen=True)
+class Done:
+    """page: the file to open. commands: what was run, as one would type it below `out`, and its seconds."""
+
+    page: Path
+    commands: tuple[tuple[str, float], ...]
+
+
+def run_demo(out: Path, steps: int = 60, adapter: Path | None = None, listener: Listener | None = None) -> Done:
+    """Write everything below `out`, the page last. steps: of training. adapter: to train on from; None: a fresh one.
+
+    Raises EnvironmentFault where a command fails, with its last line.
+    """
+    listener = listener or Listener()
+    out.mkdir(parents=True, exist_ok=True)
+    told: list[tuple[str, float]] = []
+
+    def do(*words: str, fine: Sequence[int] = (0,)) -> None:
+        listener.stage(f"anyphoto {' '.join(words)}")
+        told.append((f"anyphoto {' '.join(words)}", _run(out, words, fine)))
+
+    do("mini", "photos", "--people", "24", "--groups", "96", "-o", "world")
+    do("preprocess", "world/photos", "--refs", "world/refs", "-o", "data", "--config", "world/preprocess.yaml")
+    do("train", "init", "--model", "mini", "--shards", "data", "-o", "run.yaml", "--output-dir", "run", "--overwrite")
+    begin = [f"adapter={adapter}", "lr_scheduler=constant", "learning_rate=0.0003"] if adapter else []
+    often = ("logging_steps=5", "loss.face_weight=0.3", "data.workers=0")
+    do("train", "run.yaml", f"max_train_steps={steps}", *often, *begin)
+    do("mini", "photos", "--people", "12", "--groups", "12", "--held-out", "--layouts", "-o", "held_out")
+    write_layouts(out / "held_out", out / "layouts")
+    do("layout", "preview", "layouts/photo.json", "--face-pack", "mini", "-o", "layout.png")
+    do("generate", "layouts", "-o", "pictures", "--adapter", "run/adapter")
+    judged = ("--face-pack", "mini", "--clip", "none")
+    do("bench", "run", "held_out/cases.jsonl", "-o", "untrained", *judged, fine=(0, 3))
+    do("bench", "run", "held_out/cases.jsonl", "-o", "trained", "--adapter", "run/adapter", *judged, fine=(0, 3))
+    listener.stage("Writing the page")
+    with committed(out / PAGE) as file:
+        file.write(page(out, told))
+    return Done(out / PAGE, tuple(told))
+
+
+def _run(out: Path, words: Sequence[str], fine: Sequence[int]) -> float:
+    """Seconds it took. fine: exit codes that are no failure (3: some cases have no face)."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "anyphoto_cli", *words], cwd=out, capture_output=True, text=True, check=False
+    )
+    if done.returncode not in fine:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise EnvironmentFault(f"`anyphoto {' '.join(words)}` failed: {last}", file=out)
+    return time.monotonic() - began
+
+
+def write_layouts(held_out: Path, folder: Path) -> None:
+    """The places of the first drawn photo of three people, as layouts in two styles, with their references."""
+    files = sorted((held_out / "layouts").glob("*.json"))
+    layouts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    chosen = next((layout for layout in layouts if len(layout["faces"]) == 3), layouts[0])
+    for face in chosen["faces"]:
+        with committed(folder / face["reference"]) as out:
+            out.write((held_out / "layouts" / face["reference"]).read_bytes())
+    for name, start in STYLES.items():
+        document = chosen | {"prompt": f"{start} {PEOPLE[len(chosen['faces'])]} {WHERE}", "seed": 1}
+        with committed(folder / f"{name}.json") as out:
+            out.write((json.dumps(document, indent=1) + "\n").encode())
+
+
+def page(out: Path, commands: Sequence[tuple[str, float]]) -> bytes:
+    """index.html of a finished demo; links lead to the reports beside it."""
+    from anyphoto_cli.files.html import render_page
+    from anyphoto_cli.train.plots import charts, read_metrics
+
+    summaries = {name: json.loads((out / name / "scores" / "summary.json").read_text()) for name in _ROWS}
+    rows = read_metrics(out / "run")
+    return render_page(
+        Path(__file__).with_suffix(".html.j2").read_text(encoding="utf-8"), "AnyPhoto in the small world", [],
+        commands=commands, seconds=sum(seconds for _, seconds in commands),
+        photos=[_small(file) for file in sorted((out / "world" / "photos").iterdir())[:8]],
+        people=[(folder.name, _small(next(iter(sorted(folder.iterdir())))))
+                for folder in sorted((out / "world" / "refs").iterdir())[:8]],
+        manifest=json.loads((out / "data" / "manifest.json").read_text()), charts_of=charts(rows)[:3], last=rows[-1],
+        preview=_small(out / "layout.png", 640), layout=json.loads((out / "layouts" / "photo.json").read_text()),
+        asked=_asked(out), made=_made(out), rows=[(said, summaries[name]) for name, said in _ROWS.items()],
+    )  # fmt: skip
+
+
+_ROWS = {"untrained": "the base alone", "trained": "trained here"}
+
+
+def _small(file: Path, side: int = 256) -> bytes:
+    """A JPEG of at most `side` px; drawn pictures are enlarged to it, sharp."""
+    from PIL import Image
+
+    image = Image.fromarray(read_picture(file))
+    factor = side / max(image.size)
+    kind = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
+    buffer = io.BytesIO()
+    image.resize((round(image.width * factor), round(image.height * factor)), kind).save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def _asked(out: Path) -> list[tuple[str, bytes]]:
+    """(name, reference) of the people in the layout."""
+    told = json.loads((out / "layouts" / "photo.json").read_text())
+    return [(face["name"], _small(out / "layouts" / face["reference"])) for face in told["faces"]]
+
+
+def _made(out: Path) -> list[dict[str, Any]]:
+    """The rendered pictures: prompt, picture, and each face's likeness to its reference."""
+    import numpy as np
+
+    from anyphoto_cli.faces.norm_crop import norm_crop
+    from anyphoto_cli.faces.packs import open_faces
+    from anyphoto_cli.generate import prepare_faces
+    from anyphoto_cli.layout.schema import load_layout
+
+    faces, made = open_faces("mini"), []
+    for name in STYLES:
+        layout = load_layout(out / "layouts" / f"{name}.json")
+        file = out / "pictures" / f"{name}_seed{layout.seed}.png"
+        pixels = read_picture(file)
+        crops = np.stack([norm_crop(pixels, face.place) for face in layout.faces])
+        alike = (faces.embed(crops) * prepare_faces(layout, faces).embeddings).sum(1)
+        names = [face.name for face in layout.faces]
+        made.append({"prompt": layout.prompt, "picture": _small(file, 512),
+                     "alike": [(who, float(value)) for who, value in zip(names, alike, strict=True)]})  # fmt: skip
+    return made

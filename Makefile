@@ -12,7 +12,7 @@ TORCH_BACKEND ?= auto
 UV = $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)",UV_TORCH_BACKEND=$(TORCH_BACKEND)) \
      $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: help install demo test lint fix mini mini-report benchmarks clean
+.PHONY: help install demo test lint fix mini mini-report ablation benchmarks clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ mini: install  ## Train the models of the small world again (hours; resumable; M
 
 mini-report: install  ## Measure the shipped small models; write their card and pictures
 	@$(BIN)/python -m anyphoto_cli.mini.report
+
+ablation: install  ## Train and score the paper's ablations in the small world (hours; resumable; ABLATION="--seeds 0 --minutes 60")
+	@$(BIN)/python -m anyphoto_cli.mini.ablation $(ABLATION)
 
 benchmarks: install  ## Measure, print a table, write docs/performance/
 	@$(BIN)/python -m benchmarks

@@ -1,0 +1,84 @@
+"""The ablation's arithmetic and page, on made-up scores: nothing is trained here."""
+
+import json
+
+import numpy as np
+import pytest
+
+from anyphoto_cli.mini.ablation import (
+    BEGIN,
+    END,
+    ORDERINGS,
+    Plan,
+    difference,
+    main,
+    measured,
+    verdict,
+    write_page,
+)
+from anyphoto_cli.train.presets import PRESETS
+
+
+def scores(folder, name, values, swapped=0):
+    """rows/NAME/scores/cases.jsonl: a case a value; None: no face was found."""
+    lines = []
+    for k, value in enumerate(values):
+        found = value is not None
+        leg = dict.fromkeys(("sim_gt", "sim_ref", "copy_paste", "blending"), value) | {"faces": []}
+        lines.append({
+            "id": str(k), "subset": "p1", "status": "scored" if found else "no face", "legs": {"mini": leg},
+            "placement": {"expected": 1, "placed": int(found), "error": 0.1 if found else None, "swapped": swapped},
+        })  # fmt: skip
+    (folder / "rows" / name / "scores").mkdir(parents=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "rows" / name / "scores" / "cases.jsonl").write_text(text)
+
+
+def test_a_row_is_the_mean_over_its_seeds_case_by_case(tmp_path):
+    scores(tmp_path, "full-0", [0.2, 0.4, None, None])
+    scores(tmp_path, "full-1", [0.4, None, 0.6, None])
+    row = measured(tmp_path, "full", (0, 1, 2))
+    assert row.seeds == 2
+    assert np.allclose(row.cases["sim_gt"], [0.3, 0.4, 0.6, np.nan], equal_nan=True)
+    assert row.found == pytest.approx(4 / 8) and row.off == pytest.approx(0.1)
+    assert measured(tmp_path, "location", (0, 1)) is None
+
+
+def test_differences_are_paired(tmp_path):
+    """Two rows that differ by .02 in every case, among cases that differ by far more."""
+    base = np.random.default_rng(0).uniform(-1, 1, 40)
+    gap = difference(base, base + 0.02)
+    assert gap[0] == pytest.approx(0.02) and gap[1] == pytest.approx(0.02) and gap[3] == 40
+    assert verdict(gap) == "holds" and verdict(difference(base, base - 0.02)) == "**reversed**"
+    assert verdict(difference(base, np.random.default_rng(1).permutation(base))) == "open"
+    assert verdict(difference(np.array([np.nan]), np.array([1.0]))) == "not measured"
+
+
+def test_the_page_keeps_what_was_written_by_hand_and_says_what_is_owed(tmp_path):
+    page = tmp_path / "docs" / "ablation.md"
+    page.parent.mkdir()
+    page.write_text(f"# By hand\n\nbefore\n\n{BEGIN}\nold\n{END}\n\nafter\n")
+    plan = Plan(tmp_path, steps=7, seeds=(0,))
+    scores(tmp_path, "no adapter", [0.0, 0.1])
+    scores(tmp_path, "no-modulation-0", [0.3, 0.4])
+    scores(tmp_path, "full-0", [0.5, 0.6])
+    write_page(plan, page)
+    text = page.read_text()
+    assert text.startswith("# By hand\n\nbefore") and text.endswith("after\n") and "old" not in text
+    assert "| Sim(GT): no-modulation < full | +0.200 [+0.200, +0.200], 2 cases | holds |" in text
+    assert "| CP: full < no-modulation | -0.200 [-0.200, -0.200], 2 cases | **reversed** |" in text
+    assert text.count("| owed | owed |") == len(ORDERINGS) - 2
+    assert "| (e) no-modulation | 1 | 0.350" in text and "| 0.365 |" in text
+    assert (page.parent / "images" / "ablation.png").stat().st_size > 5000
+    write_page(plan, page)
+    assert page.read_text() == text
+
+
+def test_every_row_is_a_preset_of_train():
+    assert {row for _, *rows in ORDERINGS for row in rows} == set(PRESETS)
+
+
+def test_the_command_writes_an_honest_page_without_any_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["x", "--folder", str(tmp_path), "--page", str(tmp_path / "a.md"), "--only-page"])
+    main()
+    assert "owed" in (tmp_path / "a.md").read_text()

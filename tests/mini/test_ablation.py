@@ -57,14 +57,14 @@ def test_differences_are_paired(tmp_path):
 def test_the_page_keeps_what_was_written_by_hand_and_says_what_is_owed(tmp_path):
     page = tmp_path / "docs" / "ablation.md"
     page.parent.mkdir()
-    page.write_text(f"# By hand\n\nbefore\n\n{BEGIN}\nold\n{END}\n\nafter\n")
+    page.write_text(f"# By hand\n\nbefore\n\n{BEGIN}\nstale\n{END}\n\nafter\n")
     plan = Plan(tmp_path, steps=7, seeds=(0,))
     scores(tmp_path, "no adapter", [0.0, 0.1])
     scores(tmp_path, "no-modulation-0", [0.3, 0.4])
     scores(tmp_path, "full-0", [0.5, 0.6])
     write_page(plan, page)
     text = page.read_text()
-    assert text.startswith("# By hand\n\nbefore") and text.endswith("after\n") and "old" not in text
+    assert text.startswith("# By hand\n\nbefore") and text.endswith("after\n") and "stale" not in text
     assert "| Sim(GT): no-modulation < full | +0.200 [+0.200, +0.200], 2 cases | holds |" in text
     assert "| CP: full < no-modulation | -0.200 [-0.200, -0.200], 2 cases | **reversed** |" in text
     assert text.count("| owed | owed |") == len(ORDERINGS) - 2

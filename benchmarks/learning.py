@@ -94,7 +94,7 @@ def main() -> None:
             shutil.copyfile(photo, originals / f"{file.stem}_seed0.png")
         rows["the photo itself"] = measured(files, originals, analyzer)
         for name, adapter in adapters.items():
-            asked = GenerateConfig(model=config.model, adapter=str(adapter) if adapter else None)
+            asked = GenerateConfig(model=config.model, adapter=str(adapter) if adapter else "none")
             out = folder / name
             render([*files], out, asked)
             rows[name] = measured(files, out, analyzer)

@@ -57,7 +57,9 @@ class RunConfig(BaseModel):
     model: str | None = Field(
         None, min_length=1, description="Its weights: a name, hub id or folder; null: mini, or the baseline's own."
     )
-    adapter: str | None = Field(None, min_length=1, description="AnyPhoto weights: a folder or a hub id.")
+    adapter: str | None = Field(
+        None, min_length=1, description="AnyPhoto weights, as for generate: a folder, a hub id, or none."
+    )
     model_face_pack: str | None = Field(
         None, description="Face models that find people for the layouts and embed them; null: the model's own."
     )

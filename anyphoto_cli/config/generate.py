@@ -21,7 +21,10 @@ class GenerateConfig(BaseModel):
         description="Base model: a name (mini, flux-dev, flux-schnell, tiny-random), a hub id, or a diffusers folder.",
     )
     adapter: str | None = Field(
-        None, min_length=1, description="AnyPhoto weights: a folder or a hub id. None: no trained identity."
+        None,
+        min_length=1,
+        description="AnyPhoto weights: a folder or a hub id; none: no trained identity. Default: the base's own, "
+        "where it has some.",
     )
     face_pack: str | None = Field(
         None,

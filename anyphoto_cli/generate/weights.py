@@ -121,7 +121,7 @@ def find_weights(config: GenerateConfig) -> Weights:
     base = bases.resolve_base(config.model)
     if Path(base.source).is_dir():
         base = bases.known_terms(base, Path(base.source))
-    folder = find_adapter(config.adapter) if config.adapter else None
+    folder = _adapter_folder(config.adapter, base)
     device = memory.pick_device(config.device)
     return Weights(
         config,
@@ -131,6 +131,13 @@ def find_weights(config: GenerateConfig) -> Weights:
         device,
         memory.pick_dtype(config.dtype, device),
     )
+
+
+def _adapter_folder(named: str | None, base: Base) -> Path | None:
+    """What is named, "none", or the base's own."""
+    if named is None:
+        return base.adapter() if base.adapter is not None else None
+    return None if named == "none" else find_adapter(named)
 
 
 def open_weights(weights: Weights) -> Renderer:

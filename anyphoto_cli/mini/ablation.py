@@ -128,7 +128,7 @@ def _train(plan: Plan, run_: str, row: str, settings: Sequence[str]) -> str:
 def _bench(out: Path, name: str, adapter: str | None) -> None:
     if (out / "rows" / name / "scores" / "summary.json").is_file():
         return
-    given = ["--adapter", adapter] if adapter else []
+    given = ["--adapter", adapter or "none"]
     _do(
         out,
         "bench",

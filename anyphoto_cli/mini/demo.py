@@ -19,6 +19,7 @@ from typing import Any
 from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import read_picture
+from anyphoto_cli.mini import shipped
 from anyphoto_cli.runtime.progress import Listener
 
 PAGE = "index.html"
@@ -36,7 +37,8 @@ class Done:
 
 
 def run_demo(out: Path, steps: int = 60, adapter: Path | None = None, listener: Listener | None = None) -> Done:
-    """Write everything below `out`, the page last. steps: of training. adapter: to train on from; None: a fresh one.
+    """Write everything below `out`, the page last. steps: of training. adapter: to train on from; None: the one that
+    came with the package, or a fresh one.
 
     Raises EnvironmentFault where a command fails, with its last line.
     """
@@ -51,6 +53,7 @@ def run_demo(out: Path, steps: int = 60, adapter: Path | None = None, listener: 
     do("mini", "photos", "--people", "24", "--groups", "96", "-o", "world")
     do("preprocess", "world/photos", "--refs", "world/refs", "-o", "data", "--config", "world/preprocess.yaml")
     do("train", "init", "--model", "mini", "--shards", "data", "-o", "run.yaml", "--output-dir", "run", "--overwrite")
+    adapter = adapter or shipped.adapter_folder()
     begin = [f"adapter={adapter}", "lr_scheduler=constant", "learning_rate=0.0003"] if adapter else []
     often = ("logging_steps=5", "loss.face_weight=0.3", "data.workers=0")
     do("train", "run.yaml", f"max_train_steps={steps}", *often, *begin)
@@ -59,7 +62,7 @@ def run_demo(out: Path, steps: int = 60, adapter: Path | None = None, listener: 
     do("layout", "preview", "layouts/photo.json", "--face-pack", "mini", "-o", "layout.png")
     do("generate", "layouts", "-o", "pictures", "--adapter", "run/adapter")
     judged = ("--face-pack", "mini", "--clip", "none")
-    do("bench", "run", "held_out/cases.jsonl", "-o", "untrained", *judged, fine=(0, 3))
+    do("bench", "run", "held_out/cases.jsonl", "-o", "untrained", "--adapter", "none", *judged, fine=(0, 3))
     do("bench", "run", "held_out/cases.jsonl", "-o", "trained", "--adapter", "run/adapter", *judged, fine=(0, 3))
     listener.stage("Writing the page")
     with committed(out / PAGE) as file:

@@ -20,6 +20,11 @@ def base_folder() -> Path:
     return whole("base")
 
 
+def adapter_folder() -> Path | None:
+    """The AnyPhoto adapter that came with the base; None where none did."""
+    return whole("adapter") if (WEIGHTS / "adapter").is_dir() else None
+
+
 def face_pack_folder() -> Path:
     """The insightface pack: detector and recogniser of drawn faces."""
     whole("faces")
@@ -67,6 +72,7 @@ MINI = Base(
     face_pack="mini",
     steps=20,
     sides=(128, 192),
+    adapter=adapter_folder,
     licence="anyphoto-mini: Apache-2.0, trained on drawn pictures only; it comes with anyphoto",
     note="anyphoto-mini draws people that a program invented, 128 px high. For photos of real people: "
     "--model black-forest-labs/FLUX.1-dev on a GPU.",

@@ -277,3 +277,19 @@ def test_layout_values_win_over_the_base_and_options_over_the_layout(layout_file
     assert not np.array_equal(
         pixels(path), pixels(render([layout_file], tmp_path / "c", toy(seed=12)).pictures[0].path)
     )
+
+
+def test_a_base_may_bring_an_adapter(adapter, monkeypatch):
+    """It is used where none is named; a named one, or none, wins."""
+    from dataclasses import replace
+
+    from anyphoto_cli.generate.weights import find_weights
+    from anyphoto_cli.model import bases
+
+    assert find_weights(toy()).adapter is None
+    monkeypatch.setattr(bases, "resolve_base", lambda name: replace(bases.TINY_RANDOM, adapter=lambda: adapter))
+    assert find_weights(toy()).adapter_folder == adapter
+    assert find_weights(toy()).adapter.train_step == 9
+    assert find_weights(toy(adapter="none")).adapter is None
+    with pytest.raises(InputError, match="no such folder"):
+        find_weights(toy(adapter="gone"))

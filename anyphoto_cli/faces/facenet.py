@@ -1,10 +1,12 @@
 """FaceNet (InceptionResnetV1, VGGFace2) as the WithAnyone evaluator feeds it: BGR, 0 to 1, 112 px, not whitened.
 
-The library's own convention is RGB, 160 px, standardised; published numbers were made this way.
+The library's own convention is RGB, 160 px, standardised; published numbers were made this way. Its weights are
+downloaded once, or taken from the file that ANYPHOTO_FACENET names: 20180402-114759-vggface2.pt.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.faces.ffhq_faces import FFHQFaces, open_retinaface
 from anyphoto_cli.files.commit import sha256_of_state
 from anyphoto_cli.types import Picture
+
+FILE = "ANYPHOTO_FACENET"
 
 
 def open_facenet(device: str = "cpu") -> FFHQFaces:
@@ -27,11 +31,17 @@ def open_facenet(device: str = "cpu") -> FFHQFaces:
             remedy="Run: pip install --no-deps facenet-pytorch (it pins an old torch, and does not need it)",
         ) from error
     detector = open_retinaface(device)
+    named = os.environ.get(FILE)
     try:
-        network = InceptionResnetV1(pretrained="vggface2").eval().to(device)
+        network = InceptionResnetV1(pretrained=None if named else "vggface2")
+        if named:
+            state = torch.load(named, map_location="cpu", weights_only=True)
+            network.load_state_dict({name: value for name, value in state.items() if not name.startswith("logits.")})
     except Exception as error:  # urllib and torch raise their own
         what = f"FaceNet's weights cannot be had ({type(error).__name__})"
-        raise EnvironmentFault(what, remedy="facenet-pytorch downloads them from GitHub") from error
+        remedy = f"facenet-pytorch downloads them from GitHub; {FILE} names a copy"
+        raise EnvironmentFault(what, file=named, remedy=remedy) from error
+    network = network.eval().to(device)
 
     def run(crops: Picture) -> Any:
         with torch.inference_mode():

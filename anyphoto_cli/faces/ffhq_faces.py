@@ -6,6 +6,7 @@ Source: WithAnyone (arXiv 2510.14975) F.2 and its evaluator.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.types import Box, Embeddings, Face, Picture, Points
 
+FOLDER = "ANYPHOTO_RETINAFACE"
 CONFIDENCE = 0.97
 SIZE = 112
 _FFHQ_512 = (
@@ -67,7 +69,10 @@ def _face(row: Any) -> Face:
 
 
 def open_retinaface(device: str) -> Any:
-    """facexlib's RetinaFace of ResNet-50; its weights are downloaded once. Raises EnvironmentFault without facexlib."""
+    """facexlib's RetinaFace of ResNet-50. Raises EnvironmentFault without facexlib or weights.
+
+    They are downloaded once, or lie in the folder that ANYPHOTO_RETINAFACE names: detection_Resnet50_Final.pth.
+    """
     try:
         from facexlib.detection import init_detection_model
     except Exception as error:  # it needs torchvision, which raises kinds of its own beside another torch
@@ -76,7 +81,10 @@ def open_retinaface(device: str) -> Any:
             remedy="Run: pip install facexlib, with the torchvision that belongs to your torch",
         ) from error
     try:
-        return init_detection_model("retinaface_resnet50", half=False, device=device)
+        folder = os.environ.get(FOLDER)
+        return init_detection_model("retinaface_resnet50", half=False, device=device, model_rootpath=folder)
     except Exception as error:  # urllib, torch and the file system raise their own
         what = f"RetinaFace's weights cannot be had ({type(error).__name__})"
-        raise EnvironmentFault(what, remedy="facexlib downloads them from GitHub; see its weights folder") from error
+        raise EnvironmentFault(
+            what, remedy=f"facexlib downloads them from GitHub; {FOLDER} names a folder with a copy"
+        ) from error

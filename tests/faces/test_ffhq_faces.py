@@ -1,5 +1,6 @@
 """WithAnyone's other two face models: their crops, their inputs, their networks; and that only bench takes them."""
 
+import os
 import sys
 import types
 
@@ -26,7 +27,9 @@ def retinaface(monkeypatch):
             return row[None]
 
     module = types.ModuleType("facexlib.detection")
-    module.init_detection_model = lambda name, half, device: seen.append((name, half)) or Detector()
+    module.init_detection_model = lambda name, half, device, model_rootpath: (
+        seen.append((name, half, model_rootpath)) or Detector()
+    )
     monkeypatch.setitem(sys.modules, "facexlib", types.ModuleType("facexlib"))
     monkeypatch.setitem(sys.modules, "facexlib.detection", module)
     return seen
@@ -67,7 +70,7 @@ def test_adaface_sees_bgr_and_gives_unit_rows(retinaface, weights):
 
     assert np.abs(faces.embed(crops) - wanted).max() < 1e-5
     assert faces.embed(crops[:0]).shape == (0, 512)
-    assert retinaface[0] == ("retinaface_resnet50", False)
+    assert retinaface[0] == ("retinaface_resnet50", False, None)
     picture = np.zeros((120, 100, 3), np.uint8)
     picture[..., 0] = 9
     [[face]] = faces.detect([picture])
@@ -76,10 +79,10 @@ def test_adaface_sees_bgr_and_gives_unit_rows(retinaface, weights):
     assert shown[0, 0].tolist() == [0, 0, 9] and confidence == 0.97
 
 
-def test_facenet_sees_bgr_between_0_and_1(retinaface, monkeypatch):
+def test_facenet_sees_bgr_between_0_and_1(retinaface, monkeypatch, tmp_path):
     class InceptionResnetV1(torch.nn.Linear):
         def __init__(self, pretrained):
-            assert pretrained == "vggface2"
+            assert pretrained == (None if "ANYPHOTO_FACENET" in os.environ else "vggface2")
             super().__init__(3, 4)
 
         def forward(self, x):
@@ -94,6 +97,16 @@ def test_facenet_sees_bgr_between_0_and_1(retinaface, monkeypatch):
     assert facenet.facenet_input(crops)[0, :, 5, 5].tolist() == [0, 0, 1]
     assert faces.embed(crops).shape == (1, 4)
     assert np.linalg.norm(faces.embed(crops)) == pytest.approx(1)
+
+    state = {"weight": torch.eye(4, 3), "bias": torch.zeros(4), "logits.weight": torch.zeros(9, 4)}
+    torch.save(state, tmp_path / "vggface2.pt")
+    monkeypatch.setenv("ANYPHOTO_FACENET", str(tmp_path / "vggface2.pt"))
+    monkeypatch.setenv("ANYPHOTO_RETINAFACE", str(tmp_path))
+    assert open_faces("facenet", any_crop=True).embed(crops).tolist() == [[0, 0, 1, 0]]
+    assert retinaface[-1][2] == str(tmp_path)
+    monkeypatch.setenv("ANYPHOTO_FACENET", str(tmp_path / "gone.pt"))
+    with pytest.raises(EnvironmentFault, match="FaceNet's weights cannot be had"):
+        open_faces("facenet", any_crop=True)
 
 
 def test_the_crop_meets_ffhqs_template_with_grey_beyond_the_picture(retinaface, weights):

@@ -163,6 +163,8 @@ def speed() -> list[dict[str, object]]:
                 first, second = ours(cases, config, workers)
                 rounds.setdefault(f"anyphoto, {workers} process{'es' * (workers > 1)}", []).append(first)
             rounds.setdefault("anyphoto, the same command again", []).append(second)
+            half = config.model_copy(update={"precision": "bfloat16"})
+            rounds.setdefault("anyphoto, 1 process, --precision bfloat16", []).append(ours(cases, half, 1)[0])
             rounds.setdefault("anyphoto, the next system on the same cases", []).append(
                 another_system(cases, config, file.parent / "other")
             )

@@ -37,7 +37,7 @@ class Aesthetics:
 
     def __init__(
         self, head: Path, kind: str = "v2.5", encoder: str | None = None, device: str = "cpu", batch: int = 16,
-        cache: Path | None = None,
+        cache: Path | None = None, precision: str = "float32",
     ) -> None:  # fmt: skip
         from transformers import (
             CLIPImageProcessor,
@@ -54,7 +54,9 @@ class Aesthetics:
             else (CLIPVisionModelWithProjection, CLIPImageProcessor)
         )  # fmt: skip
         try:
-            self._encoder: Any = model.from_pretrained(source).eval().requires_grad_(False).to(device)
+            self._encoder: Any = (
+                model.from_pretrained(source, dtype=getattr(torch, precision)).eval().requires_grad_(False).to(device)
+            )
             self._processor: Any = processor.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise not_there("aesthetic encoder", source, error) from error
@@ -77,7 +79,9 @@ class Aesthetics:
         scores = []
         for places in batches(range(len(pictures)), self._batch):
             part = [np.ascontiguousarray(pictures[k]) for k in places]
-            pixels = self._processor(images=part, return_tensors="pt").pixel_values.to(self._device)
+            pixels = self._processor(images=part, return_tensors="pt").pixel_values.to(
+                self._device, self._encoder.dtype
+            )
             answer = self._encoder(pixel_values=pixels)
             rows = answer.pooler_output if self._kind == "v2.5" else answer.image_embeds
             scores.append(chain(torch.nn.functional.normalize(rows.float(), dim=-1), self._layers))

@@ -23,20 +23,26 @@ Rows = NDArray[np.float32]
 class Clip:
     """source: a hub id, or a folder that save_pretrained wrote: model, tokenizer and picture processor.
 
-    Raises EnvironmentFault where it cannot be had.
+    cache: where features are remembered. precision: float32 or bfloat16. Raises EnvironmentFault where there is none.
     """
 
-    def __init__(self, source: str = CLIP, device: str = "cpu", batch: int = 32, cache: Path | None = None) -> None:
+    def __init__(
+        self, source: str = CLIP, device: str = "cpu", batch: int = 32, cache: Path | None = None,
+        precision: str = "float32",
+    ) -> None:  # fmt: skip
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
         self.name, self._device, self._batch = source, device, batch
+        self._dtype: torch.dtype = getattr(torch, precision)
         try:
-            self._model: Any = CLIPModel.from_pretrained(source).eval().requires_grad_(False).to(device)
+            self._model: Any = (
+                CLIPModel.from_pretrained(source, dtype=self._dtype).eval().requires_grad_(False).to(device)
+            )
             self._tokenizer: Any = CLIPTokenizer.from_pretrained(source)
             self._processor: Any = CLIPImageProcessor.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise not_there("CLIP", source, error) from error
-        about = f"clip {sha256_of_state(self._model)} {self._processor.to_json_string()}" if cache else ""
+        about = f"clip {precision} {sha256_of_state(self._model)} {self._processor.to_json_string()}" if cache else ""
         self._seen, self._read = Memory(cache, f"{about} picture"), Memory(cache, f"{about} text")
 
     def pictures(self, pictures: Sequence[Picture], contents: Sequence[bytes] | None = None) -> Rows:
@@ -56,7 +62,7 @@ class Clip:
         rows = []
         for places in batches(range(len(pictures)), self._batch):
             part = [np.ascontiguousarray(pictures[k]) for k in places]
-            pixels = self._processor(images=part, return_tensors="pt").pixel_values.to(self._device)
+            pixels = self._processor(images=part, return_tensors="pt").pixel_values.to(self._device, self._dtype)
             rows.append(_unit(_features(self._model.get_image_features(pixel_values=pixels))))
         return np.concatenate(rows) if rows else np.zeros((0, self._model.config.projection_dim), np.float32)
 

@@ -71,7 +71,7 @@ def _clip(config: BenchConfig, device: str, cache: Path | None, why: dict[str, s
         why |= {"clip_i": "not asked for", "clip_t": "not asked for"}
         return None
     try:
-        return Clip(config.clip, device, cache=cache)
+        return Clip(config.clip, device, cache=cache, precision=config.precision)
     except EnvironmentFault as error:
         why |= {"clip_i": str(error), "clip_t": str(error)}
         return None

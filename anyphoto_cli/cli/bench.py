@@ -32,6 +32,7 @@ ClipModel = Annotated[str | None, typer.Option("--clip", help="CLIP's hub id or 
 Aesthetic = Annotated[Literal["v2.5", "laion"] | None, typer.Option("--aesthetic", help="Which aesthetic predictor.")]
 Head = Annotated[str | None, typer.Option("--aesthetic-head", help="Its head's file.", metavar="FILE")]
 Encoder = Annotated[str | None, typer.Option("--aesthetic-encoder", help="Another encoder for it.", metavar="ID|DIR")]
+Precision = Annotated[Literal["float32", "bfloat16"] | None, described(BenchConfig, "precision")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda.", metavar="NAME")]
 
 
@@ -48,6 +49,7 @@ def score(
     aesthetic: Aesthetic = None,
     aesthetic_head: Head = None,
     aesthetic_encoder: Encoder = None,
+    precision: Precision = None,
     subset: Subset = None,
     workers: Annotated[int | None, typer.Option(help="Processes; default: one, on a CPU one for four cores.",
                                                 metavar="N")] = None,
@@ -63,7 +65,7 @@ def score(
     console.hush_libraries(verbose)
     from anyphoto_cli.bench.cases import only_subsets, read_cases
 
-    config = _scoring(protocol, face_pack, clip, aesthetic, aesthetic_head, aesthetic_encoder, device)
+    config = _scoring(protocol, face_pack, clip, aesthetic, aesthetic_head, aesthetic_encoder, precision, device)
     cases = only_subsets(read_cases(bench), tuple(subset or ()))
     if results is not None and not results.is_dir():
         raise InputError("no such folder", file=results, field="--results")
@@ -108,6 +110,7 @@ def run(
     aesthetic: Aesthetic = None,
     aesthetic_head: Head = None,
     aesthetic_encoder: Encoder = None,
+    precision: Precision = None,
     subset: Subset = None,
     device: Device = None,
     quiet: Quiet = False,
@@ -130,7 +133,7 @@ def run(
         "device": device, "dtype": dtype, "memory": memory,
     }  # fmt: skip
     config = load_config(RunConfig, given=given)
-    scoring = _scoring(protocol, face_pack, clip, aesthetic, aesthetic_head, aesthetic_encoder, device)
+    scoring = _scoring(protocol, face_pack, clip, aesthetic, aesthetic_head, aesthetic_encoder, precision, device)
     cases = only_subsets(read_cases(bench), tuple(subset or ()))
     listener = console.Terminal(quiet or as_json)
     on_gpus = executor == "local" and free_workers("cuda") if _on_cuda(config.device) else 1
@@ -170,11 +173,12 @@ def _share(text: str) -> tuple[int, int]:
 
 def _scoring(
     protocol: str, face_packs: list[str] | None, clip: str | None, aesthetic: str | None, head: str | None,
-    encoder: str | None, device: str | None,
+    encoder: str | None, precision: str | None, device: str | None,
 ) -> BenchConfig:  # fmt: skip
     given: dict[str, Any] = {
         "face_packs": face_packs or None, "aesthetic": aesthetic, "aesthetic_head": head,
-        "aesthetic_encoder": encoder, "device": device, "clip": clip if clip != "none" else None,
+        "aesthetic_encoder": encoder, "device": device, "precision": precision,
+        "clip": clip if clip != "none" else None,
     }  # fmt: skip
     config = load_config(BenchConfig, given=PROTOCOLS[protocol] | {k: v for k, v in given.items() if v is not None})
     return config.model_copy(update={"clip": None}) if clip == "none" else config

@@ -57,6 +57,8 @@ def test_clip_s_features_are_transformers_own_and_batches_change_nothing(clip_fo
     with torch.no_grad():
         both = model(pixel_values=pixels, **given)
     assert (both.logits_per_image / model.logit_scale.exp()).item() == pytest.approx(float(rows[0] @ said[0]), abs=1e-5)
+    half = Clip(str(clip_folder), precision="bfloat16")
+    assert 0 < np.abs(half.pictures(pictures) - rows).max() < 0.03 and np.abs(half.texts(texts) - said).max() < 0.03
     assert clip.pictures([]).shape == clip.texts([]).shape == (0, 16)
     with pytest.raises(
         EnvironmentFault, match="CLIP could not be loaded from /nowhere .*Give a folder of a copy: --clip"

@@ -75,7 +75,7 @@ def sheet(
 @app.command(epilog=f"Example: anyphoto mini demo -o demo\n\n{DOCS}")
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.", metavar="DIR")] = Path("demo"),
-    steps: Annotated[int, typer.Option(help="Of training.", metavar="N")] = 60,
+    steps: Annotated[int, typer.Option(help="Of training.", metavar="N")] = 40,
     quiet: Quiet = False,
 ) -> int:
     """Photos, shards, training, pictures and scores in minutes, by the commands one would type, and a page of it all.

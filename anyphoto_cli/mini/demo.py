@@ -36,7 +36,7 @@ class Done:
     commands: tuple[tuple[str, float], ...]
 
 
-def run_demo(out: Path, steps: int = 60, adapter: Path | None = None, listener: Listener | None = None) -> Done:
+def run_demo(out: Path, steps: int = 40, adapter: Path | None = None, listener: Listener | None = None) -> Done:
     """Write everything below `out`, the page last. steps: of training. adapter: to train on from; None: the one that
     came with the package, or a fresh one.
 

@@ -90,12 +90,19 @@ def _places(
     if original is None:
         remedy = "Use --layout-from reference"
         raise InputError("has no original to take the places from", field=case.id, remedy=remedy)
-    return [(points, frame) for points in _in_original(case, original, references, analyzer)]
+    width, height = original.shape[1], original.shape[0]
+    boxes = [_scaled(box, width / frame[0], height / frame[1]) for box in case.boxes]
+    return [(points, (width, height)) for points in _in_original(case.id, original, boxes, references, analyzer)]
+
+
+def _scaled(box: Box, across: float, down: float) -> Box:
+    return Box(box.x0 * across, box.y0 * down, box.x1 * across, box.y1 * down)
 
 
 def _in_original(
-    case: Case, original: Picture, references: Sequence[Picture], analyzer: FaceAnalyzer
+    id_: str, original: Picture, boxes: Sequence[Box], references: Sequence[Picture], analyzer: FaceAnalyzer
 ) -> list[Points]:  # fmt: skip
+    """Places in px of the original; so are the boxes."""
     found = [face for face in analyzer.detect([original])[0] if face.score >= _SEEN]
     owner: dict[int, int] = {}
     if found:
@@ -105,10 +112,10 @@ def _in_original(
         owner = assignment(cosines(people, there))
     places = {who: found[face].landmarks.astype(np.float64) for who, face in owner.items()}
     left = [who for who in range(len(references)) if who not in places]
-    free = [box for box in case.boxes if not any(_holds(box, points) for points in places.values())]
+    free = [box for box in boxes if not any(_holds(box, points) for points in places.values())]
     if len(left) > len(free):
         what = f"its original shows {len(found)} faces for {len(references)} people"
-        raise InputError(what, field=case.id, remedy="Use --layout-from reference")
+        raise InputError(what, field=id_, remedy="Use --layout-from reference")
     places |= {who: upright_landmarks(box) for who, box in zip(left, free, strict=False)}
     return [places[who] for who in range(len(references))]
 

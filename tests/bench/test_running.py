@@ -153,12 +153,17 @@ def test_a_person_without_a_found_face_takes_the_free_box(drawn, tmp_path):
     boxes = [[*(np.array(points).min(0) - 8), *(np.array(points).max(0) + 8)] for points in case.landmarks]
     entry = {"id": "a", "prompt": "two", "references": [str(s.file) for s in case.references], "gt": str(photo)}
     (tmp_path / "boxes.jsonl").write_text(json.dumps(entry | {"boxes": boxes}) + "\n")
+    doubled = {"boxes": [[2 * x for x in box] for box in boxes], "width": 256, "height": 256}
+    (tmp_path / "doubled.jsonl").write_text(json.dumps(entry | doubled) + "\n")
     (tmp_path / "none.jsonl").write_text(json.dumps(entry) + "\n")
 
-    [boxed] = read_cases(tmp_path / "boxes.jsonl").cases
-    document = json.loads(write_layout(boxed, tmp_path / "l", open_faces("mini"), QUICK, 128).read_text())
-    middle = np.mean(document["faces"][1]["landmarks"], 0)
+    documents = []
+    for name in ("boxes.jsonl", "doubled.jsonl"):  # the same places in px of another picture
+        [boxed] = read_cases(tmp_path / name).cases
+        documents.append(json.loads(write_layout(boxed, tmp_path / "l", open_faces("mini"), QUICK, 128).read_text()))
+    middle = np.mean(documents[0]["faces"][1]["landmarks"], 0)
     assert np.linalg.norm(middle - hidden.mean(0)) < 0.5 * face_height(hidden)
+    assert documents[0] == documents[1]
     [bare] = read_cases(tmp_path / "none.jsonl").cases
     with pytest.raises(InputError, match="its original shows 1 faces for 2 people"):
         write_layout(bare, tmp_path / "l", open_faces("mini"), QUICK, 128)

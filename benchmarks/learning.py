@@ -2,7 +2,7 @@
 trained adapter, against their references and against the places asked for.
 
 anyphoto mini photos --people 60 --groups 80 --held-out --layouts -o held_out
-python -m benchmarks.learning RUN --layouts held_out/layouts [--count 60] [-o numbers.json]
+python -m benchmarks.learning RUN --layouts held_out/layouts [--count 60] [-o numbers.json] [--sheet faces.png]
 """
 
 from __future__ import annotations
@@ -69,6 +69,27 @@ def measured(files: list[Path], pictures: Path, analyzer: FaceAnalyzer) -> dict[
     }  # fmt: skip
 
 
+def sheet(files: list[Path], folders: list[Path], out: Path, scale: int = 2) -> None:
+    """A row a layout: the picture of each folder, then the references. Drawn pictures are enlarged, sharp."""
+    from PIL import Image
+
+    def shown(file: Path, side: int) -> Image.Image:
+        return Image.fromarray(read_picture(file)).resize((side, side), Image.Resampling.NEAREST)
+
+    side, small, gap = 128 * scale, 64 * scale, 4
+    width = len(folders) * (side + gap) + 2 * (small + gap)
+    page = Image.new("RGB", (width, len(files) * (side + gap)), "white")
+    for row, file in enumerate(files):
+        layout, top = load_layout(file), row * (side + gap)
+        for column, folder in enumerate(folders):
+            [picture] = sorted(folder.glob(f"{file.stem}_seed*.png"))
+            page.paste(shown(picture, side), (column * (side + gap), top))
+        for k in range(len(layout.faces)):
+            left = len(folders) * (side + gap) + k % 2 * (small + gap)
+            page.paste(shown(layout.reference_path(k), small), (left, top + k // 2 * (small + gap)))
+    page.save(out, optimize=True)
+
+
 def main() -> None:
     """Render all three, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -76,6 +97,7 @@ def main() -> None:
     parser.add_argument("--layouts", type=Path, required=True)
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("-o", "--out", type=Path)
+    parser.add_argument("--sheet", type=Path, help="a PNG: untrained, trained, the photo, the references")
     given = parser.parse_args()
     config = TrainConfig.model_validate_json((given.run / "training.json").read_text())
     files = sorted(given.layouts.glob("*.json"))[: given.count]
@@ -100,6 +122,8 @@ def main() -> None:
             rows[name] = measured(files, out, analyzer)
             if given.out:
                 shutil.copytree(out, given.out.parent / name.replace(" ", "_"), dirs_exist_ok=True)
+        if given.sheet:
+            sheet(files[:6], [folder / "untrained adapter", folder / "trained", originals], given.sheet)
     print("| | faces | cosine at the place | rank 1 | found | cosine of found | place error |")
     print("|---|---|---|---|---|---|---|")
     for name, row in rows.items():

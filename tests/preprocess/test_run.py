@@ -606,13 +606,13 @@ def test_a_photo_that_kills_its_worker_costs_itself_alone(tmp_path):
 def test_memory_is_flat_in_the_number_of_photos(tmp_path):
     """The plan of two million photos takes some 50 bytes a photo; nothing else may grow with their number."""
     code = (
-        "import resource, sys\nfrom pathlib import Path\n"
+        "import sys\nfrom pathlib import Path\nfrom tests.preprocess.fakes import peak_kib\n"
         "from anyphoto_cli.data.sources import PhotoInput\nfrom anyphoto_cli.preprocess.work import write_photo_list\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak_kib()\n"
         "photos = (PhotoInput(f'{n:08d}.jpg', f'/photos/{n:08d}.jpg') for n in range(int(sys.argv[2])))\n"
         "listed = write_photo_list(Path(sys.argv[1]), photos)\n"
         "assert len(listed.photos(len(listed) - 1)) > 0\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+        "print(peak_kib() - before)\n"
     )
     grown = []
     for count in (20_000, 400_000):

@@ -10,6 +10,7 @@ from typing import Any
 from anyphoto_cli.bench.faces import Eyes
 from anyphoto_cli.config.bench import BenchConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.runtime.devices import on_cuda
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ def open_models(config: BenchConfig, cache: Path | None = None, threads: int = 0
     """
     from anyphoto_cli.faces.packs import open_faces
 
-    device = "cuda" if config.device.startswith("cuda") or (config.device == "auto" and _has_cuda()) else "cpu"
+    device = "cuda" if on_cuda(config.device) else "cpu"
     faces: dict[str, Eyes] = {}
     why: dict[str, str] = {}
     for name in config.face_packs:
@@ -56,12 +57,6 @@ def open_models(config: BenchConfig, cache: Path | None = None, threads: int = 0
     if not faces:
         raise EnvironmentFault("none of the face models can be had", remedy="; ".join(why.values()))
     return Models(faces, _clip(config, device, cache, why), _aesthetic(config, device, cache, why), why)
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())
 
 
 def _clip(config: BenchConfig, device: str, cache: Path | None, why: dict[str, str]) -> Any:
@@ -84,7 +79,10 @@ def _aesthetic(config: BenchConfig, device: str, cache: Path | None, why: dict[s
         why["aesthetic"] = "no head's file was given"
         return None
     try:
-        return Aesthetics(Path(config.aesthetic_head), config.aesthetic, config.aesthetic_encoder, device, cache=cache)
+        return Aesthetics(
+            Path(config.aesthetic_head), config.aesthetic, config.aesthetic_encoder, device, cache=cache,
+            precision=config.precision,
+        )  # fmt: skip
     except EnvironmentFault as error:
         why["aesthetic"] = str(error)
         return None

@@ -1,4 +1,4 @@
-"""The benchmark's pictures, made: cases in pieces, by workers here or on a Ray cluster, or a share of them by `shard`.
+"""The benchmark's pictures, made: by workers here or on a Ray cluster, all of them or a share by `shard`.
 
 Below `out`: pictures/, layouts/ (AnyPhoto's), refused/<id>.txt for a case that could not be made, and run.json with
 what was asked for. What is there is not made again.
@@ -17,28 +17,18 @@ from anyphoto_cli.bench.results import RUN, claim, result_of
 from anyphoto_cli.config.bench import RunConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
+from anyphoto_cli.runtime.devices import on_cuda
 from anyphoto_cli.runtime.jobs import CAREFULLY
 from anyphoto_cli.runtime.progress import Listener
-
-PER_PIECE = 8
 
 
 @dataclass(frozen=True)
 class RenderJob:
-    """Cases in pieces of PER_PIECE, as a `runtime.jobs.Job`."""
+    """A case a piece, as a `runtime.jobs.Job`: pictures take seconds to minutes, and progress is told by each."""
 
     cases: tuple[Case, ...]
     out: Path
     config: RunConfig
-
-    @property
-    def pieces(self) -> range:
-        """Their numbers."""
-        return range(-(-len(self.cases) // PER_PIECE))
-
-    def of_piece(self, number: int) -> tuple[Case, ...]:
-        """Its cases."""
-        return self.cases[number * PER_PIECE : (number + 1) * PER_PIECE]
 
     def open(self, worker: int) -> Any:
         """The system, with its models."""
@@ -47,21 +37,20 @@ class RenderJob:
         return open_system(self.config, worker)
 
     def run(self, opened: Any, number: int, starting: Callable[[int], None], skip: frozenset[int]) -> int:
-        """Make what is missing of a piece. Returns how many cases were refused."""
-        refused = 0
-        for place, case in enumerate(self.of_piece(number)):
-            starting(place)
-            file = self.out / "refused" / f"{case.id}.txt"
-            try:
-                if place in skip - {CAREFULLY}:
-                    raise InputError("ended the process that rendered it, twice")
-                opened.make(case, self.out)
-                file.unlink(missing_ok=True)
-            except InputError as error:
-                refused += 1
-                with committed(file) as out:
-                    out.write(f"{error}\n".encode())
-        return refused
+        """Make one picture. Returns 1 where the case was refused, else 0."""
+        starting(0)
+        case = self.cases[number]
+        file = self.out / "refused" / f"{case.id}.txt"
+        try:
+            if skip - {CAREFULLY}:
+                raise InputError("ended the process that rendered it, twice")
+            opened.make(case, self.out)
+        except InputError as error:
+            with committed(file) as out:
+                out.write(f"{error}\n".encode())
+            return 1
+        file.unlink(missing_ok=True)
+        return 0
 
 
 def render_cases(
@@ -83,9 +72,9 @@ def render_cases(
     job = RenderJob(waiting, out, config)
     listener.work("Rendering", len(mine), len(mine) - len(waiting))
     refused = 0
-    for number, answer in _through(job, executor, workers, ray_address):
+    for _, answer in _through(job, executor, workers, ray_address):
         refused += answer
-        listener.done(len(job.of_piece(number)))
+        listener.done(1)
     listener.end()
     return refused
 
@@ -94,21 +83,15 @@ def _through(job: RenderJob, executor: str, workers: int, address: str | None) -
     if executor == "ray":
         from anyphoto_cli.runtime.ray_executor import run_ray
 
-        cuda = job.config.device.startswith("cuda") or (job.config.device == "auto" and _has_cuda())
-        return run_ray(job, job.pieces, workers, address=address, gpus=1.0 if cuda else 0.0)
+        gpus = 1.0 if on_cuda(job.config.device) else 0.0
+        return run_ray(job, range(len(job.cases)), workers, address=address, gpus=gpus)
     if executor == "local" and workers > 1:
         from anyphoto_cli.runtime.local_executor import run_local
 
-        return run_local(job, job.pieces, workers)
+        return run_local(job, range(len(job.cases)), workers)
     from anyphoto_cli.runtime.jobs import run_here
 
-    return run_here(job, job.pieces)
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())
+    return run_here(job, range(len(job.cases)))
 
 
 def with_places(cases: Cases, out: Path) -> Cases:

@@ -125,7 +125,7 @@ def run(
     from anyphoto_cli.bench.cases import only_subsets, read_cases
     from anyphoto_cli.bench.results import SCORES
     from anyphoto_cli.bench.running import refusals, render_cases, with_places
-    from anyphoto_cli.runtime.devices import free_workers
+    from anyphoto_cli.runtime.devices import free_workers, on_cuda
 
     given = {
         "system": system, "model": model, "adapter": adapter, "model_face_pack": model_face_pack,
@@ -136,7 +136,7 @@ def run(
     scoring = _scoring(protocol, face_pack, clip, aesthetic, aesthetic_head, aesthetic_encoder, precision, device)
     cases = only_subsets(read_cases(bench), tuple(subset or ()))
     listener = console.Terminal(quiet or as_json)
-    on_gpus = executor == "local" and free_workers("cuda") if _on_cuda(config.device) else 1
+    on_gpus = executor == "local" and free_workers("cuda") if on_cuda(config.device) else 1
     refused = render_cases(
         cases, out, config, shard=_share(shard), executor=executor, workers=workers or on_gpus or 1,
         ray_address=ray_address, listener=listener,
@@ -153,15 +153,9 @@ def run(
 
 def _scorers(device: str) -> int:
     """Each process holds all models, and four threads of one serve a model well: one for four cores, up to four."""
-    from anyphoto_cli.runtime.devices import free_workers
+    from anyphoto_cli.runtime.devices import free_workers, on_cuda
 
-    return 1 if _on_cuda(device) else max(min(free_workers("cpu") // 4, 4), 1)
-
-
-def _on_cuda(device: str) -> bool:
-    import torch
-
-    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return 1 if on_cuda(device) else max(min(free_workers("cpu") // 4, 4), 1)
 
 
 def _share(text: str) -> tuple[int, int]:

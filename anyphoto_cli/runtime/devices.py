@@ -14,6 +14,13 @@ def resolve_device(device: str) -> str:
     return "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
 
 
+def on_cuda(device: str) -> bool:
+    """Whether torch runs there: cuda, cuda:1, or auto where there is a card."""
+    import torch
+
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+
+
 def free_workers(device: str) -> int:
     """One a card, or one a core this process may use: on a CPU processes beat threads two to one."""
     if device == "cuda":

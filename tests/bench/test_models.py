@@ -120,3 +120,14 @@ def test_heads_that_are_none(tmp_path):
     ):  # fmt: skip
         with pytest.raises(EnvironmentFault, match=line):
             read_head(tmp_path / f"{name}.pth")
+
+
+def test_the_format_asked_for_reaches_both_encoders(clip_folder, tmp_path, monkeypatch):
+    from anyphoto_cli.bench import aesthetics
+    from anyphoto_cli.bench.models import open_models
+    from anyphoto_cli.config.bench import BenchConfig
+
+    heard = {}
+    monkeypatch.setattr(aesthetics, "Aesthetics", lambda *args, **more: heard.update(more))
+    config = BenchConfig(face_packs=("mini",), clip=str(clip_folder), aesthetic_head="head.pth", precision="bfloat16")
+    assert open_models(config).clip._model.dtype == torch.bfloat16 and heard["precision"] == "bfloat16"

@@ -18,7 +18,7 @@ from anyphoto_cli.bench.cases import Case, Cases
 from anyphoto_cli.bench.faces import Eyes, Seen
 from anyphoto_cli.bench.models import Models, open_models
 from anyphoto_cli.bench.placement import placement
-from anyphoto_cli.bench.results import LINES, SETTINGS, SUMMARY, claim, read_lines, result_of, write_lines
+from anyphoto_cli.bench.results import LINES, SETTINGS, SUMMARY, Results, claim, read_lines, write_lines
 from anyphoto_cli.bench.scores import CaseScore, assignment, cosines, score_faces
 from anyphoto_cli.bench.sources import Source
 from anyphoto_cli.bench.summing import sum_up
@@ -128,8 +128,9 @@ def score_cases(
     """One line a case, in their order."""
     lines: dict[str, dict[str, Any]] = {}
     read: list[_Pictures] = []
+    there = Results(results)
     for case in cases:
-        source = result_of(case, results)
+        source = there.of(case)
         if source is None:
             lines[case.id] = _left_out(
                 case.id, case.subset, "missing", (refused or {}).get(case.id, "no picture was made")

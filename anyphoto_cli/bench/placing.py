@@ -42,7 +42,7 @@ def write_layout(case: Case, folder: Path, analyzer: FaceAnalyzer, config: RunCo
     names = [_written(source.read(), folder / f"{case.id}_{k}") for k, source in enumerate(case.references, 1)]
     references = [picture_of(source) for source in case.references]
     original = picture_of(case.gt) if case.gt is not None else None
-    frame = _frame(case, original)
+    frame = frame_of(case, original)
     width, height = picture_size(*frame, side)
     places = _places(case, original, references, frame, analyzer, config.layout_from)
     faces = [
@@ -71,7 +71,7 @@ def picture_size(width: float, height: float, side: int) -> tuple[int, int]:
     return whole(side * ratio), whole(side / ratio)
 
 
-def _frame(case: Case, original: Picture | None) -> tuple[float, float]:
+def frame_of(case: Case, original: Picture | None) -> tuple[float, float]:
     """(width, height) of what the case's landmarks and boxes are px of."""
     if case.size is not None:
         return case.size

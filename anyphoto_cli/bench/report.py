@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from anyphoto_cli.bench.cases import Case
-from anyphoto_cli.bench.results import result_of
+from anyphoto_cli.bench.results import Results
 from anyphoto_cli.bench.sources import Source
 from anyphoto_cli.bench.summing import CLIP_AND_AESTHETIC, METRICS
 from anyphoto_cli.bench.tables import LOWER_IS_BETTER, SUBSET_NAMES, TITLES
@@ -70,7 +70,8 @@ def write_report(
     """One page. lines: of all cases; shown: how many of them with pictures. Raises EnvironmentFault without jinja2."""
     ordered = [{**_LEFT_OUT, **line} for line in worst_first(lines)]
     known = {case.id: case for case in cases}
-    cards = [card(known[line["id"]], results, line) for line in ordered[:shown] if line["id"] in known]
+    there = Results(results)
+    cards = [card(known[line["id"]], there, line) for line in ordered[:shown] if line["id"] in known]
     first = next(iter(summary["face_models"]), "")
     facts = [
         ("Cases", f"{len(lines):,}"),
@@ -108,12 +109,12 @@ def case_value(line: Mapping[str, Any], metric: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def card(case: Case, results: Path | None, line: Mapping[str, Any]) -> Card:
+def card(case: Case, results: Results, line: Mapping[str, Any]) -> Card:
     """The pictures of a case, small, with the faces that were seen in them."""
     seen = line.get("faces") or {}
     faces = next(iter((line.get("legs") or {"": {"faces": []}}).values()))["faces"]
     whose = [face["reference"] if face["reference"] is not None else face["original"] for face in faces]
-    source = result_of(case, results)
+    source = results.of(case)
     owners = _owners_in_original(faces)
     return Card(
         line, case.prompt, _thumbnail("result", source, seen.get("result"), whose, _RESULT_PX),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 import json
+import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,33 @@ FINISHED = ("scored", "no face")
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def result_of(case: Case, results: Path | None) -> Source | None:
-    """The picture to be scored: <id>.png, <id>_seed<n>.png (the lowest seed), <id>/out.png, also .jpg, .webp; of no
-    folder the case's own. None where there is none.
+class Results:
+    """Where the cases' pictures lie: <id>.png, <id>/out.png (also .jpg, .webp), <id>_seed<n>.png (the lowest seed); of no
+    folder the cases' own. The folder is listed once.
     """
-    if results is None:
-        return case.result
-    for ending in _ENDINGS:
-        for file in (results / f"{case.id}{ending}", results / case.id / f"out{ending}"):
-            if file.is_file():
-                return FileSource(file)
-    seeds = {file: file.stem.rpartition("_seed")[2] for file in results.glob(f"{glob.escape(case.id)}_seed*.png")}
-    named = sorted((int(seed), file) for file, seed in seeds.items() if seed.isdecimal())
-    named = [(seed, file) for seed, file in named if file.stem == f"{case.id}_seed{seed}"]
-    return FileSource(named[0][1]) if named else None
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def of(self, case: Case) -> Source | None:
+        """None where there is none."""
+        if self._folder is None:
+            return case.result
+        for ending in _ENDINGS:
+            for file in (self._folder / f"{case.id}{ending}", self._folder / case.id / f"out{ending}"):
+                if file.is_file():
+                    return FileSource(file)
+        seed = self._seeds.get(case.id)
+        return None if seed is None else FileSource(self._folder / f"{case.id}_seed{seed}.png")
+
+    @cached_property
+    def _seeds(self) -> dict[str, int]:
+        """Id -> the lowest seed of its pictures."""
+        found: dict[str, int] = {}
+        for file in self._folder.iterdir() if self._folder and self._folder.is_dir() else ():
+            if match := re.fullmatch(r"(.+)_seed(0|[1-9]\d*)\.png", file.name):
+                found[match[1]] = min(int(match[2]), found.get(match[1], int(match[2])))
+        return found
 
 
 def read_lines(out: Path) -> list[dict[str, Any]]:

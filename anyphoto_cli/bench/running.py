@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anyphoto_cli.bench.cases import Case, Cases
-from anyphoto_cli.bench.results import RUN, claim, result_of
+from anyphoto_cli.bench.results import RUN, Results, claim
 from anyphoto_cli.config.bench import RunConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
@@ -68,7 +68,8 @@ def render_cases(
         raise InputError(f"{index}/{count} is no share", field="--shard", remedy="Give 1/4, 2/4, 3/4, 4/4")
     claim(out / RUN, config.model_dump(mode="json", exclude={"device", "memory"}), "pictures")
     mine = cases.cases[index - 1 :: count]
-    waiting = tuple(case for case in mine if result_of(case, out / "pictures") is None)
+    there = Results(out / "pictures")
+    waiting = tuple(case for case in mine if there.of(case) is None)
     job = RenderJob(waiting, out, config)
     listener.work("Rendering", len(mine), len(mine) - len(waiting))
     refused = 0

@@ -132,7 +132,6 @@ def read_weights(folder: Path, card: AdapterCard) -> tuple[dict[str, Tensor], di
 def load_adapter(transformer: Any, folder: Path) -> AdapterCard:
     """Put a saved adapter into a transformer, in its number format. Raises InputError where they do not fit."""
     from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
-    from peft.utils import set_peft_model_state_dict
 
     card = read_card(folder)
     lora, projector = read_weights(folder, card)
@@ -140,22 +139,32 @@ def load_adapter(transformer: Any, folder: Path) -> AdapterCard:
         raise InputError("must be loaded before sequential offload is switched on", file=folder, field="--adapter")
     transformer.add_anyphoto(card.method, card.embedding)
     try:
+        copy_weights(transformer, lora, projector, folder, card)
+    except InputError:
+        transformer.remove_anyphoto()  # half an adapter must not render
+        raise
+    _to_inference_format(transformer)
+    # Group offload, where it is on, has to learn of the new modules; diffusers' own LoRA loader does the same.
+    _maybe_remove_and_reapply_group_offloading(transformer)
+    transformer.card = card
+    return card
+
+
+def copy_weights(transformer: Any, lora: Any, projector: Any, folder: Path, card: AdapterCard) -> None:
+    """State dicts into the adapter that a transformer has. Raises InputError where they do not fit its base."""
+    from peft.utils import set_peft_model_state_dict
+
+    try:
         loaded = set_peft_model_state_dict(transformer, lora, adapter_name=ADAPTER)
         missing = [key for key in loaded.missing_keys if f".{ADAPTER}." in key]
         if loaded.unexpected_keys or missing:
             raise RuntimeError(f"{len(loaded.unexpected_keys)} unknown and {len(missing)} missing tensors")
         transformer.id_projector.load_state_dict(projector)
     except RuntimeError as error:
-        transformer.remove_anyphoto()  # half an adapter must not render
         raise InputError(
             f"does not fit this base model ({str(error).splitlines()[-1].strip()[:160]})", file=folder,
             field="--adapter", remedy=f"It was trained on {card.base_model}",
         ) from error  # fmt: skip
-    _to_inference_format(transformer)
-    # Group offload, where it is on, has to learn of the new modules; diffusers' own LoRA loader does the same.
-    _maybe_remove_and_reapply_group_offloading(transformer)
-    transformer.card = card
-    return card
 
 
 def _to_inference_format(transformer: Any) -> None:

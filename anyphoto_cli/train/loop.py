@@ -17,7 +17,7 @@ from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed, sweep
 from anyphoto_cli.layout.schema import load_layout
-from anyphoto_cli.model.adapter import save_adapter
+from anyphoto_cli.model.adapter import copy_weights, read_card, read_weights, save_adapter
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import only_one
 from anyphoto_cli.train.batches import ShardedSamples, batches
@@ -25,7 +25,7 @@ from anyphoto_cli.train.checkpoint import Checkpoint, newest_whole, read_optimis
 from anyphoto_cli.train.distributed import Ranks, joined
 from anyphoto_cli.train.examples import Bank, Example
 from anyphoto_cli.train.metrics import Meter, spoken
-from anyphoto_cli.train.models import Models, copy_weights, open_models, open_text, training_device
+from anyphoto_cli.train.models import Models, open_models, open_text, training_device
 from anyphoto_cli.train.objective import objective
 from anyphoto_cli.train.optimiser import Optimiser, trained_parameters
 from anyphoto_cli.train.plots import CONFIG, METRICS
@@ -269,8 +269,6 @@ def _compare(run: _Run, found: Checkpoint) -> None:
 
 
 def _load(run: _Run, found: Checkpoint) -> None:
-    from anyphoto_cli.model.adapter import read_card, read_weights
-
     card = read_card(found.folder)
     copy_weights(run.models.transformer, *read_weights(found.folder, card), found.folder, card)
     run.optimiser.load_state(read_optimiser(found))

@@ -14,8 +14,7 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.faces.packs import open_faces
 from anyphoto_cli.faces.recogniser_torch import load_recogniser
 from anyphoto_cli.model import bases, memory
-from anyphoto_cli.model.adapter import AdapterCard, FacePackCard, find_adapter, read_card, read_weights
-from anyphoto_cli.model.location_lora import ADAPTER
+from anyphoto_cli.model.adapter import AdapterCard, FacePackCard, copy_weights, find_adapter, read_card, read_weights
 from anyphoto_cli.seams import FaceAnalyzer
 from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.objective import Parts
@@ -118,20 +117,6 @@ def _begin_with(source: str, transformer: Any, card: AdapterCard) -> AdapterCard
         raise InputError(what, file=folder, field=f"method.{changed[0]}", remedy="Set the method of the adapter")
     copy_weights(transformer, *read_weights(folder, begun), folder, begun)
     return card.model_copy(update={"train_step": begun.train_step})
-
-
-def copy_weights(transformer: Any, lora: Any, projector: Any, folder: Path, card: AdapterCard) -> None:
-    """Into the masters of an adapter that is there. Raises InputError where they do not fit its base."""
-    from peft.utils import set_peft_model_state_dict
-
-    try:
-        loaded = set_peft_model_state_dict(transformer, lora, adapter_name=ADAPTER)
-        if loaded.unexpected_keys or [key for key in loaded.missing_keys if f".{ADAPTER}." in key]:
-            raise RuntimeError("other tensors")
-        transformer.id_projector.load_state_dict(projector)
-    except RuntimeError as error:
-        what = f"does not fit this base ({str(error).splitlines()[-1].strip()[:160]})"
-        raise InputError(what, file=folder, field="adapter", remedy=f"It was trained on {card.base_model}") from error
 
 
 def training_device(config: TrainConfig, local: int) -> torch.device:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from anyphoto_cli.bench.cases import Case
-from anyphoto_cli.bench.placing import picture_size
+from anyphoto_cli.bench.placing import frame_of, picture_size
 from anyphoto_cli.bench.sources import picture_of
 from anyphoto_cli.bench.systems import device_of
 from anyphoto_cli.config.bench import RunConfig
@@ -59,7 +59,8 @@ class EditingSystem:
         if file.is_file():
             return
         config = self._config
-        width, height = picture_size(*_proportions(case), config.side or self.side)
+        original = picture_of(case.gt) if case.gt is not None and case.size is None else None
+        width, height = picture_size(*frame_of(case, original), config.side or self.side)
         references = [Image.fromarray(picture_of(source)) for source in case.references]
         guidance = self.guidance if config.guidance_scale is None else config.guidance_scale
         told = self.arguments(case.prompt, references, config.steps or self.steps, guidance)
@@ -110,15 +111,6 @@ def _opened(config: RunConfig, source: str, class_name: str, worker: int) -> Any
     memory.place(pipeline, device, "full" if config.memory == "full" else "offload")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def _proportions(case: Case) -> tuple[float, float]:
-    if case.size is not None:
-        return case.size
-    if case.gt is None:
-        return 1.0, 1.0
-    height, width = picture_of(case.gt).shape[:2]
-    return float(width), float(height)
 
 
 def _write(image: Any, file: Path, record: dict[str, Any]) -> None:

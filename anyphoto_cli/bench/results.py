@@ -22,7 +22,7 @@ _ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class Results:
-    """Where the cases' pictures lie: <id>.png, <id>/out.png (also .jpg, .webp), <id>_seed<n>.png (the lowest seed); of no
+    """Where pictures of cases lie: <id>.png, <id>/out.png (also .jpg, .webp), <id>_seed<n>.png (the lowest seed); of no
     folder the cases' own. The folder is listed once.
     """
 

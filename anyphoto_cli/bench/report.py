@@ -30,7 +30,7 @@ COLOURS = ("one", "two", "three", "four")
 
 
 @dataclass(frozen=True)
-class Box:
+class DrawnBox:
     """A face on a thumbnail: px, and the look of whom it was taken for ("" for nobody)."""
 
     x: float
@@ -48,7 +48,7 @@ class Thumbnail:
     jpeg: bytes
     width: int
     height: int
-    boxes: tuple[Box, ...]
+    boxes: tuple[DrawnBox, ...]
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _thumbnail(
         factor = small.width / seen["size"][0]
         for k, (x0, y0, x1, y1) in enumerate(seen["boxes"]):
             look = _look(whose[k] if k < len(whose) else None)
-            boxes.append(Box(x0 * factor, y0 * factor, (x1 - x0) * factor, (y1 - y0) * factor, look))
+            boxes.append(DrawnBox(x0 * factor, y0 * factor, (x1 - x0) * factor, (y1 - y0) * factor, look))
     return Thumbnail(told, buffer.getvalue(), small.width, small.height, tuple(boxes))
 
 

@@ -7,7 +7,7 @@ what was asked for. What is there is not made again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from anyphoto_cli.config.bench import RunConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.runtime.devices import on_cuda
+from anyphoto_cli.runtime.executors import run_through
 from anyphoto_cli.runtime.jobs import CAREFULLY
 from anyphoto_cli.runtime.progress import Listener
 
@@ -73,26 +74,13 @@ def render_cases(
     job = RenderJob(waiting, out, config)
     listener.work("Rendering", len(mine), len(mine) - len(waiting))
     refused = 0
-    for _, answer in _through(job, executor, workers, ray_address):
+    through = "here" if executor == "local" and workers < 2 else executor
+    gpus = 1.0 if executor == "ray" and on_cuda(config.device) else 0.0
+    for _, answer in run_through(through, job, range(len(waiting)), workers, address=ray_address, gpus=gpus):
         refused += answer
         listener.done(1)
     listener.end()
     return refused
-
-
-def _through(job: RenderJob, executor: str, workers: int, address: str | None) -> Iterator[tuple[int, Any]]:
-    if executor == "ray":
-        from anyphoto_cli.runtime.ray_executor import run_ray
-
-        gpus = 1.0 if on_cuda(job.config.device) else 0.0
-        return run_ray(job, range(len(job.cases)), workers, address=address, gpus=gpus)
-    if executor == "local" and workers > 1:
-        from anyphoto_cli.runtime.local_executor import run_local
-
-        return run_local(job, range(len(job.cases)), workers)
-    from anyphoto_cli.runtime.jobs import run_here
-
-    return run_here(job, range(len(job.cases)))
 
 
 def with_places(cases: Cases, out: Path) -> Cases:

@@ -10,8 +10,6 @@ it outside the two marks is left alone.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +23,8 @@ from numpy.typing import NDArray
 from anyphoto_cli.bench.results import all_lines
 from anyphoto_cli.bench.statistics import interval
 from anyphoto_cli.bench.tables import ablation_rows
-from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.files.commit import committed
+from anyphoto_cli.mini.commands import run_command
 from anyphoto_cli.train.presets import PRESETS
 
 METRICS = {"sim_gt": "Sim(GT)", "sim_ref": "Sim(Ref)", "copy_paste": "CP"}
@@ -146,11 +144,7 @@ def _bench(out: Path, name: str, adapter: str | None) -> None:
 
 def _do(out: Path, *words: str, launcher: Sequence[str] = ()) -> None:
     print(f"$ anyphoto {' '.join(words)}", flush=True)
-    command = [sys.executable, *launcher, "-m", "anyphoto_cli", *words]
-    done = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 3):  # 3: some cases show no face
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise EnvironmentFault(f"`anyphoto {' '.join(words)}` failed: {last}", file=out)
+    run_command(out, words, launcher)
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.mini import shipped
+from anyphoto_cli.mini.commands import run_command
 from anyphoto_cli.runtime.progress import Listener
 
 PAGE = "index.html"
@@ -46,9 +43,9 @@ def run_demo(out: Path, steps: int = 40, adapter: Path | None = None, listener: 
     out.mkdir(parents=True, exist_ok=True)
     told: list[tuple[str, float]] = []
 
-    def do(*words: str, fine: Sequence[int] = (0,)) -> None:
+    def do(*words: str) -> None:
         listener.stage(f"anyphoto {' '.join(words)}")
-        told.append((f"anyphoto {' '.join(words)}", _run(out, words, fine)))
+        told.append((f"anyphoto {' '.join(words)}", run_command(out, words)))
 
     do("mini", "photos", "--people", "24", "--groups", "96", "-o", "world")
     do("preprocess", "world/photos", "--refs", "world/refs", "-o", "data", "--config", "world/preprocess.yaml")
@@ -62,24 +59,12 @@ def run_demo(out: Path, steps: int = 40, adapter: Path | None = None, listener: 
     do("layout", "preview", "layouts/photo.json", "--face-pack", "mini", "-o", "layout.png")
     do("generate", "layouts", "-o", "pictures", "--adapter", "run/adapter")
     judged = ("--face-pack", "mini", "--clip", "none")
-    do("bench", "run", "held_out/cases.jsonl", "-o", "untrained", "--adapter", "none", *judged, fine=(0, 3))
-    do("bench", "run", "held_out/cases.jsonl", "-o", "trained", "--adapter", "run/adapter", *judged, fine=(0, 3))
+    do("bench", "run", "held_out/cases.jsonl", "-o", "untrained", "--adapter", "none", *judged)
+    do("bench", "run", "held_out/cases.jsonl", "-o", "trained", "--adapter", "run/adapter", *judged)
     listener.stage("Writing the page")
     with committed(out / PAGE) as file:
         file.write(page(out, told))
     return Done(out / PAGE, tuple(told))
-
-
-def _run(out: Path, words: Sequence[str], fine: Sequence[int]) -> float:
-    """Seconds it took. fine: exit codes that are no failure (3: some cases have no face)."""
-    began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "anyphoto_cli", *words], cwd=out, capture_output=True, text=True, check=False
-    )
-    if done.returncode not in fine:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise EnvironmentFault(f"`anyphoto {' '.join(words)}` failed: {last}", file=out)
-    return time.monotonic() - began
 
 
 def write_layouts(held_out: Path, folder: Path) -> None:

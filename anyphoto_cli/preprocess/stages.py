@@ -36,8 +36,8 @@ from anyphoto_cli.preprocess.selection import (
 from anyphoto_cli.preprocess.work import PhotoList, Work, open_photo_list, write_photo_list
 from anyphoto_cli.registry import find, names
 from anyphoto_cli.runtime.devices import free_workers, resolve_device
+from anyphoto_cli.runtime.executors import run_through
 from anyphoto_cli.runtime.jobs import Job, run_here
-from anyphoto_cli.runtime.local_executor import run_local
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import keep_options, only_one, read_record
 from anyphoto_cli.seams import Captioner
@@ -84,14 +84,10 @@ class _Run:
 
     def do(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """Through the executor that was asked for."""
-        if self.options.executor == "ray":
-            from anyphoto_cli.runtime.ray_executor import run_ray
-
-            gpus = 1.0 if self.device.startswith("cuda") else 0.0
-            return run_ray(job, numbers, self.workers, address=self.options.ray_address, gpus=gpus)
-        if self.options.executor == "here":
-            return run_here(job, numbers)
-        return run_local(job, numbers, self.workers)
+        return run_through(
+            self.options.executor, job, numbers, self.workers, address=self.options.ray_address,
+            gpus=1.0 if self.device.startswith("cuda") else 0.0,
+        )  # fmt: skip
 
 
 def run(

@@ -23,8 +23,8 @@ class EditingSystem:
 
     source: ClassVar[str]
     """Hub id of the weights used when none are named."""
-    pipeline_class: ClassVar[str]
-    """In diffusers. Its kin of the same folder, such as QwenImageEditPlusPipeline, may take its place."""
+    pipelines: ClassVar[tuple[str, ...]]
+    """Classes of diffusers, one of which its folder must be of."""
     side: ClassVar[int] = 1024
     steps: ClassVar[int]
     guidance: ClassVar[float]
@@ -40,7 +40,7 @@ class EditingSystem:
             remedy = "Install the torchvision that belongs to your torch"
             raise EnvironmentFault(f"{config.system} needs torchvision", field="--system", remedy=remedy)
         self._config = config
-        self._pipeline = _opened(config, config.model or self.source, self.pipeline_class, worker)
+        self._pipeline = _opened(config, config.model or self.source, self.pipelines, worker)
 
     def arguments(self, prompt: str, references: Sequence[Any], steps: int, guidance: float) -> dict[str, Any]:
         """The pipeline's own, but size and generator. references: PIL pictures, RGB."""
@@ -90,24 +90,21 @@ def side_by_side(references: Sequence[Any]) -> Any:
     return row
 
 
-def _opened(config: RunConfig, source: str, class_name: str, worker: int) -> Any:
+def _opened(config: RunConfig, source: str, pipelines: Sequence[str], worker: int) -> Any:
     import diffusers
 
     from anyphoto_cli.model import memory
 
     device = memory.pick_device(device_of(config, worker))
     dtype = memory.pick_dtype(config.dtype, device)
-    named = getattr(diffusers, class_name, None)
-    if named is None:
-        raise EnvironmentFault(f"the installed diffusers has no {class_name}", field="--system")
     try:
         pipeline = diffusers.DiffusionPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
         line = str(error).strip().splitlines()[0][:200]
         remedy = "Give a folder with --model, or download it first"
         raise EnvironmentFault(f"{source} cannot be opened ({line})", field="--model", remedy=remedy) from error
-    if type(pipeline).__name__.removesuffix("Pipeline").removesuffix("Plus") != class_name.removesuffix("Pipeline"):
-        raise InputError(f"{source} is a {type(pipeline).__name__}, not a {class_name}", field="--model")
+    if type(pipeline).__name__ not in pipelines:
+        raise InputError(f"{source} is a {type(pipeline).__name__}, not a {pipelines[0]}", field="--model")
     memory.place(pipeline, device, "full" if config.memory == "full" else "offload")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -12,7 +12,7 @@ class FluxKontext(EditingSystem):
     """diffusers' FluxKontextPipeline."""
 
     source: ClassVar[str] = "black-forest-labs/FLUX.1-Kontext-dev"
-    pipeline_class: ClassVar[str] = "FluxKontextPipeline"
+    pipelines: ClassVar[tuple[str, ...]] = ("FluxKontextPipeline",)
     steps: ClassVar[int] = 28
     guidance: ClassVar[float] = 3.5
 

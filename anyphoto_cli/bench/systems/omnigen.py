@@ -12,7 +12,7 @@ class OmniGen(EditingSystem):
     """diffusers' OmniGenPipeline."""
 
     source: ClassVar[str] = "Shitao/OmniGen-v1-diffusers"
-    pipeline_class: ClassVar[str] = "OmniGenPipeline"
+    pipelines: ClassVar[tuple[str, ...]] = ("OmniGenPipeline",)
     steps: ClassVar[int] = 50
     guidance: ClassVar[float] = 2.5
     needs_torchvision: ClassVar[bool] = True

@@ -15,7 +15,7 @@ class QwenImageEdit(EditingSystem):
     """diffusers' QwenImageEditPlusPipeline, or QwenImageEditPipeline where --model names a folder of that."""
 
     source: ClassVar[str] = "Qwen/Qwen-Image-Edit-2509"
-    pipeline_class: ClassVar[str] = "QwenImageEditPipeline"
+    pipelines: ClassVar[tuple[str, ...]] = ("QwenImageEditPlusPipeline", "QwenImageEditPipeline")
     steps: ClassVar[int] = 40
     guidance: ClassVar[float] = 4.0
     needs_torchvision: ClassVar[bool] = True

@@ -95,8 +95,8 @@ def page(out: Path, commands: Sequence[tuple[str, float]]) -> bytes:
         people=[(folder.name, _small(next(iter(sorted(folder.iterdir())))))
                 for folder in sorted((out / "world" / "refs").iterdir())[:8]],
         manifest=json.loads((out / "data" / "manifest.json").read_text()), charts_of=charts(rows)[:3], last=rows[-1],
-        preview=_small(out / "layout.png", 640), layout=json.loads((out / "layouts" / "photo.json").read_text()),
-        asked=_asked(out), made=_made(out), rows=[(said, summaries[name]) for name, said in _ROWS.items()],
+        preview=_small(out / "layout.png", 640), asked=_asked(out), made=_made(out),
+        rows=[(said, summaries[name]) for name, said in _ROWS.items()],
     )  # fmt: skip
 
 

@@ -293,3 +293,15 @@ def test_a_base_may_bring_an_adapter(adapter, monkeypatch):
     assert find_weights(toy(adapter="none")).adapter is None
     with pytest.raises(InputError, match="no such folder"):
         find_weights(toy(adapter="gone"))
+
+
+def test_a_reference_that_changes_meanwhile_is_refused(layout_file):
+    """Canvases are made when they are rendered: from the very file whose hash the picture's record tells."""
+    layout = load_layout(layout_file)
+    conditions = prepare_faces(layout, open_faces("tiny-random"))
+    first = conditions.faces
+    assert [face.name for face in first] == [face.name for face in layout.faces]
+    with layout.reference_path(0).open("ab") as file:
+        file.write(b"0")
+    with pytest.raises(InputError, match="changed while it was being rendered"):
+        conditions.faces  # noqa: B018

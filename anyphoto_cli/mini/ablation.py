@@ -10,6 +10,7 @@ it outside the two marks is left alone.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from anyphoto_cli.bench.results import all_lines
 from anyphoto_cli.bench.statistics import interval
 from anyphoto_cli.bench.tables import ablation_rows
+from anyphoto_cli.errors import AnyPhotoError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.mini.commands import run_command
 from anyphoto_cli.train.presets import PRESETS
@@ -71,7 +73,11 @@ def main() -> None:
     seeds = tuple(int(seed) for seed in given.seeds.split(","))
     plan = Plan(given.folder, given.steps, seeds, tuple(given.rows.split(",")), given.processes)
     if not given.only_page:
-        run(plan, given.minutes)
+        try:
+            run(plan, given.minutes)
+        except AnyPhotoError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
     write_page(plan, given.page)
     print(given.page)
 

@@ -82,3 +82,15 @@ def test_the_command_writes_an_honest_page_without_any_run(tmp_path, monkeypatch
     monkeypatch.setattr("sys.argv", ["x", "--folder", str(tmp_path), "--page", str(tmp_path / "a.md"), "--only-page"])
     main()
     assert "owed" in (tmp_path / "a.md").read_text()
+
+
+def test_a_command_that_fails_ends_it_with_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "world").mkdir()
+    (tmp_path / "world" / "mine.txt").write_text("not ours")
+    monkeypatch.setattr("sys.argv", ["x", "--folder", str(tmp_path), "--page", str(tmp_path / "a.md")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "`anyphoto mini photos" in line and "is not an empty folder" in line
+    assert not (tmp_path / "a.md").exists()

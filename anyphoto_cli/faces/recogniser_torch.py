@@ -115,10 +115,17 @@ def _flatten(x: Tensor, axis: int = 1, **_: Any) -> Tensor:
     return x.reshape(int(np.prod(x.shape[:axis])), -1)
 
 
+def _cast(x: Tensor, to: int, **_: Any) -> Tensor:
+    if to != _ONNX_FLOAT:
+        raise InputError("casts to something else than float32")
+    return x.float()
+
+
 def _reshape(x: Tensor, shape: list[int], **a: Any) -> Tensor:
     return x.reshape([x.shape[i] if n == 0 and not a.get("allowzero") else n for i, n in enumerate(shape)])
 
 
+_ONNX_FLOAT = 1
 _OPERATORS: dict[str, Callable[..., Any]] = {
     "Conv": _conv,
     "PRelu": _prelu,
@@ -131,6 +138,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "Mul": lambda x, y, **_: x * y,
     "Relu": lambda x, **_: F.relu(x),
     "Identity": lambda x, **_: x,
+    "Cast": _cast,  # weights stored as float16
     "Dropout": lambda x, *_, **__: x,
     "MatMul": lambda x, y, **_: x @ y,
     "Transpose": lambda x, perm, **_: x.permute(*perm),

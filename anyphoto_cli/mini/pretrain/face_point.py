@@ -12,6 +12,7 @@ from anyphoto_cli.mini.pretrain.face_detector import DetectorLoss, FaceDetector,
 from anyphoto_cli.mini.pretrain.face_pictures import drawn_pictures
 from anyphoto_cli.mini.pretrain.face_samples import SIDE, DetectorSamples
 from anyphoto_cli.mini.pretrain.loop import Schedule, fit, progress_of
+from anyphoto_cli.mini.pretrain.onnx_file import read_whole
 
 NAME = "face-point"
 PICTURES = 16_000
@@ -31,10 +32,9 @@ def point_detector(folder: Path, file: Path, minutes: float | None = None, devic
 
 def shipped_detector(file: Path) -> FaceDetector:
     """The exported detector as the net it was; its batch norms, which went into the convolutions, only shift now."""
-    import onnx
     from onnx import numpy_helper
 
-    graph = onnx.load(str(file)).graph
+    graph = read_whole(file).graph
     stored = {value.name: torch.from_numpy(numpy_helper.to_array(value).copy()) for value in graph.initializer}
     nodes = [node for node in graph.node if node.op_type == "Conv"]
     net = FaceDetector().eval()

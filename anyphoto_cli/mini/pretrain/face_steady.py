@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from anyphoto_cli.faces.norm_crop import norm_crop
 from anyphoto_cli.faces.recogniser_torch import RecogniserTorch, load_recogniser, to_input
-from anyphoto_cli.files.commit import committed
 from anyphoto_cli.mini.pretrain.face_augment import relight
 from anyphoto_cli.mini.pretrain.face_pictures import Drawn, DrawnPictures, drawn_pictures
 from anyphoto_cli.mini.pretrain.face_recogniser import LEAST_VISIBLE, jittered
 from anyphoto_cli.mini.pretrain.face_settle import decoded_pictures
 from anyphoto_cli.mini.pretrain.loop import Schedule, fit
+from anyphoto_cli.mini.pretrain.onnx_file import HALF, read_whole, write_halved
 
 NAME = "face-steady"
 PICTURES = 4000
@@ -88,14 +88,12 @@ class _Pairs:
 
 def write_back(model: Trainable, file: Path) -> None:
     """The trained numbers into the ONNX file they came from; its graph stays."""
-    import onnx
     from onnx import numpy_helper
 
-    document = onnx.load(str(file))
+    document = read_whole(file)
     stored = {buffer: value.detach().cpu().numpy() for buffer, value in zip(model.names, model.weights, strict=True)}
     for value in document.graph.initializer:
-        if (buffer := model.frozen.buffer_of(value.name)) is not None:
+        buffer = model.frozen.buffer_of(value.name) or model.frozen.buffer_of(value.name + HALF)
+        if buffer is not None:
             value.CopyFrom(numpy_helper.from_array(stored[buffer], value.name))
-    onnx.checker.check_model(document)
-    with committed(file) as out:
-        out.write(document.SerializeToString())
+    write_halved(document, file)

@@ -42,6 +42,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     # Names for `bench run --system` -> a function of (RunConfig, worker) that gives a System.
     "systems": {
         "anyphoto": "anyphoto_cli.bench.systems.anyphoto:AnyPhoto",
+        "flux": "anyphoto_cli.bench.systems.flux:Flux",
         "flux-kontext": "anyphoto_cli.bench.systems.flux_kontext:FluxKontext",
         "qwen-image-edit": "anyphoto_cli.bench.systems.qwen_image_edit:QwenImageEdit",
         "omnigen": "anyphoto_cli.bench.systems.omnigen:OmniGen",

@@ -51,11 +51,11 @@ def placement(
     similar: [G, N] cosines of the found faces to the references in the order of `asked`; None: not known, nobody is
     said to be swapped or doubled. same_person: cosine from which two faces are one person's; a face model's own affair.
     """
-    pairs = _at_their_places(found, asked)
-    errors = [float(_away(found, asked)[face, place]) for face, place in pairs]
+    pairs = at_their_places(found, asked)
+    errors = [away for _, _, away in pairs]
     swapped = doubled = 0
     if similar is not None and similar.size:
-        swapped = sum(int(similar[face].argmax()) != place for face, place in pairs) if len(asked) > 1 else 0
+        swapped = sum(int(similar[face].argmax()) != place for face, place, _ in pairs) if len(asked) > 1 else 0
         best = similar.argmax(1)
         alike = similar[np.arange(len(similar)), best] >= same_person
         doubled = sum(max(int((alike & (best == who)).sum()) - 1, 0) for who in range(len(asked)))
@@ -64,14 +64,16 @@ def placement(
     )
 
 
-def _at_their_places(found: Points, asked: Points) -> list[tuple[int, int]]:
-    """(face, place), one to one, as many as can be within reach, and those as near as can be."""
+def at_their_places(found: Points, asked: Points) -> list[tuple[int, int, float]]:
+    """(face, place, how far away in heights of the face asked for), one to one, as many as can be within reach, and
+    those as near as can be.
+    """
     if not len(found) or not len(asked):
         return []
     away = _away(found, asked)
     out_of_reach = away > FOUND_WITHIN
     faces, places = linear_sum_assignment(np.where(out_of_reach, 1e6, away))
-    return [(int(f), int(p)) for f, p in zip(faces, places, strict=True) if not out_of_reach[f, p]]
+    return [(int(f), int(p), float(away[f, p])) for f, p in zip(faces, places, strict=True) if not out_of_reach[f, p]]
 
 
 def _away(found: Points, asked: Points) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ app = typer.Typer(add_completion=False, context_settings={"help_option_names": [
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN", help="A run's output_dir, a checkpoint, or an adapter.")],
     to: Annotated[str, typer.Option("--to", help="A new folder, or hub:org/name.", metavar="DIR|hub:ID")],
+    dtype: Annotated[str | None, typer.Option(help="float16 or bfloat16: half the size. Default: as trained.")] = None,
     public: Annotated[bool, typer.Option("--public", help="On the hub: for everybody to see.")] = False,
 ) -> int:
     """Write a Hugging Face model folder: weights, card, notice, samples, configuration; or upload it.
@@ -32,8 +33,8 @@ def export(
     if not source.is_dir():
         raise InputError("no such folder", file=source, field="RUN")
     if to.startswith("hub:"):
-        console.result(export_to_hub(source, to.removeprefix("hub:"), private=not public))
+        console.result(export_to_hub(source, to.removeprefix("hub:"), private=not public, dtype=dtype))
         return 0
-    card = write(source, Path(to))
+    card = write(source, Path(to), dtype=dtype)
     console.result(f"{to}: trained for {card.train_step} steps on {card.base_model}")
     return 0

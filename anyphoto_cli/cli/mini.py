@@ -14,7 +14,7 @@ from anyphoto_cli.cli.default_group import default_group
 from anyphoto_cli.cli.options import Json, Quiet
 
 app = default_group("photos", "Draw photos and reference faces of the small world that the embedded model knows.")
-Style = Literal["photo", "pencil", "watercolour", "pixel", "comic", "sepia"]
+Style = Literal["photo", "pencil", "watercolour", "pixel", "comic", "sepia", "any"]
 
 
 @app.command(epilog=f"Example: anyphoto mini photos --people 40 --groups 500 -o mini_photos\n\n{DOCS}")
@@ -25,7 +25,7 @@ def photos(
     references: Annotated[int, typer.Option(help="Portraits of each person in the bank.", metavar="N")] = 3,
     width: Annotated[int, typer.Option(help="Of the group photos, px.", metavar="PX")] = 128,
     height: Annotated[int, typer.Option(help="Of the group photos, px.", metavar="PX")] = 128,
-    style: Annotated[Style, typer.Option(help="How they are drawn.")] = "photo",
+    style: Annotated[Style, typer.Option(help="How they are drawn; any: half of them photos.")] = "photo",
     held_out: Annotated[
         bool, typer.Option("--held-out", help="People that no shipped model was trained on, for tests.")
     ] = False,

@@ -56,7 +56,9 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     system: str = Field(
-        "anyphoto", description="Who makes them: anyphoto, or a baseline: flux-kontext, qwen-image-edit, omnigen."
+        "anyphoto",
+        description="Who makes them: anyphoto, or a baseline: flux (by the prompt alone), flux-kontext, "
+        "qwen-image-edit, omnigen.",
     )
     model: str | None = Field(
         None, min_length=1, description="Its weights: a name, hub id or folder; null: mini, or the baseline's own."

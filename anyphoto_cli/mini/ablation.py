@@ -87,7 +87,17 @@ def run(plan: Plan, minutes: float | None = None) -> None:
     out, began = plan.folder, time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     _do(out, "mini", "photos", "--people", "200", "--groups", "1500", "-o", "world")
-    _do(out, "preprocess", "world/photos", "--refs", "world/refs", "-o", "data", "--config", "world/preprocess.yaml")
+    _do(
+        out,
+        "preprocess",
+        "world/photos.jsonl",
+        "--refs",
+        "world/refs",
+        "-o",
+        "data",
+        "--config",
+        "world/preprocess.yaml",
+    )
     _do(out, "mini", "photos", "--people", "60", "--groups", "120", "--held-out", "--layouts", "-o", "held_out")
     _bench(out, NO_ADAPTER, None)
     for seed in plan.seeds:

@@ -48,7 +48,7 @@ def run_demo(out: Path, steps: int = 40, adapter: Path | None = None, listener: 
         told.append((f"anyphoto {' '.join(words)}", run_command(out, words)))
 
     do("mini", "photos", "--people", "24", "--groups", "96", "-o", "world")
-    do("preprocess", "world/photos", "--refs", "world/refs", "-o", "data", "--config", "world/preprocess.yaml")
+    do("preprocess", "world/photos.jsonl", "--refs", "world/refs", "-o", "data", "--config", "world/preprocess.yaml")
     do("train", "init", "--model", "mini", "--shards", "data", "-o", "run.yaml", "--output-dir", "run", "--overwrite")
     adapter = adapter or shipped.adapter_folder()
     begin = [f"adapter={adapter}", "lr_scheduler=constant", "learning_rate=0.0003"] if adapter else []

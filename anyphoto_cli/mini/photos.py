@@ -18,63 +18,18 @@ from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.types import Picture
 
 _NAMES = [
-    "ada",
-    "bea",
-    "cem",
-    "dora",
-    "elif",
-    "finn",
-    "gia",
-    "hugo",
-    "ines",
-    "jun",
-    "kai",
-    "lena",
-    "milo",
-    "nora",
-    "omar",
-    "pia",
-    "quin",
-    "rosa",
-    "sami",
-    "tara",
-    "uma",
-    "vito",
-    "wanda",
-    "xena",
-    "yuri",
-    "zoe",
-    "abel",
-    "bina",
-    "carl",
-    "dina",
-    "enzo",
-    "fay",
-    "gus",
-    "hana",
-    "ivo",
-    "jade",
-    "kofi",
-    "lara",
-    "mona",
-    "nils",
-    "olga",
-    "paul",
-    "rita",
-    "said",
-    "tess",
-    "ugo",
-    "vera",
-    "wim",
-    "yara",
-    "zack",
-]
+    "ada", "bea", "cem", "dora", "elif", "finn", "gia", "hugo", "ines", "jun", "kai", "lena", "milo", "nora",
+    "omar", "pia", "quin", "rosa", "sami", "tara", "uma", "vito", "wanda", "xena", "yuri", "zoe", "abel", "bina",
+    "carl", "dina", "enzo", "fay", "gus", "hana", "ivo", "jade", "kofi", "lara", "mona", "nils", "olga", "paul",
+    "rita", "said", "tess", "ugo", "vera", "wim", "yara", "zack",
+]  # fmt: skip
 
-
+ANY = "any"
 _SETTINGS = """\
-# For: anyphoto preprocess HERE/photos --refs HERE/refs --config HERE/preprocess.yaml -o data
+# For: anyphoto preprocess HERE/photos.jsonl --refs HERE/refs --config HERE/preprocess.yaml -o data
 person_model: mini
 face_pack: mini
+# Captions as photos.jsonl has them; of a folder, "A photo of two people."
 captioner: template
 # Drawn people are small: a head has 25-50 px, and flat colours look blurred.
 min_side: 64
@@ -92,8 +47,9 @@ patch_size: 112
 class PhotosConfig:
     """What to draw. people, groups >= 1: identities and group photos. references: photos a person in the bank.
 
-    width, height: px of the group photos. held_out: people that no shipped model has seen. layouts: also a layout for
-    each photo. Raises InputError.
+    width, height: px of the group photos. style: of the group photos, one of STYLES; any: half of them photos, the
+    others in all styles. held_out: people that no shipped model has seen. layouts: also a layout for each photo. Raises
+    InputError.
     """
 
     people: int = 40
@@ -101,7 +57,7 @@ class PhotosConfig:
     references: int = 3
     width: int = 128
     height: int = 128
-    style: str | None = None
+    style: str = "photo"
     held_out: bool = False
     seed: int = 0
     layouts: bool = False
@@ -127,7 +83,8 @@ class Photos:
 
 
 def draw_photos(out: Path, config: PhotosConfig, listener: Listener | None = None) -> Photos:
-    """Write photos/000001.png ..., refs/NAME/01.png ..., truth.jsonl, and preprocess.yaml with fitting settings.
+    """Write photos/000001.png ..., refs/NAME/01.png ..., truth.jsonl, photos.jsonl (a list with captions, as
+    `anyphoto preprocess` takes it), and preprocess.yaml with fitting settings.
 
     With `layouts`, layouts/000001.json ... ask for the same people at the same places, by a portrait of each, and
     cases.jsonl holds the same as cases of `anyphoto bench`, with the photos as originals.
@@ -156,8 +113,9 @@ def draw_photos(out: Path, config: PhotosConfig, listener: Listener | None = Non
         listener.step()
     with committed(out / "preprocess.yaml") as written:
         written.write(_SETTINGS.encode())
-    for file, rows in ((out / "truth.jsonl", truths), (out / "cases.jsonl", cases)):
-        if rows or file.name == "truth.jsonl":
+    listed = [{"path": truth["file"], "caption": truth["caption"]} for truth in truths]
+    for file, rows in ((out / "truth.jsonl", truths), (out / "photos.jsonl", listed), (out / "cases.jsonl", cases)):
+        if rows or file.name != "cases.jsonl":
             with committed(file) as written:
                 written.write("".join(json.dumps(row) + "\n" for row in rows).encode())
     listener.end()
@@ -181,8 +139,8 @@ def group_photo(config: PhotosConfig, bank: list[int], k: int) -> DrawnPicture:
     who: dict[int, None] = {}
     while len(who) < wanted:
         who[chance.pick(bank)] = None
-    size = (config.width, config.height)
-    return draw_picture(chance.below(2**48), identities=list(who), style=config.style or "photo", size=size)
+    style, size = None if config.style == ANY else config.style, (config.width, config.height)
+    return draw_picture(chance.below(2**48), identities=list(who), style=style, size=size)
 
 
 def name_of(rank: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from anyphoto_cli.data.shards import read_manifest
 from anyphoto_cli.errors import EnvironmentFault, InputError
-from anyphoto_cli.files.commit import sync
+from anyphoto_cli.files.commit import sha256_of, sync
 from anyphoto_cli.layout.schema import load_layout
 from anyphoto_cli.model import bases
 from anyphoto_cli.model.adapter import CARD_FILE, LORA_FILE, PROJECTOR_FILE, AdapterCard, read_card, read_weights
@@ -22,6 +22,7 @@ from anyphoto_cli.train.plots import CONFIG, read_metrics
 
 PLACES = ("output_dir", "validation_layouts")
 """Keys of a configuration that tell about the machine and nothing about the weights."""
+DTYPES = ("float32", "float16", "bfloat16")
 PIPELINE = '''"""For DiffusionPipeline.from_pretrained(BASE, custom_pipeline=HERE, trust_remote_code=True)."""
 
 from anyphoto_cli.model.pipeline import AnyPhotoPipeline
@@ -30,11 +31,11 @@ __all__ = ["AnyPhotoPipeline"]
 '''
 
 
-def export(source: Path, target: Path, name: str | None = None) -> AdapterCard:
+def export(source: Path, target: Path, name: str | None = None, dtype: str | None = None) -> AdapterCard:
     """Write the folder `target`, which must not be there yet. source: a run's output_dir, a checkpoint, an adapter.
 
-    name: how the card calls it; the folder's name when None. Raises InputError when there is nothing to export, or
-    it is damaged.
+    name: how the card calls it; the folder's name when None. dtype: of DTYPES; None: as trained, float32. Raises
+    InputError when there is nothing to export, it is damaged, or numbers do not fit into `dtype`.
     """
     if target.exists():
         raise InputError("exists", file=target, field="--to", remedy="Name a folder that is not there yet")
@@ -47,7 +48,8 @@ def export(source: Path, target: Path, name: str | None = None) -> AdapterCard:
         whole = Path(temporary) / "whole"
         whole.mkdir()
         for file in (LORA_FILE, PROJECTOR_FILE):
-            shutil.copyfile(adapter / file, whole / file)
+            _copy_weights(adapter / file, whole / file, dtype)
+        card = card.model_copy(update={"files": {file: sha256_of(whole / file) for file in card.files}})
         (whole / CARD_FILE).write_text(_without_folder(card).model_dump_json(indent=2), encoding="utf-8")
         _write(whole, card, story, run, name or target.name)
         for written in whole.rglob("*"):
@@ -56,7 +58,28 @@ def export(source: Path, target: Path, name: str | None = None) -> AdapterCard:
     return card
 
 
-def export_to_hub(source: Path, repository: str, *, private: bool = True, token: str | None = None) -> str:
+def _copy_weights(file: Path, out: Path, dtype: str | None) -> None:
+    """A safetensors file with its header, its numbers in another format."""
+    if dtype is None:
+        shutil.copyfile(file, out)
+        return
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    if dtype not in DTYPES:
+        raise InputError(f"{dtype!r} is none of {', '.join(DTYPES)}", field="--dtype")
+    with safe_open(file, "pt") as opened:
+        header = opened.metadata()
+    weights = {key: value.to(getattr(torch, dtype)) for key, value in load_file(file).items()}
+    if not all(torch.isfinite(value).all() for value in weights.values()):
+        raise InputError(f"holds numbers too large for {dtype}", file=file, field="--dtype", remedy="Take bfloat16")
+    save_file(weights, out, metadata=header)
+
+
+def export_to_hub(
+    source: Path, repository: str, *, private: bool = True, token: str | None = None, dtype: str | None = None
+) -> str:  # fmt: skip
     """Upload what `export` writes as one commit; returns its address. repository: org/name, made where it is not there.
 
     Raises InputError as `export`, EnvironmentFault when the hub refuses or is not there.
@@ -67,7 +90,7 @@ def export_to_hub(source: Path, repository: str, *, private: bool = True, token:
         raise InputError(f"{repository!r} is no repository", field="--to", remedy="Give hub:org/name")
     with tempfile.TemporaryDirectory(prefix="anyphoto-export-") as temporary:
         folder = Path(temporary) / repository.partition("/")[2]
-        export(source, folder, repository)
+        export(source, folder, repository, dtype)
         try:
             api = HfApi(token=token)
             api.create_repo(repository, private=private, exist_ok=True)

@@ -252,6 +252,24 @@ def test_the_kontext_baseline_renders(drawn, kontext, tmp_path):
     assert pictures(tmp_path) == before
 
 
+def test_the_floor_is_stock_flux_by_the_prompt_alone(drawn, tmp_path):
+    import torch
+    from diffusers import FluxPipeline
+
+    from anyphoto_cli.mini.shipped import base_folder
+
+    cases = read_cases(drawn / "cases.jsonl")
+    one = cases.__class__(cases.form, cases.cases[:1])
+    assert render_cases(one, tmp_path, RunConfig(system="flux", model="mini", steps=2, seed=3)) == 0
+    stock = FluxPipeline.from_pretrained(base_folder(), dtype=torch.float32)
+    wanted = stock(
+        one.cases[0].prompt, width=128, height=128, num_inference_steps=2, guidance_scale=3.5, max_sequence_length=48,
+        generator=torch.Generator().manual_seed(3),
+    ).images[0]  # fmt: skip
+    with Image.open(tmp_path / "pictures" / f"{one.cases[0].id}.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(wanted))
+
+
 def test_a_baseline_refuses_another_pipelines_folder(drawn, tmp_path):
     from anyphoto_cli.mini.shipped import base_folder
 

@@ -25,8 +25,8 @@ class EditingSystem:
     """Hub id of the weights used when none are named."""
     pipelines: ClassVar[tuple[str, ...]]
     """Classes of diffusers, one of which its folder must be of."""
-    side: ClassVar[int] = 1024
-    steps: ClassVar[int]
+    side: int = 1024
+    steps: int
     guidance: ClassVar[float]
     needs_torchvision: ClassVar[bool] = False
 
@@ -40,7 +40,11 @@ class EditingSystem:
             remedy = "Install the torchvision that belongs to your torch"
             raise EnvironmentFault(f"{config.system} needs torchvision", field="--system", remedy=remedy)
         self._config = config
-        self._pipeline = _opened(config, config.model or self.source, self.pipelines, worker)
+        self._pipeline = _opened(config, self.weights(config.model or self.source), self.pipelines, worker)
+
+    def weights(self, named: str) -> str:
+        """The hub id or folder that a name stands for."""
+        return named
 
     def arguments(self, prompt: str, references: Sequence[Any], steps: int, guidance: float) -> dict[str, Any]:
         """The pipeline's own, but size and generator. references: PIL pictures, RGB."""

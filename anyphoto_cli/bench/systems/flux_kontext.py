@@ -13,7 +13,7 @@ class FluxKontext(EditingSystem):
 
     source: ClassVar[str] = "black-forest-labs/FLUX.1-Kontext-dev"
     pipelines: ClassVar[tuple[str, ...]] = ("FluxKontextPipeline",)
-    steps: ClassVar[int] = 28
+    steps: int = 28
     guidance: ClassVar[float] = 3.5
 
     def arguments(self, prompt: str, references: Sequence[Any], steps: int, guidance: float) -> dict[str, Any]:

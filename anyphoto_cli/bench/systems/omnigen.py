@@ -13,7 +13,7 @@ class OmniGen(EditingSystem):
 
     source: ClassVar[str] = "Shitao/OmniGen-v1-diffusers"
     pipelines: ClassVar[tuple[str, ...]] = ("OmniGenPipeline",)
-    steps: ClassVar[int] = 50
+    steps: int = 50
     guidance: ClassVar[float] = 2.5
     needs_torchvision: ClassVar[bool] = True
 

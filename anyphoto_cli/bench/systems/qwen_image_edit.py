@@ -16,7 +16,7 @@ class QwenImageEdit(EditingSystem):
 
     source: ClassVar[str] = "Qwen/Qwen-Image-Edit-2509"
     pipelines: ClassVar[tuple[str, ...]] = ("QwenImageEditPlusPipeline", "QwenImageEditPipeline")
-    steps: ClassVar[int] = 40
+    steps: int = 40
     guidance: ClassVar[float] = 4.0
     needs_torchvision: ClassVar[bool] = True
 

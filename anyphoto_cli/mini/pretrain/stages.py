@@ -139,6 +139,12 @@ def _probe(folder: Path, minutes: float | None, device: str) -> None:
     train_probe(folder, minutes, device)
 
 
+def _adapter(folder: Path, minutes: float | None, device: str) -> None:
+    from anyphoto_cli.mini.pretrain.adapter import train_adapter
+
+    train_adapter(folder, device)
+
+
 def _export(folder: Path, minutes: float | None, device: str) -> None:
     """Everything that was trained in `folder` -> anyphoto_cli/mini/weights, with its checksums."""
     from anyphoto_cli.mini.pretrain.export import export_base
@@ -157,6 +163,13 @@ def _export(folder: Path, minutes: float | None, device: str) -> None:
     write_sums()
 
 
+def _export_adapter(folder: Path, minutes: float | None, device: str) -> None:
+    from anyphoto_cli.mini.pretrain.adapter import export_adapter
+
+    export_adapter(folder, WEIGHTS / "adapter")
+    write_sums()
+
+
 STAGES: dict[str, tuple[Stage, bool]] = {
     "vae": (_vae, True),
     "detector": (_detector, False),
@@ -170,8 +183,12 @@ STAGES: dict[str, tuple[Stage, bool]] = {
     "base": (_base, True),
     "guidance": (_guidance, True),
     "export": (_export, False),
+    "adapter": (_adapter, False),
+    "export-adapter": (_export_adapter, False),
 }
-"""What `make mini` runs, in this order; and whether several processes share the work."""
+"""What `make mini` runs, in this order; and whether several processes share the work. The adapter is trained on what
+was exported before, by commands that look for it there.
+"""
 ASKED_FOR: dict[str, tuple[Stage, bool]] = {
     "adopt": (_adopt, False),
     "steady": (_steady, False),

@@ -1,0 +1,113 @@
+"""What the shipped adapter does, on people it never saw: rendered and scored by `anyphoto bench`, in three rows: the
+base by the prompt alone, with location tokens and an adapter that has learned nothing, and with the trained one.
+
+A frozen base already copies a little from tokens that lie where a face should be, so the row that a gain is told
+against is the one of an untrained adapter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from anyphoto_cli.bench.cases import read_cases
+from anyphoto_cli.mini import shipped
+from anyphoto_cli.mini.commands import run_command
+from anyphoto_cli.mini.likeness import Asked, Bank, look, open_bank, summed_up
+from anyphoto_cli.mini.types import STYLES
+from anyphoto_cli.seams import FaceAnalyzer
+
+PEOPLE, PHOTOS, STYLED = 300, 120, 24
+"""Held-out people of whom the nearest is sought; photos to be made, and how many of these in every other style."""
+PHOTO, STYLED_CASES, CASES = STYLES[0], "styled", "cases.jsonl"
+ORIGINAL, NO_ADAPTER, UNTRAINED, TRAINED = "the photo itself", "no adapter", "untrained adapter", "trained adapter"
+LEAST_VISIBLE = 0.5
+SUBSETS = {"1": (1,), "2": (2,), "3-4": (3, 4)}
+
+
+def measure_adapter(adapter: Path, pack: Path, photos: int = PHOTOS, styled: int = STYLED) -> dict[str, Any]:
+    """Row -> photo: numbers of `summed_up`, by subset, and Sim and CP as `anyphoto bench` has them; styled: the same of
+    the other styles together, and by style. photos, styled: pictures in all, and in every other style.
+    """
+    from anyphoto_cli.faces.packs import open_faces
+
+    with TemporaryDirectory() as temporary:
+        out, analyzer = Path(temporary), open_faces(pack)
+        draw_cases(out, photos, styled)
+        bank = open_bank(out / "photo" / "refs", analyzer)
+        untrained = save_untrained(adapter, out / "untrained")
+        systems = {
+            NO_ADAPTER: ("--system", "flux", "--model", "mini"),
+            UNTRAINED: ("--adapter", str(untrained)),
+            TRAINED: ("--adapter", str(adapter.resolve())),
+        }
+        rows: dict[str, Any] = {ORIGINAL: _row(out, None, bank, analyzer)}
+        for name, given in systems.items():
+            for cases in (PHOTO, STYLED_CASES):
+                words = ("bench", "run", f"{cases}.jsonl", "-o", f"{name}/{cases}", *given)
+                run_command(out, (*words, "--face-pack", str(pack), "--clip", "none"))
+            rows[name] = _row(out, out / name, bank, analyzer)
+        return rows
+
+
+def draw_cases(out: Path, photos: int, styled: int) -> None:
+    """A folder a style, photo.jsonl and styled.jsonl: the same people at the same places in all, as far as they go."""
+    for style in STYLES:
+        people = ("--people", str(PEOPLE), "--references", "1", "--held-out", "--layouts", "--style", style)
+        count = photos if style == PHOTO else styled
+        run_command(out, ("mini", "photos", *people, "--groups", str(count), "-o", style))
+    for name, styles in ((PHOTO, STYLES[:1]), (STYLED_CASES, STYLES[1:])):
+        lines = [line for style in styles for line in _cases(out, style)]
+        (out / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def _cases(out: Path, style: str) -> list[str]:
+    """Those of one folder in which everybody shows half of their face, as some of many: ids begin with the style."""
+    lines, truths = ((out / style / name).read_text().splitlines() for name in (CASES, "truth.jsonl"))
+    shown = []
+    for case, truth in zip(map(json.loads, lines), map(json.loads, truths), strict=True):
+        if all(person["visible"] >= LEAST_VISIBLE for person in truth["people"]):
+            references = [f"{style}/{name}" for name in case["references"]]
+            told = {"id": f"{style}-{case['id']}", "references": references, "gt": f"{style}/{case['gt']}"}
+            shown.append(json.dumps(case | told))
+    return shown
+
+
+def save_untrained(like: Path, folder: Path) -> Path:
+    """An adapter of the same kind that has learned nothing: B = 0, the projector as it begins."""
+    import torch
+
+    from anyphoto_cli.model.adapter import read_card, save_adapter
+    from anyphoto_cli.model.pipeline import AnyPhotoPipeline
+
+    card = read_card(like)
+    torch.manual_seed(0)
+    transformer = AnyPhotoPipeline.from_pretrained(shipped.base_folder(), dtype=torch.float32).transformer
+    transformer.add_anyphoto(card.method, card.embedding)
+    save_adapter(folder, transformer, card.model_copy(update={"train_step": 0}))
+    return folder
+
+
+def _row(out: Path, rendered: Path | None, bank: Bank, analyzer: FaceAnalyzer) -> dict[str, Any]:
+    asked: dict[str, list[Asked]] = {style: [] for style in STYLES}
+    for name in (PHOTO, STYLED_CASES):
+        pictures = None if rendered is None else rendered / name / "pictures"
+        for case in read_cases(out / f"{name}.jsonl").cases:
+            style = case.id.partition("-")[0]
+            asked[style] += look(case, pictures, bank, analyzer, style)
+    row: dict[str, Any] = {
+        "photo": summed_up(asked[PHOTO]),
+        "styled": summed_up([one for style in STYLES[1:] for one in asked[style]]),
+        "by_people": {name: summed_up(_of(asked[PHOTO], counts)) for name, counts in SUBSETS.items()},
+        "by_style": {style: summed_up(asked[style]) for style in STYLES},
+    }  # fmt: skip
+    if rendered is not None:
+        row["bench"] = json.loads((rendered / PHOTO / "scores" / "summary.json").read_text())
+    return row
+
+
+def _of(asked: Sequence[Asked], counts: Sequence[int]) -> list[Asked]:
+    return [one for one in asked if one.people in counts]

@@ -11,7 +11,9 @@ from typing import Any
 
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.mini import shipped
+from anyphoto_cli.mini.proof import PEOPLE, TRAINED
 
+_TRAINED = ("adapter", TRAINED)
 _PHOTOS = ("faces", "recogniser", "style_against_reference", "photo")
 # part, measure, path into the report, bar, whether more is better, unit
 BARS: tuple[tuple[str, str, tuple[str, ...], float, bool, str], ...] = (
@@ -29,6 +31,13 @@ BARS: tuple[tuple[str, str, tuple[str, ...], float, bool, str], ...] = (
     ("base", "as many faces as asked", ("base", "people"), 0.90, True, ""),
     ("base", "scene as asked", ("base", "scene"), 0.90, True, ""),
     ("base", "style as asked", ("base", "style"), 0.90, True, ""),
+    ("adapter", "faces above the impostor p99", (*_TRAINED, "photo", "above"), 0.95, True, ""),
+    ("adapter", "faces within 10 % of their height of their place", (*_TRAINED, "photo", "near"), 0.95, True, ""),
+    ("adapter", f"rank 1 of {PEOPLE}", (*_TRAINED, "photo", "rank_1"), 0.90, True, ""),
+    ("adapter", "swapped", (*_TRAINED, "photo", "swapped"), 0.01, False, ""),
+    ("adapter", "other styles: faces above the impostor p99", (*_TRAINED, "styled", "above"), 0.85, True, ""),
+    ("adapter", "other styles: read off the picture", (*_TRAINED, "styled", "style"), 0.85, True, ""),
+    ("adapter", "other styles: read off the face alone", (*_TRAINED, "styled", "face_style"), 0.85, True, ""),
 )
 
 
@@ -68,6 +77,10 @@ def measure() -> dict[str, Any]:
         "probe": measure_probe(shipped.probe_file()),
         "base": measure_base(pipeline, pack),
     }
+    if (adapter := shipped.adapter_folder()) is not None:
+        from anyphoto_cli.mini.proof import measure_adapter
+
+        report["adapter"] = measure_adapter(adapter, pack)
     numbers = report["faces"]["recogniser"]["style_against_reference"]["photo"]
     numbers["gap"] = numbers["same_p05"] - numbers["impostor_p99"]
     return report
@@ -86,6 +99,8 @@ def table(report: dict[str, Any]) -> list[str]:
     lines = ["| part | measure | reached | bar | |", "|---|---|---|---|---|"]
     for part, measure_, path, bar, more, unit in BARS:
         value: Any = report
+        if path[0] not in report:
+            continue
         for key in path:
             value = value[key]
         met = value >= bar if more else value <= bar
@@ -93,6 +108,36 @@ def table(report: dict[str, Any]) -> list[str]:
         told, sign = f"{value:.{digits}f}{unit}", "≥" if more else "≤"
         lines.append(f"| {part} | {measure_} | {told} | {sign} {bar:g}{unit} | {'met' if met else '**not met**'} |")
     return lines
+
+
+def adapter_rows(report: dict[str, Any]) -> list[str]:
+    """Markdown: what each row of the proof reached, photos and then the other styles."""
+    keys = ("found", "cosine", "impostor_p99", "above", "near", "away", "rank_1", "swapped", "style", "face_style")
+    lines = [
+        "| | faces | found | cosine | impostor p99 | above it | within 10 % | off by | rank 1 | swapped | style "
+        "| of the face |", f"|{'---|' * 12}",
+    ]  # fmt: skip
+    for kind, told in (("photo", ""), ("styled", ", other styles")):
+        for name, row in report["adapter"].items():
+            numbers = [str(row[kind]["faces"]), *(f"{row[kind][key]:.3f}" for key in keys)]
+            lines.append(f"| {name}{told} | {' | '.join(numbers)} |")
+    for people, row in report["adapter"][TRAINED]["by_people"].items():
+        numbers = [str(row["faces"]), *(f"{row[key]:.3f}" for key in keys)]
+        lines.append(f"| {TRAINED}, {people} in a photo | {' | '.join(numbers)} |")
+    lines += ["", "| `anyphoto bench` on the photos | Sim(Ref) | Sim(GT) | CP |", "|---|---|---|---|"]
+    for name, row in report["adapter"].items():
+        if "bench" in row:
+            metrics = row["bench"]["subsets"]["all"]["metrics"]
+            lines.append(f"| {name} | " + " | ".join(_with_half(metrics[key]) for key in BENCH) + " |")
+    return lines
+
+
+def _with_half(metric: dict[str, Any]) -> str:
+    """Mean and half of its 95 % interval."""
+    return f"{metric['mean']:.3f} ± {(metric['high'] - metric['low']) / 2:.3f}"
+
+
+BENCH = ("sim_ref", "sim_gt", "copy_paste")
 
 
 def write_images(folder: Path) -> None:
@@ -131,7 +176,7 @@ def card(report: dict[str, Any]) -> str:
     """The model card: what these files are, how good, and where they end."""
     text = (Path(__file__).parent / "card.md").read_text()
     sizes = {part: sum(f.stat().st_size for f in (shipped.WEIGHTS / part).rglob("*")) / 1e6
-             for part in ("base", "faces", "persons", "probe")}  # fmt: skip
+             for part in ("base", "faces", "persons", "probe", "adapter")}  # fmt: skip
     told = ", ".join(f"{part} {size:.1f}" for part, size in sizes.items())
     styles = [
         "| style | VAE PSNR | VAE face cosine | faces found "
@@ -149,8 +194,17 @@ def card(report: dict[str, Any]) -> str:
         )
     return text.format(
         date=report["date"], machine=report["machine"], table="\n".join(table(report)), styles="\n".join(styles),
-        sizes=told, total=f"{sum(sizes.values()):.1f}", pictures=report["base"]["pictures"],
+        adapter=_adapter_part(report), sizes=told, total=f"{sum(sizes.values()):.1f}",
+        pictures=report["base"]["pictures"],
     )  # fmt: skip
+
+
+def _adapter_part(report: dict[str, Any]) -> str:
+    """Nothing where no adapter is shipped."""
+    if "adapter" not in report:
+        return ""
+    text = (Path(__file__).parent / "card_adapter.md").read_text()
+    return text.format(rows="\n".join(adapter_rows(report)))
 
 
 if __name__ == "__main__":

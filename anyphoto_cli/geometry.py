@@ -102,3 +102,13 @@ def face_height(points: NDArray[np.float64]) -> NDArray[np.float64]:
     eyes, mouth = points[..., :2, :].mean(-2), points[..., 3:, :].mean(-2)
     height: NDArray[np.float64] = np.maximum(3.0 * np.linalg.norm(eyes - mouth, axis=-1), 1e-6)
     return height
+
+
+def fitting_size(width: float, height: float, side: float) -> tuple[int, int]:
+    """(width, height) of about side², in these proportions, multiples of 16; no side beyond twice the other."""
+    ratio = float(np.clip(width / height, 0.5, 2.0)) ** 0.5
+
+    def whole(value: float) -> int:
+        return max(round(value / TOKEN_PX), 4) * TOKEN_PX
+
+    return whole(side * ratio), whole(side / ratio)

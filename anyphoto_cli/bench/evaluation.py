@@ -17,13 +17,13 @@ import numpy as np
 from anyphoto_cli.bench.cases import Case, Cases
 from anyphoto_cli.bench.faces import Eyes, Seen
 from anyphoto_cli.bench.models import Models, open_models
-from anyphoto_cli.bench.placement import placement
 from anyphoto_cli.bench.results import LINES, SETTINGS, SUMMARY, Results, claim, read_lines, write_lines
 from anyphoto_cli.bench.scores import CaseScore, assignment, cosines, score_faces
 from anyphoto_cli.bench.sources import Source
 from anyphoto_cli.bench.summing import sum_up
 from anyphoto_cli.config.bench import BenchConfig
 from anyphoto_cli.errors import AnyPhotoError
+from anyphoto_cli.faces.placement import placement
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import decode
 from anyphoto_cli.runtime.progress import Listener

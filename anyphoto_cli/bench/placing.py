@@ -23,7 +23,7 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.faces.norm_crop import norm_crop
 from anyphoto_cli.faces.reference_face import find_reference_face
 from anyphoto_cli.files.commit import committed
-from anyphoto_cli.geometry import TOKEN_PX, upright_landmarks
+from anyphoto_cli.geometry import fitting_size, upright_landmarks
 from anyphoto_cli.seams import FaceAnalyzer
 from anyphoto_cli.types import Box, Face, Picture
 
@@ -43,7 +43,7 @@ def write_layout(case: Case, folder: Path, analyzer: FaceAnalyzer, config: RunCo
     references = [picture_of(source) for source in case.references]
     original = picture_of(case.gt) if case.gt is not None else None
     frame = frame_of(case, original)
-    width, height = picture_size(*frame, side)
+    width, height = fitting_size(*frame, side)
     places = _places(case, original, references, frame, analyzer, config.layout_from)
     faces = [
         {"name": f"person {k}", "reference": name, "landmarks": (points * scale).round(2).tolist()}
@@ -59,16 +59,6 @@ def write_layout(case: Case, folder: Path, analyzer: FaceAnalyzer, config: RunCo
     with committed(folder / f"{case.id}.json") as file:
         file.write((json.dumps(document, indent=1) + "\n").encode())
     return folder / f"{case.id}.json"
-
-
-def picture_size(width: float, height: float, side: int) -> tuple[int, int]:
-    """(width, height) of about side², in these proportions, multiples of 16; no side beyond twice the other."""
-    ratio = float(np.clip(width / height, 0.5, 2.0)) ** 0.5
-
-    def whole(value: float) -> int:
-        return max(round(value / TOKEN_PX), 4) * TOKEN_PX
-
-    return whole(side * ratio), whole(side / ratio)
 
 
 def frame_of(case: Case, original: Picture | None) -> tuple[float, float]:

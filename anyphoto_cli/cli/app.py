@@ -15,8 +15,10 @@ COMMANDS = {
     "train": "Train location LoRA and identity projector on such shards.",
     "export": "Write a trained adapter as a model folder with its card, or upload it to the hub.",
     "generate": "Render pictures from layout files.",
+    "verify": "Hold pictures against a layout: likeness, place, who is missing, extra, swapped.",
     "bench": "Score pictures by MultiID-Bench; published rows and ours in one table.",
-    "layout": "Check, preview and describe layout files.",
+    "layout": "Make, check and preview layout files.",
+    "faces": "Measure from which cosine on a face pack takes two faces for one person's.",
     "mini": "Draw photos and reference faces of the small world that the embedded model knows.",
     "doctor": "Say what this machine has and lacks, and what mends it.",
 }

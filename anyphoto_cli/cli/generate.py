@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,20 @@ def generate(
     refs_root: RefsRoot = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that exist.")] = False,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave refused layouts out; exit code 3.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Look at each picture: who is there, and where.")] = False,
+    annotate: Annotated[
+        bool, typer.Option("--annotate", help="Also write copies with boxes and names; looks as --verify does.")
+    ] = False,
+    best_of: Annotated[
+        int | None, typer.Option("--best-of", help="Render K seeds for each picture, keep the best.", metavar="K")
+    ] = None,
+    retry_until: Annotated[
+        float | None,
+        typer.Option("--retry-until", help="Seed after seed until every face reaches this cosine.", metavar="COS"),
+    ] = None,
+    max_tries: Annotated[
+        int | None, typer.Option("--max-tries", help="Most seeds of --retry-until; default: 8.", metavar="K")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, load no model, render nothing.")
     ] = False,
@@ -59,7 +74,8 @@ def generate(
     """Render pictures from layout files.
 
     Pictures are named <layout>_seed<seed>.png; those that are finished already are skipped. Without --adapter the
-    picture carries no trained identity: there is no public AnyPhoto checkpoint.
+    picture carries no trained identity: there is no public AnyPhoto checkpoint. With --verify the exit code is 3 where
+    a picture does not pass.
     """
     console.hush_libraries(verbose)
     given = dict(model=model, adapter=adapter, face_pack=face_pack, seed=seed, num_images=num_images, steps=steps,
@@ -68,12 +84,17 @@ def generate(
     listener = console.Terminal(quiet or as_json)
     if again is not None:
         beside = {"--seed": seed, "--steps": steps, "--num-images": num_images, "--dry-run": dry_run or None,
-                  "--keep-going": keep_going or None}  # fmt: skip
+                  "--keep-going": keep_going or None, "--verify": verify or None, "--annotate": annotate or None,
+                  "--best-of": best_of, "--retry-until": retry_until, "--max-tries": max_tries}  # fmt: skip
         if refused := [name for name, value in beside.items() if value is not None]:
             raise InputError(f"takes no {', '.join(refused)} beside it", field="--from")
         return _again(again, layouts, out, config, refs_root, overwrite, as_json, listener)
     if not layouts:
         raise InputError("name a layout file or a folder", field="LAYOUT", remedy="Or a picture with --from")
+    looking = _Looking(verify or annotate, annotate, best_of, retry_until, max_tries)
+    if looking.choice is not None:
+        return _best(layouts, out or Path("out"), config, looking, refs_root, overwrite, keep_going or dry_run, as_json,
+                     listener)  # fmt: skip
     from anyphoto_cli.generate import render
 
     rendered = render(
@@ -86,10 +107,80 @@ def generate(
         dry_run=dry_run,
         listener=listener,
     )
-    _show(rendered, dry_run, as_json)
+    verified = _verified(rendered, config, looking, refs_root, listener) if looking.asked and not dry_run else []
+    if verified and not as_json:
+        from anyphoto_cli.cli.verify import show
+
+        show(verified, listener)
+    else:
+        _show(rendered, dry_run, as_json, verified)
     for line in rendered.refused:
         listener.caution(f"left out: {line}")
-    return 0 if not rendered.refused else 3 if rendered.pictures else 2
+    if rendered.refused:
+        return 3 if rendered.pictures else 2
+    return 3 if any(one.verdict.passed is False for one in verified) else 0
+
+
+@dataclass(frozen=True)
+class _Looking:
+    """What was asked for beside rendering. Raises InputError where it contradicts itself."""
+
+    asked: bool
+    annotate: bool
+    best_of: int | None
+    retry_until: float | None
+    max_tries: int | None
+
+    def __post_init__(self) -> None:
+        if self.best_of is not None and self.retry_until is not None:
+            raise InputError("either that or --best-of", field="--retry-until")
+        if self.max_tries is not None and self.retry_until is None:
+            raise InputError("belongs to --retry-until", field="--max-tries")
+
+    @property
+    def choice(self) -> Any:
+        """None where one seed makes one picture."""
+        if self.best_of is None and self.retry_until is None:
+            return None
+        from anyphoto_cli.generate.best_of import Choice
+
+        if self.best_of is not None:
+            return Choice(self.best_of)
+        return Choice(8 if self.max_tries is None else self.max_tries, True)
+
+    @property
+    def config(self) -> Any:
+        """What a picture is held to."""
+        from anyphoto_cli.config.verify import VerifyConfig
+
+        return load_config(VerifyConfig, given={"threshold": self.retry_until})
+
+
+def _verified(rendered: Any, config: GenerateConfig, looking: _Looking, refs_root: Path | None, listener: Any) -> Any:
+    from anyphoto_cli.generate.verifying import verify_files
+
+    files = [picture.path for picture in rendered.pictures]
+    return verify_files(files, face_pack=config.face_pack, config=looking.config, annotate=looking.annotate,
+                        refs_root=refs_root, listener=listener)  # fmt: skip
+
+
+def _best(
+    layouts: Any, out: Path, config: GenerateConfig, looking: _Looking, refs_root: Path | None, overwrite: bool,
+    beside: bool, as_json: bool, listener: console.Terminal,
+) -> int:  # fmt: skip
+    from anyphoto_cli.cli.verify import as_document, exit_code, show
+    from anyphoto_cli.generate.best_of import render_best
+
+    if beside:
+        raise InputError("takes no --dry-run or --keep-going beside it", field="--best-of")
+    kept = render_best(layouts, out, config, looking.choice, looking.config, annotate=looking.annotate,
+                       refs_root=refs_root, overwrite=overwrite, listener=listener)  # fmt: skip
+    if as_json:
+        pictures = [as_document(one.verified) | {"seed": one.seed, "tries": len(one.tries)} for one in kept]
+        console.document({"pictures": pictures})
+    else:
+        show([one.verified for one in kept], listener)
+    return exit_code([one.verified for one in kept])
 
 
 def _again(
@@ -108,10 +199,12 @@ def _again(
     return 0
 
 
-def _show(rendered: Any, dry_run: bool, as_json: bool) -> None:
+def _show(rendered: Any, dry_run: bool, as_json: bool, verified: Any) -> None:
     if as_json:
+        verdicts = {one.picture: {"verdict": one.verdict.to_json()} for one in verified}
         pictures = [
-            {"path": str(p.path), "layout": p.layout, "seed": p.seed, "skipped": p.skipped} for p in rendered.pictures
+            {"path": str(p.path), "layout": p.layout, "seed": p.seed, "skipped": p.skipped} | verdicts.get(p.path, {})
+            for p in rendered.pictures
         ]
         console.document({"pictures": pictures, "refused": list(rendered.refused), "dry_run": dry_run})
         return

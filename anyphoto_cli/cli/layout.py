@@ -1,9 +1,9 @@
-"""`anyphoto layout`: check, preview, schema."""
+"""`anyphoto layout`: check, preview, schema, arrange, from-photo."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,7 +13,9 @@ from anyphoto_cli.cli.default_group import default_group
 from anyphoto_cli.cli.options import FacePack, Json, RefsRoot
 from anyphoto_cli.errors import InputError
 
-app = default_group("check", "Check, preview and describe layout files.")
+app = default_group("check", "Make, check and preview layout files.")
+Preset = Literal["row", "pyramid", "circle", "portrait"]
+NewLayout = Annotated[Path, typer.Option("--out", "-o", help="The layout to write.", metavar="JSON")]
 LayoutFile = Annotated[Path, typer.Argument(metavar="LAYOUT.json", help="The layout file.")]
 
 
@@ -88,6 +90,105 @@ def schema() -> int:
 
     console.document(layout_json_schema())
     return 0
+
+
+@app.command(epilog=f"Example: anyphoto layout arrange ana.jpg ben.jpg --prompt \"a photo of two friends on a beach\" "
+             f"-o beach.json\n\n{DOCS}")  # fmt: skip
+def arrange(
+    pictures: Annotated[
+        list[Path] | None, typer.Argument(metavar="PICTURE...", help="A photo of each person, from left to right.")
+    ] = None,
+    people: Annotated[
+        list[Path] | None, typer.Option("--people", help="The same: --people ana.jpg ben.jpg.", metavar="PICTURE...")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The layout to write.", metavar="JSON")] = Path(
+        "layout.json"
+    ),
+    size: Annotated[str, typer.Option(help="Of the picture, px.", metavar="WxH")] = "1024x1024",
+    preset: Annotated[Preset, typer.Option(help="How they stand.")] = "row",
+    prompt: Annotated[
+        str | None, typer.Option(help="What the picture shows; default: a photo of N people.", metavar="TEXT")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, other places.", metavar="N", min=0)] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the layout.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Write a layout with sensible places for people, one photo each. No model is loaded.
+
+    Photos from outside the layout's folder are copied beside it.
+    """
+    from anyphoto_cli.layout.arrange import arrange as places_of
+    from anyphoto_cli.layout.head_count import counted
+    from anyphoto_cli.layout.write import Placed, names_of, parse_size, write_layout
+
+    files = [*(people or []), *(pictures or [])]
+    width, height = parse_size(size)
+    places = places_of(len(files), width, height, preset, seed)
+    placed = [Placed(*one) for one in zip(names_of(files), files, places, strict=True)]
+    layout = write_layout(out, placed, prompt or counted(len(files)), (width, height), seed, overwrite)
+    _written(out, layout, 0, as_json)
+    return 0
+
+
+@app.command(epilog=f"Example: anyphoto layout from-photo party.jpg --refs refs -o party.json\n\n{DOCS}")
+def from_photo(
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photo of people at the places you want.")],
+    out: NewLayout = Path("layout.json"),
+    refs: Annotated[
+        Path | None, typer.Option("--refs", help="Known people, a folder each: they are put in by name.", metavar="DIR")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="What the picture shows.", metavar="TEXT")] = None,
+    captioner: Annotated[
+        str | None, typer.Option(help="Writes the prompt instead: openai (a server), vllm.", metavar="NAME")
+    ] = None,
+    caption_url: Annotated[str | None, typer.Option(help="Of captioner openai.", metavar="URL")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Of the picture; default: about 1024x1024 px, as the photo.", metavar="WxH")
+    ] = None,
+    face_pack: FacePack = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least cosine of a known person; default: the pack's calibration, or the "
+                                   "bank's own.", metavar="COS")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the layout.")] = False,
+    as_json: Json = False,
+) -> int:  # fmt: skip
+    """Write a layout with the faces of a photo as its places: known people by name, the others to be filled in."""
+    from anyphoto_cli.faces.packs import DEFAULT_PACK, open_faces
+    from anyphoto_cli.generate.from_photo import layout_from_photo
+    from anyphoto_cli.layout.write import parse_size
+
+    console.hush_libraries(False)
+    caption = _captioner(captioner, caption_url) if captioner else None
+    layout, slots = layout_from_photo(
+        photo, out, open_faces(face_pack or DEFAULT_PACK), refs=refs, prompt=prompt, caption=caption,
+        size=parse_size(size) if size else None, threshold=threshold, overwrite=overwrite,
+        listener=console.Terminal(quiet=as_json),
+    )  # fmt: skip
+    _written(out, layout, slots, as_json)
+    return 0
+
+
+def _captioner(name: str, url: str | None) -> Any:
+    """[H, W, 3] -> one sentence, by a captioner of `preprocess`."""
+    from anyphoto_cli.preprocess.captioning import caption_one
+
+    return lambda picture: caption_one(name, url, picture)
+
+
+def _written(out: Path, layout: Any, slots: int, as_json: bool) -> None:
+    """What stands where, and what is left to do."""
+    if as_json:
+        console.document({"file": str(out), "faces": [face.name for face in layout.faces], "to_fill": slots})
+        return
+    for face in layout.faces:
+        x, y = face.place.mean(0)
+        console.result(f"{face.name}: {face.reference}, at {x:.0f},{y:.0f}")
+    console.result(f"{out}: {len(layout.faces)} people, {layout.width}x{layout.height}")
+    if slots:
+        console.Terminal().notice(
+            f"To fill: {slots} reference pictures that are not there yet; or edit the names in it"
+        )
 
 
 def _refuse_target(out: Path, inputs: list[Path]) -> None:

@@ -108,7 +108,8 @@ def layout_files(layouts: Sequence[Path | str]) -> list[Path]:
     """Files as they are, folders as their *.json. Raises InputError for an empty folder, or two layouts of one name."""
     files: list[Path] = []
     for path in map(Path, layouts):
-        found = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        found = [file for file in sorted(path.glob("*.json")) if not file.name.endswith(".verify.json")]
+        found = found if path.is_dir() else [path]
         if not found:
             raise InputError("holds no .json files", file=path)
         files += found

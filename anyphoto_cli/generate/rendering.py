@@ -117,7 +117,7 @@ def render_again(
     """
     listener, record = listener or Listener(), read_record(picture)
     config = _recorded_config(record, config or GenerateConfig(), picture)
-    layout = _recorded_layout(record, picture, refs_root)
+    layout = recorded_layout(record, picture, refs_root)
     models = find_models(config)
     weights, analyzer = models.weights, models.analyzer
     job = Job(layout, prepare_faces(layout, analyzer, weights.method))
@@ -245,7 +245,8 @@ def _recorded_config(record: dict[str, Any], given: GenerateConfig, picture: Pat
         raise InputError("is damaged or was edited", file=picture, field=field) from None
 
 
-def _recorded_layout(record: dict[str, Any], picture: Path, refs_root: Path | None) -> Layout:
+def recorded_layout(record: dict[str, Any], picture: Path, refs_root: Path | None) -> Layout:
+    """The layout that a picture was made from, references included. Raises InputError where their folder is gone."""
     root = refs_root or (Path(os.path.realpath(picture)).parent / record["refs"])
     if not root.is_dir():
         what = f"the folder of its references, {record['refs']!r}, is not there"

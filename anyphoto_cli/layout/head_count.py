@@ -51,3 +51,14 @@ def count_people(prompt: str) -> int | None:
     if total and singles:  # "two women, an astronaut and an admiral" names the same people twice
         return total if total == singles else None
     return total or singles or None
+
+
+_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+def counted(people: int) -> str:
+    """A photo of three people."""
+    if people <= 0:
+        return "A photo."
+    number = _WORDS[people] if people < len(_WORDS) else str(people)
+    return f"A photo of {number} {'person' if people == 1 else 'people'}."

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyphoto_cli.bench.cases import Case
-from anyphoto_cli.bench.placement import at_their_places
 from anyphoto_cli.bench.results import Results
 from anyphoto_cli.bench.sources import FileSource, picture_of
 from anyphoto_cli.faces.norm_crop import norm_crop
+from anyphoto_cli.faces.placement import at_their_places
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.mini.probe import read_scene_and_style
 from anyphoto_cli.seams import FaceAnalyzer

@@ -137,3 +137,16 @@ def small_jpeg(picture: Picture) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=90)
     return buffer.getvalue()
+
+
+def caption_one(name: str, url: str | None, picture: Picture) -> str:
+    """One picture's caption, by a captioner of that name. Raises EnvironmentFault where it gives none."""
+    from anyphoto_cli.config.preprocess import RunOptions
+    from anyphoto_cli.registry import find
+
+    config = PreprocessConfig(captioner=name, caption_url=url)
+    captioner: Captioner = find("captioners", name)(config, RunOptions())
+    [answer] = captioner.captions([CaptionRequest("0", small_jpeg(picture), 0)])
+    if not answer.text:
+        raise EnvironmentFault(f"{captioner.name} gave no caption ({answer.problem})", field="--captioner")
+    return answer.text

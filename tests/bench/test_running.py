@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from anyphoto_cli.bench.cases import read_cases
-from anyphoto_cli.bench.placing import picture_size, write_layout
+from anyphoto_cli.bench.placing import write_layout
 from anyphoto_cli.bench.running import render_cases, with_places
 from anyphoto_cli.bench.systems.editing import side_by_side
 from anyphoto_cli.bench.systems.flux_kontext import FluxKontext
@@ -23,7 +23,7 @@ from anyphoto_cli.bench.systems.qwen_image_edit import QwenImageEdit
 from anyphoto_cli.config.bench import RunConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.faces.packs import open_faces
-from anyphoto_cli.geometry import face_height
+from anyphoto_cli.geometry import face_height, fitting_size
 from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
 
 QUICK = RunConfig(steps=1)
@@ -181,7 +181,7 @@ def test_places_from_the_references_stand_in_strips(drawn, tmp_path):
     (128, 128, 512, (512, 512)), (1000, 500, 512, (720, 368)), (100, 1000, 512, (368, 720)), (1, 1, 64, (64, 64)),
 ])  # fmt: skip
 def test_pictures_keep_the_proportions(width, height, side, size):
-    assert picture_size(width, height, side) == size
+    assert fitting_size(width, height, side) == size
 
 
 def test_a_refused_case_is_counted_and_stops_nobody(run, drawn, tmp_path):

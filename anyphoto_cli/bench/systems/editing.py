@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from anyphoto_cli.bench.cases import Case
-from anyphoto_cli.bench.placing import frame_of, picture_size
+from anyphoto_cli.bench.placing import frame_of
 from anyphoto_cli.bench.sources import picture_of
 from anyphoto_cli.bench.systems import device_of
 from anyphoto_cli.config.bench import RunConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed
+from anyphoto_cli.geometry import fitting_size
 
 
 class EditingSystem:
@@ -64,7 +65,7 @@ class EditingSystem:
             return
         config = self._config
         original = picture_of(case.gt) if case.gt is not None and case.size is None else None
-        width, height = picture_size(*frame_of(case, original), config.side or self.side)
+        width, height = fitting_size(*frame_of(case, original), config.side or self.side)
         references = [Image.fromarray(picture_of(source)) for source in case.references]
         guidance = self.guidance if config.guidance_scale is None else config.guidance_scale
         told = self.arguments(case.prompt, references, config.steps or self.steps, guidance)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from anyphoto_cli.config.preprocess import PreprocessConfig, RunOptions
+from anyphoto_cli.layout.head_count import counted
 from anyphoto_cli.preprocess.caption_checks import plain
 from anyphoto_cli.seams import CaptionAnswer, Captioner, CaptionRequest
-
-_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
 class TemplateCaptioner:
@@ -20,14 +19,6 @@ class TemplateCaptioner:
         """The source's own caption wins: someone looked at the picture for it."""
         for request in pictures:
             yield CaptionAnswer(request.id, plain(request.given) or counted(request.people))
-
-
-def counted(people: int) -> str:
-    """A photo of three people."""
-    if people <= 0:
-        return "A photo."
-    number = _NUMBERS[people] if people < len(_NUMBERS) else str(people)
-    return f"A photo of {number} {'person' if people == 1 else 'people'}."
 
 
 def open_captioner(config: PreprocessConfig, options: RunOptions) -> Captioner:

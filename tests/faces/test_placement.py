@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyphoto_cli.bench.placement import placement
+from anyphoto_cli.faces.placement import placement
 from anyphoto_cli.geometry import arcface_template, face_height
 
 

@@ -1,0 +1,113 @@
+"""From which cosine on two faces are one person's: a number of its own for every recogniser, measured, never assumed.
+
+Measured over a bank of known people and stored with the pack's name and hash: below $ANYPHOTO_HOME, or beside the
+models of a pack that brings its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from anyphoto_cli.config.home import anyphoto_home
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.files.commit import committed
+from anyphoto_cli.seams import FaceAnalyzer
+from anyphoto_cli.types import Embeddings
+
+FILE = "calibration.json"
+STRANGERS = 0.99
+"""Of a hundred pairs of different people, one lies above the threshold."""
+FEWEST = 100
+"""Pairs of different people below which that one in a hundred is a guess."""
+
+
+class Calibration(BaseModel):
+    """A pack's measure. Cosines; `same` is None where nobody has two photos."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pack: str
+    sha256: str
+    threshold: float = Field(ge=-1, le=1, description="From here on two faces are taken for one person's.")
+    people: int
+    photos: int
+    same_pairs: int
+    same_mean: float | None
+    same_p05: float | None
+    different_pairs: int
+    different_mean: float
+    different_max: float
+    false_reject: float | None = Field(description="Share of one person's pairs below the threshold.")
+
+
+def calibrated(embeddings: Mapping[str, Embeddings], pack: str, sha256: str) -> Calibration:
+    """embeddings: name -> [n, 512] of one person's photos. The threshold is the 99th percentile of different people.
+
+    Raises InputError with fewer than two people.
+    """
+    names = [name for name, rows in embeddings.items() if len(rows)]
+    if len(names) < 2:
+        raise InputError(f"shows {len(names)} people with a face", field="REFS", remedy="Two are needed, 15 are better")
+    owner = np.concatenate([np.full(len(embeddings[name]), place) for place, name in enumerate(names)])
+    cosines = _pairs(np.concatenate([embeddings[name] for name in names]))
+    first, second = np.triu_indices(len(owner), 1)
+    alike = owner[first] == owner[second]
+    same, different = cosines[alike], cosines[~alike]
+    threshold = round(float(np.quantile(different, STRANGERS)), 4)
+    return Calibration(
+        pack=pack, sha256=sha256, threshold=threshold, people=len(names), photos=len(owner), same_pairs=len(same),
+        same_mean=_mean(same), same_p05=round(float(np.quantile(same, 0.05)), 4) if len(same) else None,
+        different_pairs=len(different), different_mean=round(float(different.mean()), 4),
+        different_max=round(float(different.max()), 4),
+        false_reject=round(float((same < threshold).mean()), 4) if len(same) else None,
+    )  # fmt: skip
+
+
+def _pairs(rows: Embeddings) -> NDArray[np.float64]:
+    """Cosines of all pairs, in the order of `np.triu_indices`."""
+    every = rows.astype(np.float64) @ rows.T.astype(np.float64)
+    found: NDArray[np.float64] = every[np.triu_indices(len(rows), 1)]
+    return found
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    return round(float(values.mean()), 4) if len(values) else None
+
+
+def calibration_file(analyzer: FaceAnalyzer) -> Path:
+    """Where this machine keeps a pack's."""
+    return anyphoto_home() / "calibrations" / f"{Path(analyzer.name).name}-{analyzer.sha256[:12]}.json"
+
+
+def write_calibration(calibration: Calibration, file: Path) -> None:
+    """One JSON document."""
+    with committed(file) as out:
+        out.write(calibration.model_dump_json(indent=2).encode() + b"\n")
+
+
+def find_calibration(analyzer: FaceAnalyzer) -> Calibration | None:
+    """This machine's own, else the one that came with the pack; None where there is none for these very models.
+
+    Raises InputError for a damaged file.
+    """
+    folder = getattr(analyzer, "folder", None)
+    for file in (calibration_file(analyzer), *([Path(folder) / FILE] if folder else [])):
+        if file.is_file() and (found := _read(file)).sha256 == analyzer.sha256:
+            return found
+    return None
+
+
+def _read(file: Path) -> Calibration:
+    try:
+        value: Any = json.loads(file.read_text(encoding="utf-8"))
+        return Calibration.model_validate(value)
+    except (ValidationError, ValueError) as error:
+        remedy = "Run: anyphoto faces calibrate REFS"
+        raise InputError(f"is damaged ({type(error).__name__})", file=file, remedy=remedy) from error

@@ -1,0 +1,29 @@
+"""`anyphoto faces calibrate`: a folder of known people -> from which cosine on two faces are one person's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anyphoto_cli.faces.calibration import FEWEST, Calibration, calibrated, calibration_file, write_calibration
+from anyphoto_cli.generate.known_people import known_people
+from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.seams import FaceAnalyzer
+
+
+def calibrate(
+    refs: Path, analyzer: FaceAnalyzer, out: Path | None = None, listener: Listener | None = None
+) -> tuple[Calibration, Path]:  # fmt: skip
+    """Measure and write; returns both. refs: a folder a person, photos in it. out: not into this machine's own file.
+
+    Photos without a face are told and left out. Raises InputError with fewer than two people.
+    """
+    listener = listener or Listener()
+    embeddings = {name: one.embeddings for name, one in known_people(refs, analyzer, listener).items()}
+    found = calibrated(embeddings, Path(analyzer.name).name, analyzer.sha256)
+    if found.different_pairs < FEWEST:
+        listener.caution(f"only {found.different_pairs} pairs of different people: one in a hundred of them is a guess")
+    if not found.same_pairs:
+        listener.caution("nobody has two photos: how often one person is taken for two is not known")
+    file = out or calibration_file(analyzer)
+    write_calibration(found, file)
+    return found, file

@@ -1,0 +1,119 @@
+"""`anyphoto verify`, `generate --verify`: pictures looked at one by one, the verdict written beside each."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anyphoto_cli.config.method import MethodConfig
+from anyphoto_cli.config.verify import VerifyConfig
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.faces.packs import open_faces
+from anyphoto_cli.files.commit import committed, sha256_of
+from anyphoto_cli.files.images import read_picture
+from anyphoto_cli.generate.annotate import annotated
+from anyphoto_cli.generate.conditions import Conditions, prepare_faces
+from anyphoto_cli.generate.png_metadata import read_record
+from anyphoto_cli.generate.rendering import recorded_layout
+from anyphoto_cli.generate.verification import Verdict, verify_picture
+from anyphoto_cli.layout.schema import Layout, load_layout
+from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.seams import FaceAnalyzer
+
+BESIDE, DRAWN = ".verify.json", ".verify.png"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A picture and the verdict on it. annotated: the copy with boxes, where it was asked for."""
+
+    picture: Path
+    verdict: Verdict
+    annotated: Path | None = None
+
+
+def verify_files(
+    pictures: Sequence[Path | str],
+    layout: Path | None = None,
+    *,
+    face_pack: str | None = None,
+    config: VerifyConfig | None = None,
+    annotate: bool = False,
+    out: Path | None = None,
+    refs_root: Path | None = None,
+    listener: Listener | None = None,
+) -> list[Verified]:
+    """Look at pictures from anywhere. layout: of all of them; None: each picture's own, as `generate` wrote it in.
+
+    face_pack: None: the one a picture was made with. Writes <picture>.verify.json, and .verify.png where asked to,
+    beside the picture or into `out`. Raises InputError for files that are no pictures, or say nothing of a layout.
+    """
+    listener, config = listener or Listener(), config or VerifyConfig()
+    given = load_layout(layout, refs_root) if layout is not None else None
+    looker, done = Looker(face_pack, config), list[Verified]()
+    files = [Path(file) for file in pictures]
+    listener.work("Verifying", len(files))
+    for file in files:
+        asked, pack = (given, None) if given is not None else _own_layout(file, refs_root)
+        done.append(looker.look(file, asked, pack, annotate, out))
+        listener.done(1)
+    listener.end()
+    return done
+
+
+def _own_layout(file: Path, refs_root: Path | None) -> tuple[Layout, str]:
+    try:
+        record = read_record(file)
+    except InputError as error:
+        remedy = "Give the layout it was made from with --layout"
+        raise InputError("says nothing of a layout", file=file, remedy=remedy) from error
+    return recorded_layout(record, file, refs_root), str(record["face_pack"]["name"])
+
+
+class Looker:
+    """Face models and the people of the last layout, kept from one picture to the next."""
+
+    def __init__(self, face_pack: str | None, config: VerifyConfig, analyzer: FaceAnalyzer | None = None) -> None:
+        self._named, self._config = face_pack, config
+        self._opened: dict[str, FaceAnalyzer] = {} if analyzer is None else {"": analyzer}
+        self._people: tuple[str, Conditions] | None = None
+
+    def look(self, file: Path, layout: Layout, pack: str | None = None, annotate: bool = False,
+             out: Path | None = None) -> Verified:  # fmt: skip
+        """Judge one picture and write it down. pack: used where none was named. out: another folder than its own."""
+        analyzer, picture = self._analyzer(pack), read_picture(file)
+        verdict = verify_picture(picture, layout, self._conditions(layout, analyzer), analyzer, self._config)
+        told = {"picture": file.name, "picture_sha256": sha256_of(file), **verdict.to_json()}
+        beside = (out or file.parent) / file.name
+        with committed(beside.with_name(file.stem + BESIDE)) as written:
+            written.write((json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode())
+        drawn = None
+        if annotate:
+            drawn, buffer = beside.with_name(file.stem + DRAWN), io.BytesIO()
+            annotated(picture, layout, verdict).save(buffer, "PNG")
+            with committed(drawn) as written:
+                written.write(buffer.getvalue())
+        return Verified(file, verdict, drawn)
+
+    def _analyzer(self, pack: str | None) -> FaceAnalyzer:
+        if "" in self._opened:
+            return self._opened[""]
+        name = self._named or pack or "mini"
+        if name not in self._opened:
+            self._opened[name] = open_faces(name)
+        if not self._opened[name].detects:
+            raise InputError(f"{name} cannot find faces", field="--face-pack", remedy="Name a pack with a detector")
+        return self._opened[name]
+
+    def _conditions(self, layout: Layout, analyzer: FaceAnalyzer) -> Conditions:
+        key = layout.model_dump_json(include={"faces", "width", "height"}) + str(layout.refs_root) + analyzer.sha256
+        if self._people is None or self._people[0] != key:
+            self._people = (key, prepare_faces(layout, analyzer, _ANYWHERE))
+        return self._people[1]
+
+
+_ANYWHERE = MethodConfig()
+"""Only who the people are is asked for; canvases are not."""

@@ -1,0 +1,109 @@
+"""Layouts that are made, not typed: their references beside them, their JSON whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.files.commit import committed
+from anyphoto_cli.files.images import read_bytes
+from anyphoto_cli.geometry import TOKEN_PX
+from anyphoto_cli.layout.schema import Layout, parse_layout
+from anyphoto_cli.types import Points
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """One person of a new layout. reference: a picture anywhere; None: a place that is to be filled later."""
+
+    name: str
+    reference: Path | None
+    landmarks: Points
+
+
+def write_layout(
+    file: Path, people: Sequence[Placed], prompt: str, size: tuple[int, int], seed: int = 0, overwrite: bool = False
+) -> Layout:
+    """Write `file`; references from outside its folder are copied into <name>_refs/ beside it.
+
+    A place to be filled names a picture that is not there yet. Raises InputError where `file` exists, or is wrong.
+    """
+    if file.suffix != ".json":
+        raise InputError("does not end in .json", file=file, field="--out")
+    if file.exists() and not overwrite:
+        raise InputError("exists", file=file, field="--out", remedy="Replace it with --overwrite, or name another file")
+    copies: dict[Path, bytes] = {}
+    faces = [
+        {"name": one.name, "reference": _beside(file, one, copies), "landmarks": _rounded(one.landmarks)}
+        for one in people
+    ]
+    document: dict[str, Any] = {
+        "version": 1, "prompt": prompt, "width": size[0], "height": size[1], "seed": seed, "faces": faces,
+    }  # fmt: skip
+    layout = parse_layout(document, file)
+    for copy, content in copies.items():
+        with committed(copy) as out:
+            out.write(content)
+    with committed(file) as out:
+        out.write(as_text(document).encode())
+    return layout
+
+
+def as_text(document: Any) -> str:
+    """JSON for people: one line a point."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    return re.sub(r"\[\s+(-?[\d.]+),\s+(-?[\d.]+)\s+\]", r"[\1, \2]", text) + "\n"
+
+
+def _beside(file: Path, one: Placed, copies: dict[Path, bytes]) -> str:
+    """The path of a reference inside the layout's folder."""
+    folder = file.parent.resolve()
+    if one.reference is None:
+        return f"{_slug(one.name)}.jpg"
+    real = Path(os.path.realpath(one.reference))
+    if folder in real.parents:
+        return real.relative_to(folder).as_posix()
+    content = read_bytes(one.reference)
+    copy = Path(f"{file.stem}_refs") / f"{_slug(one.name)}{one.reference.suffix.lower()}"
+    copies[file.parent / copy] = content
+    return copy.as_posix()
+
+
+def _slug(name: str) -> str:
+    """A name as a file may be called."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "person"
+
+
+def _rounded(points: Points) -> list[list[float]]:
+    return [[round(float(value), 1) for value in point] for point in points]
+
+
+def names_of(files: Sequence[Path]) -> list[str]:
+    """People called as their files are, each with a name of their own: ana, ben, ana 2."""
+    names: list[str] = []
+    for file in files:
+        name, number = file.stem.replace("_", " ").strip() or "person", 1
+        unique = name
+        while unique in names:
+            number += 1
+            unique = f"{name} {number}"
+        names.append(unique)
+    return names
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT, multiples of 16. Raises InputError."""
+    match = re.fullmatch(r"(\d{2,5})[x×](\d{2,5})", text.strip().lower())
+    if not match:
+        raise InputError(f"{text!r} is no size", field="--size", remedy="Like 1024x768")
+    width, height = int(match[1]), int(match[2])
+    if width % TOKEN_PX or height % TOKEN_PX:
+        near = f"{max(round(width / TOKEN_PX), 4) * TOKEN_PX}x{max(round(height / TOKEN_PX), 4) * TOKEN_PX}"
+        raise InputError(f"{text} is no multiple of {TOKEN_PX}", field="--size", remedy=f"Take {near}")
+    return width, height

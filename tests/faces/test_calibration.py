@@ -1,0 +1,84 @@
+"""A threshold is measured over known people, kept with the pack's hash, and never taken for another pack's."""
+
+import json
+
+import numpy as np
+import pytest
+
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.faces.calibration import calibrated, calibration_file, find_calibration, write_calibration
+
+
+def people(count, photos, spread=0.3, seed=0):
+    rng = np.random.default_rng(seed)
+    found = {}
+    for k in range(count):
+        middle = rng.normal(size=512)
+        rows = middle / np.linalg.norm(middle) + spread * rng.normal(size=(photos, 512)) / 512**0.5
+        found[f"p{k}"] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return found
+
+
+def test_one_in_a_hundred_strangers_is_above():
+    found = calibrated(people(40, 3), "pack", "ab")
+    assert found.same_pairs == 40 * 3 and found.different_pairs == 40 * 39 // 2 * 9
+    rows = np.concatenate(list(people(40, 3).values()))
+    owner = np.repeat(np.arange(40), 3)
+    cosines = (rows @ rows.T)[owner[:, None] < owner[None]]
+    assert abs(float((cosines > found.threshold).mean()) - 0.01) < 0.002
+    assert found.false_reject == 0 and found.same_p05 > found.threshold
+
+
+def test_one_photo_each_says_nothing_of_one_person():
+    found = calibrated(people(5, 1), "pack", "ab")
+    assert found.same_pairs == 0 and found.same_mean is None and found.false_reject is None
+
+
+@pytest.mark.parametrize("bank", [{}, people(1, 4), {"a": np.zeros((0, 512), np.float32), **people(1, 2)}])
+def test_one_person_is_refused(bank):
+    with pytest.raises(InputError, match="Two are needed"):
+        calibrated(bank, "pack", "ab")
+
+
+class Pack:
+    """An analyzer as far as it matters here."""
+
+    name, folder = "some/pack", None
+
+    def __init__(self, sha256):
+        self.sha256 = sha256
+
+
+def test_it_is_found_again_for_these_models_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANYPHOTO_HOME", str(tmp_path))
+    pack, other = Pack("a" * 64), Pack("a" * 12 + "b" * 52)  # the same beginning, and so the same file
+    written = calibrated(people(3, 2), "pack", pack.sha256)
+    write_calibration(written, calibration_file(pack))
+    assert find_calibration(pack) == written and find_calibration(other) is None
+    calibration_file(pack).write_text(json.dumps({"pack": "pack"}))
+    with pytest.raises(InputError, match="is damaged"):
+        find_calibration(pack)
+
+
+def test_the_embedded_pack_brings_its_own():
+    from anyphoto_cli.faces.packs import open_faces
+
+    found = find_calibration(open_faces("mini"))
+    assert (
+        found is not None and found.people >= 200 and 0.1 < found.threshold < 0.4 and found.same_p05 > found.threshold
+    )
+
+
+def test_real_people(run, photos, face_pack_folder, tmp_path):
+    code, said, err = run("faces", "calibrate", photos / "refs", "--face-pack", face_pack_folder, "--json", "-o",
+                          tmp_path / "c.json")  # fmt: skip
+    assert code == 0, err
+    told = json.loads(said)
+    assert told["people"] == 6 and told["threshold"] < 0.2 < told["same_p05"]
+    assert "pairs of different people" in err
+    assert json.loads((tmp_path / "c.json").read_text())["sha256"] == told["sha256"]
+
+
+def test_a_folder_without_people_is_refused(run, tmp_path):
+    code, _, err = run("faces", "calibrate", tmp_path, "--face-pack", "mini")
+    assert code == 2 and "no reference photos" in err

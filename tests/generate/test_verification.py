@@ -1,0 +1,197 @@
+"""Planted mistakes in real photos are found: a swap, somebody missing, somebody extra, somebody twice."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anyphoto_cli.config.verify import VerifyConfig
+from anyphoto_cli.files.images import read_picture
+from anyphoto_cli.generate.annotate import annotated
+from anyphoto_cli.generate.conditions import prepare_faces
+from anyphoto_cli.generate.from_photo import layout_from_photo
+from anyphoto_cli.generate.verification import verify_picture
+from anyphoto_cli.geometry import face_height
+from anyphoto_cli.layout.schema import load_layout, parse_layout
+
+SURE = VerifyConfig(threshold=0.3)
+
+
+@pytest.fixture(scope="module")
+def couple(photos, face_pack, tmp_path_factory):
+    """A photo of two known people, and the layout that asks for just that."""
+    folder = tmp_path_factory.mktemp("couple")
+    photo = photos / "groups" / "kit_with_rose.jpg"
+    layout, slots = layout_from_photo(photo, folder / "couple.json", face_pack, refs=photos / "refs", threshold=0.3)
+    assert slots == 0 and [face.name for face in layout.faces] == ["rose_leslie", "kit_harington"]
+    return read_picture(photo), layout
+
+
+def changed(layout, change):
+    document = json.loads(layout.model_dump_json(exclude_none=True))
+    change(document["faces"])
+    return parse_layout(document, layout.file)
+
+
+def states(picture, layout, face_pack, config=SURE):
+    verdict = verify_picture(picture, layout, prepare_faces(layout, face_pack), face_pack, config)
+    return {face.name: face.state for face in verdict.faces}, verdict
+
+
+def test_the_photo_itself_passes_at_any_size(couple, face_pack):
+    picture, layout = couple
+    half = np.asarray(Image.fromarray(picture).resize((picture.shape[1] // 2, picture.shape[0] // 2)))
+    for pixels in (picture, half):
+        found, verdict = states(pixels, layout, face_pack)
+        assert set(found.values()) == {"good"} and verdict.passed is True and not verdict.extra
+        assert verdict.score > 0.5 and all(face.off < 0.05 for face in verdict.faces)
+
+
+def test_a_swap_is_told_by_name(couple, face_pack):
+    picture, layout = couple
+
+    def swap(faces):
+        faces[0]["landmarks"], faces[1]["landmarks"] = faces[1]["landmarks"], faces[0]["landmarks"]
+
+    found, verdict = states(picture, changed(layout, swap), face_pack)
+    assert set(found.values()) == {"swapped"} and verdict.passed is False
+    assert {face.name: face.like for face in verdict.faces} == {
+        "rose_leslie": "kit_harington", "kit_harington": "rose_leslie",
+    }  # fmt: skip
+    assert verdict.score < 0
+    assert "rose_leslie: is kit_harington" in verdict.lines()[0]
+
+
+def test_swapped_pixels_are_a_swap_too(couple, face_pack):
+    """The faces themselves exchanged in the picture, each scaled to the other's place."""
+    from skimage.transform import SimilarityTransform, warp
+
+    picture, layout = couple
+    scale = np.array([picture.shape[1] / layout.width, picture.shape[0] / layout.height])
+    places = [face.place * scale for face in layout.faces]
+    pasted = picture.copy()
+    for here, there in ((0, 1), (1, 0)):
+        move = SimilarityTransform.from_estimate(places[here], places[there])
+        rows, columns = np.mgrid[: picture.shape[0], : picture.shape[1]]
+        middle, size = places[here].mean(0), float(face_height(places[here]))
+        inside = np.hypot(columns - middle[0], rows - middle[1]) < 0.62 * size
+        pasted[inside] = (warp(picture, move, order=1) * 255).round().astype(np.uint8)[inside]
+    found, _ = states(pasted, layout, face_pack)
+    assert set(found.values()) == {"swapped"}
+
+
+def test_somebody_missing_and_somebody_extra(couple, face_pack):
+    picture, layout = couple
+    points = np.array(layout.faces[0].landmarks)
+
+    def add(faces):
+        faces.append({"name": "nobody", "reference": faces[0]["reference"],
+                      "landmarks": (points * 0.4 + [layout.width * 0.7, layout.height * 0.8]).tolist()})  # fmt: skip
+
+    found, verdict = states(picture, changed(layout, add), face_pack)
+    assert found == {"rose_leslie": "good", "kit_harington": "good", "nobody": "missing"}
+    assert verdict.passed is False and "nobody: missing" in verdict.lines()
+    found, verdict = states(picture, changed(layout, lambda faces: faces.pop()), face_pack)
+    assert found == {"rose_leslie": "good"} and verdict.passed is False
+    assert [extra.twice for extra in verdict.extra] == [""]
+    assert "nobody asked for" in verdict.lines()[-1]
+
+
+def test_somebody_twice(couple, face_pack):
+    picture, layout = couple
+    wide = np.concatenate([picture, picture], 1)
+
+    def squeeze(faces):
+        for face in faces:
+            face["landmarks"] = [[x / 2, y] for x, y in face["landmarks"]]
+
+    found, verdict = states(wide, changed(layout, squeeze), face_pack)
+    assert set(found.values()) == {"good"} and sorted(one.twice for one in verdict.extra) == [
+        "kit_harington", "rose_leslie",
+    ]  # fmt: skip
+
+
+def test_off_their_place_and_unlike(couple, face_pack, photos):
+    picture, layout = couple
+    size = float(face_height(np.array(layout.faces[0].landmarks)))
+
+    def shift(faces):
+        faces[0]["landmarks"] = [[x + 0.4 * size, y] for x, y in faces[0]["landmarks"]]
+
+    found, verdict = states(picture, changed(layout, shift), face_pack)
+    assert found == {"rose_leslie": "off", "kit_harington": "good"} and 0.3 < verdict.faces[0].off < 0.5
+    stranger = next(iter(sorted((photos / "refs" / "biden").iterdir())))
+    other = layout.file.parent / "couple_refs" / "stranger.jpg"
+    other.write_bytes(stranger.read_bytes())
+
+    def exchange(faces):
+        faces[0] |= {"name": "biden", "reference": "couple_refs/stranger.jpg"}
+
+    found, _ = states(picture, changed(layout, exchange), face_pack)
+    assert found == {"biden": "unlike", "kit_harington": "good"}
+
+
+def test_without_a_threshold_nobody_is_judged(couple, face_pack, monkeypatch, tmp_path):
+    monkeypatch.setenv("ANYPHOTO_HOME", str(tmp_path))
+    picture, layout = couple
+    found, verdict = states(picture, layout, face_pack, VerifyConfig())
+    assert set(found.values()) == {"found"} and verdict.passed is None and "is not calibrated" in verdict.threshold_from
+
+
+def test_no_faces_at_all(couple, face_pack):
+    picture, layout = couple
+    found, verdict = states(np.full_like(picture, 128), layout, face_pack)
+    assert set(found.values()) == {"missing"} and verdict.score == -1 and verdict.passed is False
+
+
+def test_boxes_are_drawn_on_a_copy(couple, face_pack):
+    picture, layout = couple
+    before = picture.copy()
+    _, verdict = states(picture, layout, face_pack)
+    image = np.asarray(annotated(picture, layout, verdict))
+    assert np.array_equal(picture, before) and max(image.shape[:2]) >= 768
+    green = np.array([0x15, 0x80, 0x3D])
+    x0, y0, x1, _ = verdict.faces[0].box
+    zoom = image.shape[0] // picture.shape[0]
+    row = image[round((y0 + 0.5) * zoom), round((x0 + 1) * zoom) : round(x1 * zoom)]
+    assert (np.abs(row.astype(int) - green).sum(1) == 0).mean() > 0.9
+
+
+def test_on_the_command_line(run, couple, photos, face_pack_folder, tmp_path):
+    _, layout = couple
+    photo = photos / "groups" / "kit_with_rose.jpg"
+    code, said, err = run("verify", photo, "--layout", layout.file, "--face-pack", face_pack_folder, "--threshold", "0.3",
+                          "--annotate", "-o", tmp_path)  # fmt: skip
+    assert code == 0 and "passed" in said and "rose_leslie: good" in said, err
+    told = json.loads((tmp_path / "kit_with_rose.verify.json").read_text())
+    assert told["passed"] is True and told["threshold"] == 0.3 and len(told["picture_sha256"]) == 64
+    assert (tmp_path / "kit_with_rose.verify.png").is_file()
+    code, said, _ = run("verify", photo, "--layout", layout.file, "--face-pack", face_pack_folder, "--threshold", "0.99",
+                        "--json", "-o", tmp_path)  # fmt: skip
+    assert code == 3 and json.loads(said)["pictures"][0]["faces"][0]["state"] == "unlike"
+    code, _, err = run("verify", photo, "--face-pack", face_pack_folder)
+    assert code == 2 and "says nothing of a layout" in err
+    code, _, err = run("verify", tmp_path / "none.png", "--layout", layout.file)
+    assert code == 2 and "none.png" in err and "Traceback" not in err
+
+
+def test_a_template_with_a_stranger_leaves_a_slot(run, photos, face_pack_folder, tmp_path):
+    out = tmp_path / "party.json"
+    code, said, err = run("layout", "from-photo", photos / "groups" / "obama_and_biden.jpg", "--refs", photos / "refs",
+                          "--face-pack", face_pack_folder, "-o", out, "--json")  # fmt: skip
+    assert code == 0, err
+    told = json.loads(said)
+    assert told["faces"][:2] == ["biden", "obama"] and told["to_fill"] == 1
+    layout = load_layout(out)
+    assert layout.prompt == "A photo of three people." and layout.faces[2].reference == "person_1.jpg"
+    assert 0.9 < layout.width * layout.height / 1024**2 < 1.1
+    code, _, err = run("layout", "check", out)
+    assert code == 2 and "person_1.jpg" in err  # it says what is still to be filled
+
+
+def test_a_template_without_faces_is_refused(run, face_pack_folder, tmp_path):
+    Image.new("RGB", (256, 256), "navy").save(tmp_path / "sea.png")
+    code, _, err = run("layout", "from-photo", tmp_path / "sea.png", "--face-pack", face_pack_folder, "-o",
+                       tmp_path / "sea.json")  # fmt: skip
+    assert code == 2 and "found no face" in err and not (tmp_path / "sea.json").exists()

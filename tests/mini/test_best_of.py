@@ -1,0 +1,111 @@
+"""Seeds tried one by one in the small world: the keeper is an ordinary picture, and nothing is rendered twice."""
+
+import json
+
+import pytest
+
+from anyphoto_cli.config.generate import GenerateConfig
+from anyphoto_cli.config.verify import VerifyConfig
+from anyphoto_cli.generate import rendering
+from anyphoto_cli.generate.best_of import TRIES, Choice, render_best
+from tests.conftest import ROOT
+
+FRIENDS = ROOT / "examples" / "two_friends.json"
+CONFIG = GenerateConfig(model="mini", steps=4)
+
+
+@pytest.fixture(scope="module")
+def best(tmp_path_factory):
+    out = tmp_path_factory.mktemp("best")
+    [kept] = render_best([FRIENDS], out, CONFIG, Choice(3), annotate=True)
+    return out, kept
+
+
+def test_the_best_score_is_kept_under_its_own_seed(run, best, tmp_path):
+    out, kept = best
+    assert [seed for seed, _, _ in kept.tries] == [7, 8, 9]
+    assert kept.verified.verdict.score == max(score for _, score, _ in kept.tries)
+    assert kept.verified.picture == out / f"two_friends_seed{kept.seed}.png"
+    assert sorted(file.name for file in out.iterdir()) == sorted(
+        [TRIES, *(f"two_friends_seed{kept.seed}{end}" for end in (".png", ".verify.json", ".verify.png"))]
+    )
+    told = json.loads((out / f"two_friends_seed{kept.seed}.verify.json").read_text())
+    assert told["keeper"] == kept.seed and [one["seed"] for one in told["tries"]] == [7, 8, 9]
+    assert {face["name"] for face in told["faces"]} == {"Mia", "Theo"}
+    code, _, err = run("generate", FRIENDS, "-o", tmp_path, "--model", "mini", "--steps", "4", "--seed", kept.seed)
+    assert code == 0, err
+    [plain] = tmp_path.glob("*.png")
+    assert plain.read_bytes() != b"" and plain.name == kept.verified.picture.name
+    from PIL import Image
+
+    with Image.open(plain) as one, Image.open(kept.verified.picture) as other:
+        assert one.tobytes() == other.tobytes()
+
+
+def test_the_same_call_renders_nothing_again(best, monkeypatch):
+    out, kept = best
+    monkeypatch.setattr(rendering, "_render_all", lambda tasks, *_: pytest.fail("rendered") if tasks else None)
+    [again] = render_best([FRIENDS], out, CONFIG, Choice(3), annotate=True)
+    assert (again.seed, again.tries) == (kept.seed, kept.tries)
+
+
+def test_cut_off_it_goes_on(tmp_path, monkeypatch):
+    real, made = rendering.write_png, []
+
+    def cut_off(image, path, record):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(path)
+        real(image, path, record)
+
+    monkeypatch.setattr(rendering, "write_png", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        render_best([FRIENDS], tmp_path, CONFIG, Choice(3))
+    assert not list(tmp_path.glob("*.png")) and len(list((tmp_path / TRIES).glob("*.png"))) == 2
+    monkeypatch.setattr(rendering, "write_png", lambda *one: (made.append(one[1]), real(*one)))
+    [kept] = render_best([FRIENDS], tmp_path, CONFIG, Choice(3))
+    assert len(made) == 3 and len(kept.tries) == 3
+
+
+def test_it_stops_at_the_first_that_passes_and_gives_up_after_the_last(run, tmp_path):
+    easy = VerifyConfig(threshold=-1, off_by=1)
+    passing = None
+    for seed in range(7, 11):  # a young base does not draw two faces with every seed
+        [kept] = render_best(
+            [FRIENDS], tmp_path / str(seed), CONFIG.model_copy(update={"seed": seed}), Choice(1, True), easy
+        )
+        if kept.verified.verdict.passed:
+            passing = seed
+            break
+    if passing is not None:
+        [kept] = render_best([FRIENDS], tmp_path / "easy", CONFIG, Choice(6, True), easy)
+        assert kept.seed == passing and [seed for seed, _, _ in kept.tries] == [*range(7, passing + 1)]
+    code, said, err = run("generate", FRIENDS, "-o", tmp_path / "hard", "--model", "mini", "--steps", "2",
+                          "--retry-until", "0.999", "--max-tries", "2")  # fmt: skip
+    assert code == 3 and "did not pass" in said, err
+    assert (
+        len(list((tmp_path / "hard" / TRIES).glob("*.png"))) == 2 and len(list((tmp_path / "hard").glob("*.png"))) == 1
+    )
+
+
+def test_verify_beside_generate(run, tmp_path):
+    code, said, err = run("generate", FRIENDS, "-o", tmp_path, "--model", "mini", "--steps", "2", "--verify", "--json")
+    assert code in (0, 3), err
+    [told] = json.loads(said)["pictures"]
+    assert told["verdict"]["threshold_from"].startswith("calibration of mini")
+    assert (tmp_path / "two_friends_seed7.verify.json").is_file()
+    code, said, _ = run("verify", tmp_path / "two_friends_seed7.png")
+    assert "Mia" in said and "Theo" in said
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    (["--best-of", "2", "--retry-until", "0.3"], "either that or --best-of"),
+    (["--best-of", "0"], "0 is not between 1 and 1000"),
+    (["--max-tries", "3"], "belongs to --retry-until"),
+    (["--retry-until", "3"], "less than or equal to 1"),
+    (["--best-of", "2", "--dry-run"], "takes no --dry-run"),
+])  # fmt: skip
+def test_refusals(run, tmp_path, options, told):
+    code, _, err = run("generate", FRIENDS, "-o", tmp_path / "out", *options)
+    assert code == 2 and told in err and "Traceback" not in err
+    assert not (tmp_path / "out").exists()

@@ -54,7 +54,7 @@ def test_commands_in_the_pages_exist(run):
                 if not words or words[0] != "anyphoto":
                     continue
                 found += 1
-                group = words[1] in ("layout", "mini", "bench") or (
+                group = words[1] in ("layout", "mini", "bench", "faces") or (
                     words[1] == "train" and words[2] in ("init", "preview", "presets", "plot", "sweep")
                 )
                 command = words[1:3] if group else [words[1], "run"] if words[1] == "train" else words[1:2]

@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "Write a trained adapter as a model folder with its card, or upload it to the hub.",
     "generate": "Render pictures from layout files.",
     "verify": "Hold pictures against a layout: likeness, place, who is missing, extra, swapped.",
+    "provenance": "Say what a picture knows of how it was made, and whether it was changed since.",
     "bench": "Score pictures by MultiID-Bench; published rows and ours in one table.",
     "layout": "Make, check and preview layout files.",
     "faces": "Measure from which cosine on a face pack takes two faces for one person's.",

@@ -64,6 +64,14 @@ def generate(
     max_tries: Annotated[
         int | None, typer.Option("--max-tries", help="Most seeds of --retry-until; default: 8.", metavar="K")
     ] = None,
+    c2pa: Annotated[
+        bool, typer.Option("--c2pa", help="Sign the pictures with content credentials; see anyphoto provenance.")
+    ] = False,
+    c2pa_cert: Annotated[
+        Path | None,
+        typer.Option("--c2pa-cert", help="Your certificate chain; default: a local test one.", metavar="PEM"),
+    ] = None,
+    c2pa_key: Annotated[Path | None, typer.Option("--c2pa-key", help="Its private key, ES256.", metavar="PEM")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, load no model, render nothing.")
     ] = False,
@@ -91,10 +99,11 @@ def generate(
         return _again(again, layouts, out, config, refs_root, overwrite, as_json, listener)
     if not layouts:
         raise InputError("name a layout file or a folder", field="LAYOUT", remedy="Or a picture with --from")
+    sign = _signer(c2pa, c2pa_cert, c2pa_key, listener)
     looking = _Looking(verify or annotate, annotate, best_of, retry_until, max_tries)
     if looking.choice is not None:
         return _best(layouts, out or Path("out"), config, looking, refs_root, overwrite, keep_going or dry_run, as_json,
-                     listener)  # fmt: skip
+                     listener, sign)  # fmt: skip
     from anyphoto_cli.generate import render
 
     rendered = render(
@@ -107,6 +116,8 @@ def generate(
         dry_run=dry_run,
         listener=listener,
     )
+    if not dry_run:
+        sign([picture.path for picture in rendered.pictures])
     verified = _verified(rendered, config, looking, refs_root, listener) if looking.asked and not dry_run else []
     if verified and not as_json:
         from anyphoto_cli.cli.verify import show
@@ -156,6 +167,20 @@ class _Looking:
         return load_config(VerifyConfig, given={"threshold": self.retry_until})
 
 
+def _signer(asked: bool, certificate: Path | None, key: Path | None, listener: console.Terminal) -> Any:
+    """Signs pictures, where that was asked for; what it needs is looked for before anything is rendered."""
+    if not asked:
+        if certificate is not None or key is not None:
+            raise InputError("belongs to --c2pa", field="--c2pa-cert" if certificate is not None else "--c2pa-key")
+        return lambda files: None
+    from anyphoto_cli.generate.provenance import read_credentials, sign_pictures
+
+    credentials = read_credentials(certificate, key)
+    if credentials.test:
+        listener.notice("Signed with a test certificate made on this machine: it shows tampering, and nobody trusts it")
+    return lambda files: sign_pictures(files, credentials)
+
+
 def _verified(rendered: Any, config: GenerateConfig, looking: _Looking, refs_root: Path | None, listener: Any) -> Any:
     from anyphoto_cli.generate.verifying import verify_files
 
@@ -166,7 +191,7 @@ def _verified(rendered: Any, config: GenerateConfig, looking: _Looking, refs_roo
 
 def _best(
     layouts: Any, out: Path, config: GenerateConfig, looking: _Looking, refs_root: Path | None, overwrite: bool,
-    beside: bool, as_json: bool, listener: console.Terminal,
+    beside: bool, as_json: bool, listener: console.Terminal, sign: Any,
 ) -> int:  # fmt: skip
     from anyphoto_cli.cli.verify import as_document, exit_code, show
     from anyphoto_cli.generate.best_of import render_best
@@ -175,6 +200,7 @@ def _best(
         raise InputError("takes no --dry-run or --keep-going beside it", field="--best-of")
     kept = render_best(layouts, out, config, looking.choice, looking.config, annotate=looking.annotate,
                        refs_root=refs_root, overwrite=overwrite, listener=listener)  # fmt: skip
+    sign([one.verified.picture for one in kept])
     if as_json:
         pictures = [as_document(one.verified) | {"seed": one.seed, "tries": len(one.tries)} for one in kept]
         console.document({"pictures": pictures})

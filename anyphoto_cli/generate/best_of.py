@@ -18,6 +18,7 @@ from anyphoto_cli.config.verify import VerifyConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.generate.planning import layout_files
+from anyphoto_cli.generate.png_metadata import read_record
 from anyphoto_cli.generate.rendering import RenderModels, find_models, render
 from anyphoto_cli.generate.verifying import BESIDE, DRAWN, Looker, Verified
 from anyphoto_cli.layout.schema import Layout, load_layout
@@ -124,19 +125,30 @@ class _One:
         told: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
         told |= {"keeper": seed, "tries": [{"seed": s, "score": round(v, 4), "passed": p} for s, v, p in tries]}
         target = self.out / best.picture.name
-        if target.is_file() and target.read_bytes() != best.picture.read_bytes() and not self.overwrite:
+        same = target.is_file() and _record(target) == _record(best.picture)
+        if target.exists() and not same and not self.overwrite:
             remedy = "Choose another --out, or replace it with --overwrite"
             raise InputError("exists and was made from something else", file=target, remedy=remedy)
+        picture = {} if same else {target: best.picture.read_bytes()}  # the same one may have been signed since
         written = {
             target.with_name(target.stem + BESIDE): (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
         }
         if best.annotated is not None:
             written[target.with_name(target.stem + DRAWN)] = best.annotated.read_bytes()
-        for name, content in (written | {target: best.picture.read_bytes()}).items():
+        for name, content in (written | picture).items():
             with committed(name) as out:
                 out.write(content)
-        self.listener.picture(target, skipped=False)
+        self.listener.picture(target, skipped=same)
         return Verified(target, best.verdict, target.with_name(target.stem + DRAWN) if best.annotated else None)
+
+
+def _record(file: Path) -> Any:
+    """What identifies a picture; None for one that is not ours."""
+    try:
+        record = read_record(file)
+    except InputError:
+        return None
+    return record["fingerprint"], record["precision"]
 
 
 class _Quieter(Listener):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.config.verify import VerifyConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.faces.packs import open_faces
-from anyphoto_cli.files.commit import committed, sha256_of
+from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.generate.annotate import annotated
 from anyphoto_cli.generate.conditions import Conditions, prepare_faces
@@ -86,7 +87,11 @@ class Looker:
         """Judge one picture and write it down. pack: used where none was named. out: another folder than its own."""
         analyzer, picture = self._analyzer(pack), read_picture(file)
         verdict = verify_picture(picture, layout, self._conditions(layout, analyzer), analyzer, self._config)
-        told = {"picture": file.name, "picture_sha256": sha256_of(file), **verdict.to_json()}
+        told = {
+            "picture": file.name,
+            "pixels_sha256": hashlib.sha256(picture.tobytes()).hexdigest(),
+            **verdict.to_json(),
+        }
         beside = (out or file.parent) / file.name
         with committed(beside.with_name(file.stem + BESIDE)) as written:
             written.write((json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode())

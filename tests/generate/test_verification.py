@@ -165,7 +165,7 @@ def test_on_the_command_line(run, couple, photos, face_pack_folder, tmp_path):
                           "--annotate", "-o", tmp_path)  # fmt: skip
     assert code == 0 and "passed" in said and "rose_leslie: good" in said, err
     told = json.loads((tmp_path / "kit_with_rose.verify.json").read_text())
-    assert told["passed"] is True and told["threshold"] == 0.3 and len(told["picture_sha256"]) == 64
+    assert told["passed"] is True and told["threshold"] == 0.3 and len(told["pixels_sha256"]) == 64
     assert (tmp_path / "kit_with_rose.verify.png").is_file()
     code, said, _ = run("verify", photo, "--layout", layout.file, "--face-pack", face_pack_folder, "--threshold", "0.99",
                         "--json", "-o", tmp_path)  # fmt: skip

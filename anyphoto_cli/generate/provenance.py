@@ -1,0 +1,278 @@
+"""Content credentials (C2PA): a signed statement inside the PNG that a machine made it, from which references, by what.
+
+A picture always carries its own record (`png_metadata`); a signature makes it hard to change unseen. Without a
+certificate of your own a local one is made: it shows tampering, and says nothing about who signed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anyphoto_cli import __version__
+from anyphoto_cli.config.home import anyphoto_home
+from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.files.commit import committed, sha256_of
+from anyphoto_cli.generate.png_metadata import read_record
+
+GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+ASSERTION = "org.anyphoto.record"
+TEST_NAME = "anyphoto test certificate, not trusted"
+_DAYS = 3650
+IDENTIFYING = ("layout", "references", "model", "adapter", "face_pack")
+"""Of a record: what its fingerprint is over."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A certificate chain and its private key, PEM. test: made here, trusted by nobody."""
+
+    certificate: str
+    key: str
+    test: bool
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a picture says about itself. record: as `generate` wrote it, None where there is none. intact: whether the
+    record's fingerprint agrees with it.
+
+    signature: "none", "valid", "untrusted" (unchanged since it was signed, by a certificate that no list knows) or
+    "broken". problems: the codes of what is broken. signed_by: the certificate's name. ingredients: titles and hashes
+    of the references.
+    """
+
+    record: dict[str, Any] | None
+    intact: bool
+    signature: str
+    problems: tuple[str, ...] = ()
+    signed_by: str = ""
+    ingredients: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def good(self) -> bool:
+        """Nothing was changed, as far as can be told."""
+        return self.signature != "broken" and (self.record is None or self.intact)
+
+
+def read_credentials(certificate: Path | None = None, key: Path | None = None) -> Credentials:
+    """Of two PEM files; without, this machine's own test certificate, made at first use.
+
+    Raises InputError where one file is given without the other, or is none.
+    """
+    if (certificate is None) != (key is None):
+        missing = "--c2pa-key" if key is None else "--c2pa-cert"
+        raise InputError("is missing beside the other", field=missing, remedy="Give certificate and key together")
+    if certificate is None or key is None:
+        return _test_credentials()
+    texts = []
+    for file, field, word in ((certificate, "--c2pa-cert", "CERTIFICATE"), (key, "--c2pa-key", "PRIVATE KEY")):
+        try:
+            text = file.read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot be read ({type(error).__name__})", file=file, field=field) from error
+        if f"{word}-----" not in text:
+            raise InputError(f"holds no PEM {word.lower()}", file=file, field=field)
+        texts.append(text)
+    return Credentials(texts[0], texts[1], False)
+
+
+def sign_pictures(files: Sequence[Path], credentials: Credentials) -> int:
+    """Sign pictures of `generate` in place; those that carry credentials already are left alone. Returns how many.
+
+    Raises InputError where a reference is gone or has changed since, EnvironmentFault without the libraries.
+    """
+    signed = 0
+    for file in files:
+        if read_provenance(file).signature == "none":
+            data = signed_png(file, credentials)
+            with committed(file) as out:
+                out.write(data)
+            signed += 1
+    return signed
+
+
+def signed_png(file: Path, credentials: Credentials) -> bytes:
+    """The bytes of a picture with its statement. References go in by name and sha256, never as pictures."""
+    c2pa = _c2pa()
+    record = read_record(file)
+    context = c2pa.Context.from_dict({"builder": {"thumbnail": {"enabled": False}}})
+    builder = c2pa.Builder(_statement(record, file), context)
+    for name, reference in _references(record, file):
+        told = {"title": name, "relationship": "inputTo", "instance_id": f"sha256:{sha256_of(reference)}"}
+        with reference.open("rb") as stream:
+            builder.add_ingredient(json.dumps(told), _mime(reference), stream)
+    signed = io.BytesIO()
+    try:
+        info = c2pa.C2paSignerInfo("es256", credentials.certificate.encode(), credentials.key.encode(), None)
+        builder.sign(c2pa.Signer.from_info(info), "image/png", io.BytesIO(file.read_bytes()), signed)
+    except c2pa.C2paError as error:
+        said = str(error).splitlines()[0][:200]
+        raise InputError(f"cannot sign with this certificate ({said})", field="--c2pa-cert") from error
+    return signed.getvalue()
+
+
+def _statement(record: dict[str, Any], file: Path) -> dict[str, Any]:
+    made = {"action": "c2pa.created", "digitalSourceType": GENERATED,
+            "softwareAgent": {"name": "anyphoto", "version": __version__}}  # fmt: skip
+    told = {key: record.get(key) for key in ("model", "adapter", "face_pack", "references", "fingerprint")}
+    return {
+        "claim_generator_info": [{"name": "anyphoto", "version": __version__}],
+        "title": file.name, "format": "image/png",
+        "assertions": [
+            {"label": "c2pa.actions.v2", "data": {"actions": [made]}},
+            {"label": ASSERTION, "data": told | {"seed": record["layout"].get("seed")}},
+        ],
+    }  # fmt: skip
+
+
+def _references(record: dict[str, Any], file: Path) -> list[tuple[str, Path]]:
+    """(whose, file) of each reference, unchanged since the picture was made."""
+    root, found, seen = Path(os.path.realpath(file)).parent / record["refs"], [], set[str]()
+    for face in record["layout"]["faces"]:
+        named = face["reference"]
+        if named in seen:
+            continue
+        seen.add(named)
+        reference = Path(os.path.realpath(root / named))
+        if not reference.is_file() or sha256_of(reference) != record["references"].get(named):
+            told = "is gone" if not reference.is_file() else "has changed since"
+            raise InputError(f"its reference {named!r} {told}", file=file, field="--c2pa")
+        found.append((str(face["name"]), reference))
+    return found
+
+
+def _mime(file: Path) -> str:
+    known = {".png": "image/png", ".webp": "image/webp", ".avif": "image/avif", ".heic": "image/heic",
+             ".tif": "image/tiff", ".tiff": "image/tiff", ".gif": "image/gif"}  # fmt: skip
+    return known.get(file.suffix.lower(), "image/jpeg")
+
+
+def read_provenance(file: Path) -> Provenance:
+    """Any picture's. Raises InputError for a file that cannot be read."""
+    if not file.is_file():
+        raise InputError("no such file", file=file)
+    try:
+        record: dict[str, Any] | None = read_record(file)
+    except InputError:
+        record = None
+    intact = record is not None and _fingerprint(record) == record["fingerprint"]
+    found = _manifest(file)
+    if found is None:
+        return Provenance(record, intact, "none")
+    store, problems = found
+    manifest = store.get("manifests", {}).get(store.get("active_manifest", ""), {})
+    untrusted = [code for code in problems if code == "signingCredential.untrusted"]
+    broken = tuple(code for code in problems if code not in untrusted)
+    signature = "broken" if broken else "untrusted" if untrusted else "valid"
+    told = manifest.get("signature_info", {})
+    ingredients = tuple(
+        (str(one.get("title", "")), str(one.get("instance_id", "")).removeprefix("sha256:"))
+        for one in manifest.get("ingredients", [])
+    )
+    return Provenance(record, intact, signature, broken, str(told.get("common_name") or told.get("issuer") or ""),
+                      ingredients)  # fmt: skip
+
+
+def _fingerprint(record: dict[str, Any]) -> str:
+    told = {key: record.get(key) for key in IDENTIFYING}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _manifest(file: Path) -> tuple[dict[str, Any], list[str]] | None:
+    """(the store, codes of what failed), None where the picture carries no credentials."""
+    if b"caBX" not in file.read_bytes() and file.suffix.lower() == ".png":
+        return None
+    c2pa = _c2pa()
+    try:
+        with file.open("rb") as stream, c2pa.Reader(_mime(file), stream) as reader:
+            store: dict[str, Any] = json.loads(reader.json())
+    except c2pa.C2paError as error:
+        if "ManifestNotFound" in type(error).__name__ or "no JUMBF" in str(error):
+            return None
+        return {}, [str(error).splitlines()[0][:200]]
+    failed = store.get("validation_results", {}).get("activeManifest", {}).get("failure", [])
+    failed = [*failed, *store.get("validation_status", [])]
+    return store, list(dict.fromkeys(str(one.get("code")) for one in failed))
+
+
+def _c2pa() -> Any:
+    try:
+        import c2pa
+    except ImportError as error:
+        remedy = 'Run: pip install "anyphoto[c2pa]"'
+        raise EnvironmentFault("content credentials need c2pa-python", field="--c2pa", remedy=remedy) from error
+    return c2pa
+
+
+def _test_credentials() -> Credentials:
+    folder = anyphoto_home() / "c2pa"
+    files = (folder / "test-certificate.pem", folder / "test-key.pem")
+    if not all(file.is_file() for file in files):
+        certificate, key = make_test_certificate()
+        for file, text in zip(files, (certificate, key), strict=True):
+            with committed(file) as out:
+                out.write(text.encode())
+            file.chmod(0o600)
+    certificate, key = (file.read_text() for file in files)
+    return Credentials(certificate, key, True)
+
+
+def make_test_certificate() -> tuple[str, str]:
+    """(chain, key), PEM: a certificate authority of one, and a leaf fit for content credentials."""
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+    except ImportError as error:
+        remedy = 'Run: pip install "anyphoto[c2pa]"'
+        raise EnvironmentFault("a test certificate needs cryptography", field="--c2pa", remedy=remedy) from error
+    import datetime
+
+    def named(common: str) -> Any:
+        return x509.Name([
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, TEST_NAME), x509.NameAttribute(NameOID.COMMON_NAME, common),
+        ])  # fmt: skip
+
+    def begun(subject: Any, issuer: Any, key: Any) -> Any:
+        now = datetime.datetime.now(datetime.UTC)
+        return (
+            x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
+            .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=_DAYS))
+        )  # fmt: skip
+
+    def usage(signs: bool) -> Any:
+        return x509.KeyUsage(digital_signature=signs, content_commitment=False, key_encipherment=False,
+                             data_encipherment=False, key_agreement=False, key_cert_sign=not signs,
+                             crl_sign=not signs, encipher_only=False, decipher_only=False)  # fmt: skip
+
+    above, own = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root, leaf = named("anyphoto test authority"), named(TEST_NAME)
+    authority = (
+        begun(root, root, above)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage(False), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(above.public_key()), critical=False)
+        .sign(above, hashes.SHA256())
+    )
+    certificate = (
+        begun(leaf, root, own)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage(True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(above.public_key()), critical=False)
+        .sign(above, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    chain = (certificate.public_bytes(pem) + authority.public_bytes(pem)).decode()
+    key = own.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+    return chain, key

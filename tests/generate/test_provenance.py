@@ -1,0 +1,142 @@
+"""Content credentials: whole they verify, one changed bit breaks them, and references are hashes, never pictures."""
+
+import json
+import shutil
+
+import pytest
+
+from anyphoto_cli.generate.provenance import make_test_certificate, read_provenance
+from tests.conftest import small_layout
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory):
+    """A picture of the random toy, signed as the command does it."""
+    from anyphoto_cli.config.generate import GenerateConfig
+    from anyphoto_cli.generate import render
+    from anyphoto_cli.generate.provenance import read_credentials, sign_pictures
+
+    folder = tmp_path_factory.mktemp("signed")
+    config = GenerateConfig(model="tiny-random")
+    [picture] = render([small_layout(folder)], folder / "out", config).pictures
+    plain = folder / "plain.png"
+    shutil.copyfile(picture.path, plain)
+    assert sign_pictures([picture.path], read_credentials()) == 1
+    assert sign_pictures([picture.path], read_credentials()) == 0  # once is enough
+    return picture.path, plain
+
+
+def test_it_verifies_and_says_what_it_is(run, signed):
+    file, plain = signed
+    found = read_provenance(file)
+    assert found.signature == "untrusted" and found.good and found.intact and found.problems == ()
+    assert found.signed_by == "anyphoto test certificate, not trusted"
+    hashes = found.record["references"]
+    assert [title for title, _ in found.ingredients] == ["ana", "ben"]
+    assert [sha256 for _, sha256 in found.ingredients] == [hashes["ana.png"], hashes["ben.png"]]
+    assert b"trainedAlgorithmicMedia" in file.read_bytes()
+    code, said, _ = run("provenance", file)
+    assert code == 0 and "on no trust list" in said and "made from: ana" in said and "seed 0" in said
+    from PIL import Image
+
+    with Image.open(file) as one, Image.open(plain) as other:
+        assert one.tobytes() == other.tobytes()
+    assert file.stat().st_size - plain.stat().st_size < 12_000  # no reference, and no thumbnail of one, is inside
+
+
+@pytest.mark.parametrize("spot", ["pixels", "record", "statement"])
+def test_a_changed_bit_is_seen(run, signed, tmp_path, spot):
+    file, _ = signed
+    data = bytearray(file.read_bytes())
+    at = {
+        "pixels": data.index(b"IDAT") + 60,
+        "record": data.index(b"two friends"),
+        "statement": data.index(b"c2pa.created"),
+    }
+    data[at[spot]] ^= 1
+    (tmp_path / "changed.png").write_bytes(bytes(data))
+    found = read_provenance(tmp_path / "changed.png")
+    assert found.signature == "broken" and not found.good and found.problems
+    code, said, err = run("provenance", tmp_path / "changed.png")
+    assert code == 3 and "BROKEN" in said and "Traceback" not in err
+    code, said, _ = run("provenance", tmp_path / "changed.png", "--json")
+    assert json.loads(said)["signature"] == "broken"
+
+
+def test_an_edited_record_is_seen_without_a_signature(run, signed, tmp_path):
+    from PIL import Image, PngImagePlugin
+
+    _, plain = signed
+    with Image.open(plain) as image:
+        record = json.loads(image.info["anyphoto"])
+        record["layout"]["seed"] = 99
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("anyphoto", json.dumps(record))
+        image.save(tmp_path / "edited.png", pnginfo=info)
+    found = read_provenance(tmp_path / "edited.png")
+    assert found.signature == "none" and not found.intact and not found.good
+    code, said, _ = run("provenance", tmp_path / "edited.png")
+    assert code == 3 and "EDITED" in said
+    assert run("provenance", plain)[0] == 0
+
+
+def test_pictures_of_others(run, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.jpg")
+    code, said, _ = run("provenance", tmp_path / "plain.jpg")
+    assert code == 0 and said.splitlines() == ["no anyphoto record", "no content credentials"]
+    code, _, err = run("provenance", tmp_path / "nothing.png")
+    assert code == 2 and "no such file" in err
+
+
+def test_with_a_certificate_of_ones_own(run, layout_file, tmp_path):
+    certificate, key = make_test_certificate()
+    (tmp_path / "cert.pem").write_text(certificate)
+    (tmp_path / "key.pem").write_text(key)
+    code, _, err = run("generate", layout_file, "-o", tmp_path / "out", "--c2pa", "--c2pa-cert", tmp_path / "cert.pem",
+                       "--c2pa-key", tmp_path / "key.pem")  # fmt: skip
+    assert code == 0 and "test certificate made on this machine" not in err, err
+    [file] = (tmp_path / "out").glob("*.png")
+    assert read_provenance(file).signature == "untrusted"
+    code, _, err = run("generate", layout_file, "-o", tmp_path / "out", "--c2pa")  # signed already: it stays as it is
+    assert code == 0 and "Finished before" in err and "nobody trusts it" in err
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    (["--c2pa", "--c2pa-cert", "cert.pem"], "--c2pa-key: is missing beside the other"),
+    (["--c2pa", "--c2pa-cert", "no.pem", "--c2pa-key", "no.pem"], "cannot be read"),
+    (["--c2pa", "--c2pa-cert", "note.txt", "--c2pa-key", "note.txt"], "holds no PEM certificate"),
+    (["--c2pa-key", "key.pem"], "--c2pa-key: belongs to --c2pa"),
+])  # fmt: skip
+def test_refused_before_anything_is_rendered(run, layout_file, tmp_path, monkeypatch, options, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "note.txt").write_text("hello")
+    code, _, err = run("generate", layout_file, "-o", tmp_path / "out", *options)
+    assert code == 2 and told in err and "Traceback" not in err and not (tmp_path / "out").exists()
+
+
+def test_a_certificate_that_does_not_fit(run, layout_file, tmp_path):
+    for name, text in zip(
+        ("cert.pem", "key.pem"), (make_test_certificate()[0], make_test_certificate()[1]), strict=True
+    ):
+        (tmp_path / name).write_text(text)
+    code, _, err = run("generate", layout_file, "-o", tmp_path / "out", "--c2pa", "--c2pa-cert", tmp_path / "cert.pem",
+                       "--c2pa-key", tmp_path / "key.pem")  # fmt: skip
+    [file] = (tmp_path / "out").glob("*.png")
+    if code == 0:  # the library signs with any key: what it wrote must then be told as broken
+        assert read_provenance(file).signature == "broken"
+    else:
+        assert code == 2 and "cannot sign with this certificate" in err and read_provenance(file).signature == "none"
+
+
+def test_a_reference_that_changed_is_not_signed_for(run, layout_file, tmp_path):
+    assert run("generate", layout_file, "-o", tmp_path / "out")[0] == 0
+    (tmp_path / "ana.png").write_bytes((tmp_path / "ben.png").read_bytes())
+    from anyphoto_cli.errors import InputError
+    from anyphoto_cli.generate.provenance import read_credentials, sign_pictures
+
+    [file] = (tmp_path / "out").glob("*.png")
+    with pytest.raises(InputError, match=r"'ana\.png' has changed since"):
+        sign_pictures([file], read_credentials())
+    assert read_provenance(file).signature == "none"

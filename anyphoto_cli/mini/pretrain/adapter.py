@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anyphoto_cli.mini.commands import run_command
+from anyphoto_cli.mini.pretrain.loop import STEPS as ASKED_STEPS
 
 WORLD = ("--people", "1200", "--groups", "8000", "--references", "4", "--style", "any")
 STEPS = 4000
@@ -18,9 +19,9 @@ SETTINGS = (
 RUN = "run"
 
 
-def train_adapter(folder: Path, device: str = "cpu", steps: int = STEPS, processes: int = 0) -> None:
+def train_adapter(folder: Path, device: str = "cpu", processes: int = 0) -> None:
     """Below `folder`/adapter; goes on where it stopped. Raises EnvironmentFault where a command fails."""
-    out = folder / "adapter"
+    out, steps = folder / "adapter", int(os.environ.get(ASKED_STEPS, STEPS))
     out.mkdir(parents=True, exist_ok=True)
 
     def do(*words: str, launcher: Sequence[str] = ()) -> None:

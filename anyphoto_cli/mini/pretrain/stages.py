@@ -28,8 +28,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop each stage, saved, after that long")
     parser.add_argument("--processes", type=int, default=0, help="default: one a core, or one on a GPU")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--steps", type=int, help="of refine, base and guidance, for a machine without days: the "
-                        "learning rate falls to nothing towards that step")  # fmt: skip
+    parser.add_argument("--steps", type=int, help="of refine, base, guidance and adapter, for a machine without days: "
+                        "the learning rate falls to nothing towards that step")  # fmt: skip
     given = parser.parse_args()
     if given.steps:
         os.environ[STEPS] = str(given.steps)  # spawned processes inherit it

@@ -10,7 +10,8 @@ import typer
 from anyphoto_cli.cli import console
 from anyphoto_cli.cli.app import DOCS
 from anyphoto_cli.cli.default_group import default_group
-from anyphoto_cli.cli.options import FacePack, Json, RefsRoot
+from anyphoto_cli.cli.options import FacePack, Json, RefsRoot, described
+from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.errors import InputError
 
 app = default_group("check", "Make, check and preview layout files.")
@@ -167,6 +168,35 @@ def from_photo(
     )  # fmt: skip
     _written(out, layout, slots, as_json)
     return 0
+
+
+@app.command(epilog=f"Example: anyphoto layout edit trip.json\n\n{DOCS}")
+def edit(
+    file: Annotated[Path, typer.Argument(metavar="LAYOUT.json", help="The layout; a new one where none is there yet.")],
+    model: Annotated[str | None, described(GenerateConfig, "model", metavar="NAME|ID|DIR")] = None,
+    adapter: Annotated[str | None, described(GenerateConfig, "adapter", metavar="DIR|ID")] = None,
+    face_pack: FacePack = None,
+    device: Annotated[str | None, described(GenerateConfig, "device")] = None,
+    memory: Annotated[str | None, described(GenerateConfig, "memory")] = None,
+    port: Annotated[int, typer.Option(help="Of 127.0.0.1; 0: any free one.", metavar="N", min=0, max=65535)] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
+) -> int:
+    """Edit a layout on a page: drop pictures, drag faces, see what the model will see, render, look at the scores.
+
+    The page answers this machine alone, and only to whoever has the address that is printed. Ends with Ctrl-C.
+    """
+    console.hush_libraries(False)
+    from anyphoto_cli.config.load import load_config
+    from anyphoto_cli.web.server import serve
+
+    given = dict(model=model, adapter=adapter, face_pack=face_pack, device=device, memory=memory)
+    serve(file, load_config(GenerateConfig, given=given), port=port, open_browser=not no_browser, tell=_told_at_once)
+    return 0
+
+
+def _told_at_once(line: str) -> None:
+    """Also where stdout is a pipe: somebody waits for the address."""
+    print(line, flush=True)
 
 
 def _captioner(name: str, url: str | None) -> Any:

@@ -231,7 +231,7 @@ def _render_all(tasks: Sequence[_Task], models: RenderModels, listener: Listener
         for i, task in enumerate(tasks):
             if i == 0 or tasks[i - 1].job is not task.job:
                 renderer.encode(task.job.layout, task.job.conditions.faces)
-            write_png(renderer.picture(task.job.layout, task.seed, listener.step), task.path, task.record)
+            write_png(renderer.picture(task.job.layout, task.seed, listener), task.path, task.record)
             listener.picture(task.path, skipped=False)
     finally:
         listener.end()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.model import bases, memory
 from anyphoto_cli.model.adapter import AdapterCard, find_adapter, read_card
+from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.seams import Base
 from anyphoto_cli.types import PreparedFace
 
@@ -157,6 +158,7 @@ class Renderer:
     def __init__(self, pipeline: Any, weights: Weights) -> None:
         self._pipeline, self._weights = pipeline, weights
         self._encoded: dict[str, Any] = {}
+        self._fitted: Any = None
 
     def calls(self, layout: Layout) -> int:
         """Denoising steps of one picture."""
@@ -177,11 +179,18 @@ class Renderer:
             encoded["faces"] = pipeline.encode_faces(faces) if faces else ()
         self._encoded = encoded
 
-    def picture(self, layout: Layout, seed: int, on_step: Callable[[], None]) -> Image.Image:
+    def picture(self, layout: Layout, seed: int, listener: Listener) -> Image.Image:
         """One picture of the layout encoded last. The noise is drawn on the CPU: the same on every device."""
+        coming = self._preview() if listener.wants_preview else None
 
         def after_step(pipeline: Any, step: int, time: Any, state: dict[str, Any]) -> dict[str, Any]:
-            on_step()
+            listener.step()
+            if coming is not None:
+                latents = pipeline._unpack_latents(
+                    state["latents"], layout.height, layout.width, pipeline.vae_scale_factor
+                )
+                if (seen := coming.picture(latents[0], float(pipeline.scheduler.sigmas[step + 1]))) is not None:
+                    listener.preview(seen)
             return state
 
         with _one_line_out_of_memory(self._weights.mode):
@@ -197,6 +206,18 @@ class Renderer:
             )
         image: Image.Image = result.images[0]
         return image
+
+    def _preview(self) -> Any:
+        """A fresh one a picture; its map is fitted once."""
+        from copy import copy
+
+        from anyphoto_cli.model.latent_preview import LatentPreview
+
+        if self._fitted is None:
+            with torch.no_grad():
+                device = self._pipeline._execution_device
+                self._fitted = LatentPreview(self._pipeline.vae, device, self._pipeline.method.latent)
+        return copy(self._fitted)
 
 
 @contextmanager

@@ -62,16 +62,17 @@ class LayoutReport:
 
 
 def check_layout(
-    layout: Layout, find_face: FaceFinder | None = None, method: MethodConfig | None = None
+    layout: Layout, find_face: FaceFinder | None = None, method: MethodConfig | None = None, references: bool = True
 ) -> LayoutReport:
     """Check places, references and prompt.
 
-    find_face: looks for the face in references that carry no `reference_landmarks`; None: not looked.
+    find_face: looks for the face in references that carry no `reference_landmarks`; None: not looked. references: False
+    leaves them unread, for who looks after them otherwise; their sizes are then (0, 0).
     Raises InputError (one line: file, field, remedy) on the first thing that cannot work.
     """
     method = method or MethodConfig()
     boxes = [_check_place(layout, i, face, method) for i, face in enumerate(layout.faces)]
-    sizes = [_check_reference(layout, i, find_face) for i in range(len(layout.faces))]
+    sizes = [_check_reference(layout, i, find_face) if references else (0, 0) for i in range(len(layout.faces))]
     reports = tuple(
         FaceReport(face.name, box, _token_count(box, layout), size)
         for face, box, size in zip(layout.faces, boxes, sizes, strict=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from anyphoto_cli.types import Picture
+
 
 class Listener:
     """Hears about progress. Every method may be overridden; this one says nothing."""
@@ -28,6 +30,12 @@ class Listener:
 
     def step(self) -> None:
         """One denoising step is done."""
+
+    wants_preview = False
+    """Whether `preview` is to be called, which costs a little at every step."""
+
+    def preview(self, picture: Picture) -> None:
+        """[H/8, W/8, 3]: about what the picture under way is going to be."""
 
     def picture(self, path: Path, skipped: bool) -> None:
         """A picture is finished, or was finished before."""

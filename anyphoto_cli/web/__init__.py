@@ -1,0 +1,1 @@
+"""`anyphoto layout edit`: a layout on a page of this machine, for this machine's user alone."""

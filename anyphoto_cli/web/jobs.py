@@ -1,0 +1,243 @@
+"""Renders of the editor, one after another in a thread of their own, each by the same `render` as on the command line.
+
+A render keeps what it was asked for in <layout>_pictures/NNN/layout.json, its pictures and verdicts beside it: the
+history on the page is what lies there, and is there again after a restart.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import queue
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anyphoto_cli.config.generate import GenerateConfig
+from anyphoto_cli.errors import AnyPhotoError, InputError
+from anyphoto_cli.files.commit import committed
+from anyphoto_cli.layout.write import as_text
+from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.types import Picture
+
+LAYOUT, MOST_WAITING, MOST_KEPT = "layout.json", 8, 200
+
+
+class Cancelled(Exception):
+    """The user does not want it any more."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One render. state: waiting, rendering, done, failed, cancelled. steps: of `total` denoising steps."""
+
+    id: str
+    folder: Path
+    state: str = "waiting"
+    steps: int = 0
+    total: int = 0
+    told: str = ""
+    preview: str = ""
+    results: list[dict[str, Any]] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def set(self, **values: Any) -> None:
+        """Change it, and wake who watches."""
+        with self.changed:
+            for name, value in values.items():
+                setattr(self, name, value)
+            self.changed.notify_all()
+
+    def shown(self) -> dict[str, Any]:
+        """For the page."""
+        return {"id": self.id, "state": self.state, "steps": self.steps, "total": self.total, "told": self.told,
+                "preview": self.preview, "results": self.results}  # fmt: skip
+
+    @property
+    def over(self) -> bool:
+        """Nothing will change any more."""
+        return self.state in ("done", "failed", "cancelled")
+
+
+class _Reporter(Listener):
+    """Progress of `render` into a job."""
+
+    wants_preview = True
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def stage(self, text: str) -> None:
+        """What takes a while before the first step."""
+        self._job.set(told=text)
+
+    def begin(self, pictures: int, steps: int) -> None:
+        """Steps in all."""
+        self._job.set(total=steps, steps=0, told="")
+
+    def step(self) -> None:
+        """Also where a cancelled render ends."""
+        if self._job.stop.is_set():
+            raise Cancelled
+        self._job.set(steps=self._job.steps + 1)
+
+    def preview(self, picture: Picture) -> None:
+        """As an address that a page can show."""
+        self._job.set(preview=_png_address(picture))
+
+
+class Jobs:
+    """The queue. config: as for `generate`; models are opened at the first render and kept."""
+
+    def __init__(self, layout: Path, config: GenerateConfig) -> None:
+        self._layout, self._config = layout, config
+        self._waiting: queue.Queue[tuple[Job, dict[str, Any]] | None] = queue.Queue()
+        self._jobs: dict[str, Job] = {}
+        self._models: Any = None
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="renders", daemon=True)
+        self._thread.start()
+
+    @property
+    def folder(self) -> Path:
+        """Where everything rendered lies."""
+        return self._layout.parent / f"{self._layout.stem}_pictures"
+
+    def ask(self, document: dict[str, Any]) -> Job:
+        """Queue a render of a checked layout. Raises InputError where too many wait."""
+        with self._lock:
+            if sum(not job.over for job in self._jobs.values()) >= MOST_WAITING:
+                raise InputError(f"{MOST_WAITING} renders are waiting", field="render", remedy="Let one finish first")
+            number = 1 + max((int(path.name) for path in _numbered(self.folder)), default=0)
+            folder = self.folder / f"{number:03d}"
+            folder.mkdir(parents=True)
+            job = self._jobs[folder.name] = Job(folder.name, folder)
+        with committed(folder / LAYOUT) as out:
+            out.write(as_text(document).encode())
+        self._waiting.put((job, document))
+        return job
+
+    def get(self, id_: str) -> Job | None:
+        """None for one of another start."""
+        return self._jobs.get(id_)
+
+    def cancel(self, id_: str) -> bool:
+        """False where there is nothing to cancel."""
+        job = self._jobs.get(id_)
+        if job is None or job.over:
+            return False
+        job.stop.set()
+        return True
+
+    def history(self) -> list[dict[str, Any]]:
+        """Everything that lies there, the newest first."""
+        found = []
+        for folder in sorted(_numbered(self.folder), key=lambda path: -int(path.name))[:MOST_KEPT]:
+            results = [_result(picture) for picture in sorted(folder.glob("*_seed*.png")) if _is_picture(picture)]
+            if results:
+                found.append({"id": folder.name, "results": results})
+        return found
+
+    def close(self) -> None:
+        """End the thread after the step under way."""
+        for job in self._jobs.values():
+            job.stop.set()
+        self._waiting.put(None)
+        self._thread.join(timeout=10)
+
+    def _work(self) -> None:
+        while (asked := self._waiting.get()) is not None:
+            job, _ = asked
+            try:
+                if job.stop.is_set():
+                    raise Cancelled
+                self._render(job)
+                job.set(state="done")
+            except Cancelled:
+                _forget(job.folder)
+                job.set(state="cancelled")
+            except AnyPhotoError as error:
+                _forget(job.folder)
+                job.set(state="failed", told=str(error))
+            except Exception as error:
+                # One bad render must not end all later ones; the page says what it was.
+                _forget(job.folder)
+                job.set(state="failed", told=f"{type(error).__name__}: {error}"[:300])
+
+    def _render(self, job: Job) -> None:
+        from anyphoto_cli.generate.rendering import find_models, render
+        from anyphoto_cli.generate.verifying import Looker
+        from anyphoto_cli.layout.schema import load_layout
+
+        reporter = _Reporter(job)
+        job.set(state="rendering")
+        reporter.stage("Loading the model")
+        if self._models is None:
+            self._models = find_models(self._config)
+        file, root = job.folder / LAYOUT, self._layout.parent
+        rendered = render([file], job.folder, self._config, refs_root=root, listener=reporter, models=self._models)
+        layout = load_layout(file, root)
+        looker = Looker(None, _verify_config(), self._models.analyzer)
+        for picture in rendered.pictures:
+            if layout.faces and self._models.analyzer.detects:
+                looker.look(picture.path, layout)
+        job.set(results=[_result(picture.path) for picture in rendered.pictures], preview="")
+
+
+def _verify_config() -> Any:
+    from anyphoto_cli.config.verify import VerifyConfig
+
+    return VerifyConfig()
+
+
+def watch(job: Job, wait: Callable[[], bool], every_s: float = 15.0) -> Iterator[dict[str, Any]]:
+    """What a job shows, now and at each change until it is over. wait: False ends it. Beats every `every_s` seconds."""
+    last: dict[str, Any] = {}
+    while wait():
+        with job.changed:
+            if job.shown() == last and not job.over:
+                job.changed.wait(every_s)
+            last = job.shown()
+        yield last
+        if job.over:
+            return
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name.isdigit() and path.is_dir()] if folder.is_dir() else []
+
+
+def _is_picture(file: Path) -> bool:
+    return not file.name.endswith(".verify.png")
+
+
+def _result(picture: Path) -> dict[str, Any]:
+    """One picture for the page: its name, seed, score and a line a face."""
+    beside = picture.with_name(picture.stem + ".verify.json")
+    told: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    faces = [
+        {"name": face["name"], "state": face["state"], "cosine": face.get("cosine"), "like": face.get("like", "")}
+        for face in told.get("faces", [])
+    ]
+    return {"picture": f"{picture.parent.name}/{picture.name}", "seed": int(picture.stem.rpartition("_seed")[2]),
+            "score": told.get("score"), "passed": told.get("passed"), "faces": faces,
+            "extra": len(told.get("extra", []))}  # fmt: skip
+
+
+def _forget(folder: Path) -> None:
+    """A render without a picture leaves nothing."""
+    if not any(folder.glob("*.png")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _png_address(picture: Picture) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

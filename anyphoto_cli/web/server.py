@@ -1,0 +1,271 @@
+"""The editor's routes, and the server that answers on 127.0.0.1 alone."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import webbrowser
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from anyphoto_cli.config.generate import GenerateConfig
+from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.web.guard import MOST_UPLOAD, Guard, TooLarge, address
+from anyphoto_cli.web.jobs import Jobs, watch
+from anyphoto_cli.web.workspace import Workspace
+
+STATIC = Path(__file__).parent / "static"
+_KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+HOST = "127.0.0.1"
+
+
+def build_app(workspace: Workspace, jobs: Jobs) -> Any:
+    """The Starlette application, without its guard. Raises EnvironmentFault without Starlette."""
+    try:
+        from starlette.applications import Starlette
+        from starlette.routing import Route
+    except ImportError as error:
+        raise _not_installed() from error
+    routes = _Routes(workspace, jobs)
+    return Starlette(routes=[
+        Route("/", routes.page), Route("/static/{name}", routes.static),
+        Route("/api/layout", routes.layout), Route("/api/check", routes.check, methods=["POST"]),
+        Route("/api/arrange", routes.arrange, methods=["POST"]), Route("/api/save", routes.save, methods=["POST"]),
+        Route("/api/references", routes.upload, methods=["POST"]), Route("/api/reference", routes.reference),
+        Route("/api/reference/{part}", routes.reference_picture),
+        Route("/api/renders", routes.render, methods=["POST"]), Route("/api/renders", routes.history),
+        Route("/api/renders/{id}", routes.cancel, methods=["DELETE"]), Route("/api/renders/{id}", routes.events),
+        Route("/api/pictures/{id}/{name}", routes.picture),
+    ], exception_handlers={
+        InputError: _refused, EnvironmentFault: _refused, TooLarge: _too_large, TimeoutError: _too_slow,
+    })  # fmt: skip
+
+
+class _Routes:
+    """Every answer is JSON, a picture, or a file of `static`."""
+
+    def __init__(self, workspace: Workspace, jobs: Jobs) -> None:
+        self._workspace, self._jobs = workspace, jobs
+
+    async def page(self, request: Any) -> Any:
+        """The page itself."""
+        return _file(STATIC / "index.html")
+
+    async def static(self, request: Any) -> Any:
+        """A file of ours, by its plain name."""
+        name = request.path_params["name"]
+        known = {file.name: file for file in STATIC.iterdir() if file.suffix in _KINDS}
+        return _file(known[name]) if name in known else _json({"error": {"message": "no such file"}}, 404)
+
+    async def layout(self, request: Any) -> Any:
+        """The layout, and what the page must know."""
+        document = await _threaded(self._workspace.opened)
+        return _json({"document": document, "facts": self._workspace.facts()})
+
+    async def check(self, request: Any) -> Any:
+        """What is wrong with a layout, as one types."""
+        return _json(await _threaded(self._workspace.checked, (await _body(request)).get("document")))
+
+    async def arrange(self, request: Any) -> Any:
+        """New places by a preset."""
+        body = await _body(request)
+        seed = body.get("seed", 0)
+        if not isinstance(seed, int) or not 0 <= seed < 2**31:
+            raise InputError("is no seed", field="seed")
+        preset = str(body.get("preset", "row"))
+        places = await _threaded(self._workspace.arranged, body.get("document"), preset, seed)
+        return _json({"places": places})
+
+    async def save(self, request: Any) -> Any:
+        """Write the file."""
+        body = await _body(request)
+        try:
+            await _threaded(self._workspace.save, body.get("document"), body.get("replace") is True)
+        except InputError as error:
+            if error.field != "save":
+                raise
+            return _json({"error": {"field": "save", "message": str(error)}}, 409)
+        return _json({"saved": self._workspace.file.name})
+
+    async def upload(self, request: Any) -> Any:
+        """A reference picture, dropped on the page."""
+        async with request.form(max_files=1, max_fields=4, max_part_size=MOST_UPLOAD) as form:
+            file = form.get("file")
+            if file is None or not hasattr(file, "read"):
+                raise InputError("holds no file", field="file")
+            if file.size is not None and file.size > MOST_UPLOAD:
+                return _json({"error": {"field": "file", "message": "larger than 20 MB"}}, 413)
+            data, name = await file.read(), file.filename or "person"
+        path = await _threaded(self._workspace.add, name, data)
+        return _json({"path": path, **(await self._facts_of(path))})
+
+    async def reference(self, request: Any) -> Any:
+        """What was found in a reference."""
+        return _json(await self._facts_of(request.query_params.get("path", "")))
+
+    async def _facts_of(self, path: str) -> dict[str, Any]:
+        found = await _threaded(self._workspace.reference, path)
+        return {"width": found.width, "height": found.height, "told": found.told, "box": found.box,
+                "problem": found.problem}  # fmt: skip
+
+    async def reference_picture(self, request: Any) -> Any:
+        """shown: the reference, small; patch: its face as it is pasted."""
+        from starlette.responses import Response
+
+        found = await _threaded(self._workspace.reference, request.query_params.get("path", ""))
+        parts = {"shown": (found.shown, "image/jpeg"), "patch": (found.patch, "image/png")}
+        data, kind = parts.get(request.path_params["part"], (b"", ""))
+        return Response(data, media_type=kind) if data else _json({"error": {"message": "no such picture"}}, 404)
+
+    async def render(self, request: Any) -> Any:
+        """Queue a render of the layout as it stands on the page."""
+        document = (await _body(request)).get("document")
+        checked = await _threaded(self._workspace.checked, document)
+        if checked["error"] is not None:
+            raise InputError(checked["error"]["message"], field=checked["error"]["field"])
+        job = await _threaded(self._jobs.ask, document)
+        return _json(job.shown(), 202)
+
+    async def history(self, request: Any) -> Any:
+        """Everything rendered, the newest first."""
+        return _json({"renders": await _threaded(self._jobs.history)})
+
+    async def cancel(self, request: Any) -> Any:
+        """Stop a render after the step under way."""
+        return _json({"cancelled": self._jobs.cancel(request.path_params["id"])})
+
+    async def events(self, request: Any) -> Any:
+        """A render's progress as server-sent events."""
+        from starlette.responses import StreamingResponse
+
+        job = self._jobs.get(request.path_params["id"])
+        if job is None:
+            return _json({"error": {"message": "no such render"}}, 404)
+        there = [True]
+
+        async def lines() -> AsyncIterator[str]:
+            changes = watch(job, lambda: there[0], every_s=5.0)
+            try:
+                while (shown := await _threaded(next, changes, None)) is not None:
+                    yield f"data: {json.dumps(shown)}\n\n"
+            finally:
+                there[0] = False
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    async def picture(self, request: Any) -> Any:
+        """A rendered picture: one that the history names, nothing else."""
+        asked = f"{request.path_params['id']}/{request.path_params['name']}"
+        history = await _threaded(self._jobs.history)
+        if not any(result["picture"] == asked for render in history for result in render["results"]):
+            return _json({"error": {"message": "no such picture"}}, 404)
+        from starlette.responses import Response
+
+        return Response((self._jobs.folder / asked).read_bytes(), media_type="image/png")
+
+
+def serve(
+    layout: Path, config: GenerateConfig, *, port: int = 0, open_browser: bool = True,
+    tell: Callable[[str], None] = print,
+) -> None:  # fmt: skip
+    """Answer until interrupted. port: 0: a free one. Raises InputError where the layout is none, or the port taken."""
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise _not_installed() from error
+    workspace = open_workspace(layout, config)
+    workspace.opened()  # a layout that is none is refused here, not on the page
+    listening = _listen(port)
+    jobs, token, number = Jobs(layout, config), secrets.token_urlsafe(32), listening.getsockname()[1]
+    hosts = frozenset(f"{name}:{number}" for name in (HOST, "localhost"))
+    app = Guard(build_app(workspace, jobs), token, hosts)
+    tell(address(number, token))
+    if open_browser:
+        webbrowser.open(address(number, token))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", timeout_keep_alive=5,
+                       timeout_graceful_shutdown=2, server_header=False, limit_concurrency=64)
+    )  # fmt: skip
+    try:
+        server.run(sockets=[listening])
+    finally:
+        jobs.close()
+
+
+def open_workspace(layout: Path, config: GenerateConfig) -> Workspace:
+    """With the base's own face pack. Raises InputError for an unknown model."""
+    from anyphoto_cli.faces.packs import open_faces
+    from anyphoto_cli.model.bases import resolve_base
+
+    if layout.suffix != ".json":
+        raise InputError("does not end in .json", file=layout, field="LAYOUT")
+    if not layout.parent.is_dir():
+        raise InputError("no such folder", file=layout.parent, field="LAYOUT")
+    base = resolve_base(config.model)
+    return Workspace(layout, base, lambda: open_faces(config.face_pack or base.face_pack))
+
+
+def _listen(port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((HOST, port))
+        listening.listen(128)  # whoever opens the address at once is kept waiting, not turned away
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"{port} cannot be had ({error})", field="--port", remedy="Leave it out to take any"
+        ) from error
+    return listening
+
+
+async def _threaded(work: Callable[..., Any], *arguments: Any) -> Any:
+    from starlette.concurrency import run_in_threadpool
+
+    return await run_in_threadpool(work, *arguments)
+
+
+async def _body(request: Any) -> dict[str, Any]:
+    """The JSON object of a request. Raises InputError for anything else."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise InputError("is not sent as application/json", field="body")
+    try:
+        value = json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        raise InputError("is no JSON", field="body") from error
+    if not isinstance(value, dict):
+        raise InputError("is no JSON object", field="body")
+    return value
+
+
+def _json(value: Any, status: int = 200) -> Any:
+    from starlette.responses import JSONResponse
+
+    return JSONResponse(value, status_code=status)
+
+
+async def _refused(request: Any, error: Exception) -> Any:
+    assert isinstance(error, InputError | EnvironmentFault)
+    message = f"{error.what}. {error.remedy}" if error.remedy else error.what
+    status = 422 if isinstance(error, InputError) else 503
+    return _json({"error": {"field": error.field, "message": message}}, status)
+
+
+async def _too_large(request: Any, error: Exception) -> Any:
+    return _json({"error": {"message": "larger than an editor needs"}}, 413)
+
+
+async def _too_slow(request: Any, error: Exception) -> Any:
+    return _json({"error": {"message": "the request did not come in time"}}, 408)
+
+
+def _file(file: Path) -> Any:
+    from starlette.responses import Response
+
+    return Response(file.read_bytes(), media_type=_KINDS[file.suffix])
+
+
+def _not_installed() -> EnvironmentFault:
+    return EnvironmentFault("the editor needs starlette, uvicorn and python-multipart",
+                            remedy='Run: pip install "anyphoto[edit]"')  # fmt: skip

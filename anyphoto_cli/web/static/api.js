@@ -1,0 +1,46 @@
+// What the page asks its server. Every refusal becomes an Error with the server's own sentence.
+
+async function answered(response) {
+  const kind = response.headers.get("content-type") || "";
+  const value = kind.startsWith("application/json") ? await response.json() : { error: { message: await response.text() } };
+  if (!response.ok) {
+    const error = new Error(value.error?.message || response.statusText);
+    error.status = response.status;
+    throw error;
+  }
+  return value;
+}
+
+const send = (path, value, method = "POST") =>
+  fetch(path, { method, headers: { "content-type": "application/json" }, body: JSON.stringify(value) }).then(answered);
+
+export const api = {
+  layout: () => fetch("/api/layout").then(answered),
+  check: (document) => send("/api/check", { document }),
+  arrange: (document, preset, seed) => send("/api/arrange", { document, preset, seed }),
+  save: (document, replace) => send("/api/save", { document, replace }),
+  reference: (path) => fetch(`/api/reference?path=${encodeURIComponent(path)}`).then(answered),
+  render: (document) => send("/api/renders", { document }),
+  history: () => fetch("/api/renders").then(answered),
+  cancel: (id) => send(`/api/renders/${id}`, {}, "DELETE"),
+  upload(file) {
+    const form = new FormData();
+    form.append("file", file, file.name);
+    return fetch("/api/references", { method: "POST", body: form }).then(answered);
+  },
+  watch(id, show) {
+    const events = new EventSource(`/api/renders/${id}`);
+    events.onmessage = (event) => {
+      const job = JSON.parse(event.data);
+      if (["done", "failed", "cancelled"].includes(job.state)) events.close();
+      show(job);
+    };
+    events.onerror = () => {
+      if (events.readyState === EventSource.CLOSED) show({ id, state: "failed", told: "The editor no longer answers." });
+    };
+    return events;
+  },
+};
+
+export const pictureOf = (result) => `/api/pictures/${result.picture.split("/").map(encodeURIComponent).join("/")}`;
+export const partOf = (part, path) => `/api/reference/${part}?path=${encodeURIComponent(path)}`;

@@ -1,0 +1,199 @@
+// The page: wires the layout's state to the canvas, the fields and the server.
+
+import { api } from "./api.js";
+import { drawPeople } from "./people.js";
+import { freeSpot, moved, middleOf } from "./places.js";
+import { Results } from "./results.js";
+import { Stage } from "./stage.js";
+import { State } from "./state.js";
+
+const at = (id) => document.getElementById(id);
+const NUMBERS = ["width", "height", "seed", "num_images", "steps", "guidance_scale"];
+const OPTIONAL = new Set(["seed", "num_images", "steps", "guidance_scale"]);
+
+function complain(error) {
+  at("message").textContent = error.message;
+  at("message").hidden = false;
+  clearTimeout(complain.timer);
+  complain.timer = setTimeout(() => { at("message").hidden = true; }, 9000);
+}
+
+function nameFor(file, faces) {
+  const stem = file.name.replace(/\.[^.]*$/, "").replaceAll("_", " ").trim() || "person";
+  const taken = new Set(faces.map((face) => face.name));
+  for (let number = 1; ; number++) {
+    const name = number === 1 ? stem : `${stem} ${number}`;
+    if (!taken.has(name)) return name;
+  }
+}
+
+async function start() {
+  const { document: layout, facts } = await api.layout();
+  const state = new State(layout, facts);
+  const stage = new Stage(at("stage"), state);
+  const results = new Results({
+    render: at("render"), cancel: at("cancel"), progress: at("progress"), bar: at("steps-done"), told: at("told"),
+    preview: at("preview"), history: at("history"), results: at("results"),
+  }, state, complain);
+  at("file").textContent = facts.file;
+  document.title = `${facts.file} - anyphoto`;
+  at("note").textContent = facts.note;
+  at("preset").append(...facts.presets.map((name) => new Option(name)));
+  bindFields(state);
+  bindButtons(state, stage);
+  bindDrops(state, stage);
+  const draw = () => show(state, stage);
+  state.addEventListener("choice", draw);
+  state.addEventListener("live", () => { stage.draw(); soon(state, stage); });
+  state.addEventListener("change", () => { draw(); soon(state, stage); look(state, draw); });
+  window.addEventListener("resize", () => stage.draw());
+  window.addEventListener("beforeunload", (event) => { if (state.unsaved) event.preventDefault(); });
+  state.tell();
+  await results.refresh();
+  document.body.dataset.ready = "yes";
+}
+
+function show(state, stage) {
+  stage.draw();
+  drawPeople(at("people"), state);
+  at("empty").hidden = state.document.faces.length > 0;
+  at("undo").disabled = !state.past.length;
+  at("redo").disabled = !state.future.length;
+  at("saved").textContent = state.unsaved ? "not saved" : "saved";
+  if (document.activeElement !== at("prompt")) at("prompt").value = state.document.prompt;
+  for (const key of NUMBERS) {
+    if (document.activeElement !== at(key)) at(key).value = state.document[key] ?? "";
+  }
+  at("steps").placeholder = state.facts.steps;
+  at("seed").placeholder = "0";
+  at("num_images").placeholder = "1";
+  at("guidance_scale").placeholder = "3.5";
+}
+
+// Ask the server what is wrong, a moment after the last change; late answers to older questions are dropped.
+let asked = 0;
+function soon(state, stage) {
+  clearTimeout(soon.timer);
+  soon.timer = setTimeout(async () => {
+    const mine = ++asked;
+    try {
+      const checked = await api.check(state.document);
+      if (mine !== asked) return;
+      state.checked = checked;
+      if (!stage.drag) stage.take(checked.faces);
+      warn(checked);
+    } catch (error) {
+      complain(error);
+    }
+  }, 150);
+}
+
+function warn(checked) {
+  const told = checked.error ? [{ ...checked.error, error: true }] : checked.cautions;
+  at("warnings").replaceChildren(...told.map((one) => {
+    const item = document.createElement("li");
+    item.className = one.error ? "error" : "";
+    item.textContent = one.error && one.field ? `${one.field}: ${one.message}` : one.message;
+    return item;
+  }));
+  at("render").disabled = Boolean(checked.error) || !at("progress").hidden;
+}
+
+async function look(state, draw) {
+  for (const { reference } of state.document.faces) {
+    if (state.references.has(reference)) continue;
+    state.references.set(reference, undefined);
+    api.reference(reference)
+      .catch((error) => ({ width: 0, problem: error.message }))
+      .then((found) => { state.references.set(reference, found); draw(); });
+  }
+}
+
+function bindFields(state) {
+  const prompt = at("prompt");
+  prompt.addEventListener("input", () => state.live((layout) => { layout.prompt = prompt.value; }));
+  prompt.addEventListener("change", () => state.commit());
+  for (const key of NUMBERS) {
+    const field = at(key);
+    field.addEventListener("change", () => state.change((layout) => {
+      if (field.value === "" && OPTIONAL.has(key)) delete layout[key];
+      else if (field.value !== "") layout[key] = Number(field.value);
+    }));
+  }
+}
+
+async function save(state, replace = false) {
+  state.commit();
+  try {
+    await api.save(state.document, replace);
+    state.saved = JSON.stringify(state.document);
+    at("save").dataset.replace = "";
+    state.tell("choice");
+  } catch (error) {
+    at("save").dataset.replace = error.status === 409 ? "yes" : "";
+    complain(error);
+  }
+}
+
+function bindButtons(state, stage) {
+  at("undo").addEventListener("click", () => state.undo());
+  at("redo").addEventListener("click", () => state.redo());
+  at("save").addEventListener("click", () => save(state, at("save").dataset.replace === "yes"));
+  at("grid").addEventListener("change", () => { stage.showGrid = at("grid").checked; stage.draw(); });
+  at("canvas").addEventListener("change", () => { stage.showCanvas = at("canvas").checked; stage.draw(); });
+  at("arrange").addEventListener("click", () => arrange(state).catch(complain));
+  at("add").addEventListener("click", () => at("files").click());
+  at("files").addEventListener("change", async () => {
+    await add(state, [...at("files").files]);
+    at("files").value = "";
+  });
+  document.addEventListener("keydown", (event) => {
+    if (!(event.ctrlKey || event.metaKey) || event.altKey) return;
+    const typing = event.target.matches("textarea, input:not([type=checkbox])");
+    const key = event.key.toLowerCase();
+    if (key === "s") { event.preventDefault(); save(state, at("save").dataset.replace === "yes"); }
+    else if (!typing && key === "z") { event.preventDefault(); event.shiftKey ? state.redo() : state.undo(); }
+    else if (!typing && key === "y") { event.preventDefault(); state.redo(); }
+  });
+}
+
+let arranged = 0;
+async function arrange(state) {
+  if (!state.document.faces.length) return;
+  const { places } = await api.arrange(state.document, at("preset").value, arranged++);
+  state.change((layout) => { layout.faces.forEach((face, k) => { face.landmarks = places[k]; }); });
+}
+
+async function add(state, files, spot = null) {
+  for (const file of files) {
+    try {
+      const found = await api.upload(file);
+      state.references.set(found.path, found);
+      state.change((layout) => {
+        const free = freeSpot(layout);
+        const [x, y] = middleOf(free);
+        const known = layout.faces.find((face) => face.reference === found.path);
+        const name = known ? known.name : nameFor(file, layout.faces);
+        layout.faces.push({ name, reference: found.path, landmarks: spot ? moved(free, spot[0] - x, spot[1] - y) : free });
+      });
+      state.choose(state.document.faces.length - 1);
+      spot = null;
+    } catch (error) {
+      complain(new Error(`${file.name}: ${error.message}`));
+    }
+  }
+}
+
+function bindDrops(state, stage) {
+  const paper = at("paper");
+  document.addEventListener("dragover", (event) => { event.preventDefault(); paper.classList.add("over"); });
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) paper.classList.remove("over"); });
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    paper.classList.remove("over");
+    const inside = event.target.closest?.("#stage");
+    add(state, [...event.dataTransfer.files], inside ? stage.at(event) : null);
+  });
+}
+
+start().catch(complain);

@@ -1,0 +1,76 @@
+// The layout, who is chosen, and what can be undone. Everything else is drawn from here.
+
+export class State extends EventTarget {
+  constructor(document, facts) {
+    super();
+    this.document = document;
+    this.facts = facts;
+    this.chosen = document.faces.length ? 0 : -1;
+    this.checked = { error: null, cautions: [], faces: [] };
+    this.references = new Map();
+    this.past = [];
+    this.future = [];
+    this.saved = JSON.stringify(document);
+    this.before = null;
+  }
+
+  tell(kind = "change") {
+    this.dispatchEvent(new Event(kind));
+  }
+
+  get unsaved() {
+    return JSON.stringify(this.document) !== this.saved;
+  }
+
+  // One step of undo. `work` may change anything in the document.
+  change(work) {
+    this.begin();
+    work(this.document);
+    this.commit();
+  }
+
+  // A longer change, drawn as it goes: begin, any number of live, commit.
+  begin() {
+    this.before ??= JSON.stringify(this.document);
+  }
+
+  live(work) {
+    this.begin();
+    work(this.document);
+    this.tell("live");
+  }
+
+  commit() {
+    const now = JSON.stringify(this.document);
+    if (this.before !== null && this.before !== now) {
+      this.past.push(this.before);
+      if (this.past.length > 200) this.past.shift();
+      this.future = [];
+    }
+    this.before = null;
+    this.tell();
+  }
+
+  undo() {
+    this.step(this.past, this.future);
+  }
+
+  redo() {
+    this.step(this.future, this.past);
+  }
+
+  step(from, to) {
+    this.commit();
+    if (!from.length) return;
+    to.push(JSON.stringify(this.document));
+    this.document = JSON.parse(from.pop());
+    this.choose(Math.min(this.chosen, this.document.faces.length - 1));
+    this.tell();
+  }
+
+  choose(index) {
+    if (index === this.chosen) return;
+    this.chosen = index;
+    this.tell("choice");
+  }
+}

@@ -1,0 +1,217 @@
+"""The layout that is being edited, its references and what is wrong with it. No web here, and no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anyphoto_cli.config.method import MethodConfig
+from anyphoto_cli.errors import AnyPhotoError, InputError
+from anyphoto_cli.faces.norm_crop import face_patch
+from anyphoto_cli.faces.reference_face import find_reference_face
+from anyphoto_cli.files.commit import committed
+from anyphoto_cli.files.images import decode, read_bytes
+from anyphoto_cli.geometry import fitting_size, upright_landmarks
+from anyphoto_cli.layout.arrange import PRESETS, arrange
+from anyphoto_cli.layout.check import check_layout
+from anyphoto_cli.layout.location_canvas import paste_box
+from anyphoto_cli.layout.schema import Layout, LayoutFace, load_layout, parse_layout
+from anyphoto_cli.layout.write import as_text
+from anyphoto_cli.seams import Base, FaceAnalyzer
+from anyphoto_cli.types import Box, Picture
+
+SHOWN, PATCH = 480, 224
+"""Longest side of a reference as the page shows it; side of a pasted patch. px."""
+_ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "AVIF": ".avif", "HEIF": ".heic", "TIFF": ".tif",
+            "BMP": ".bmp", "GIF": ".gif"}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A picture of one person, looked at once. problem: why it cannot be used, or ""."""
+
+    width: int
+    height: int
+    shown: bytes
+    patch: bytes
+    told: str
+    box: tuple[float, ...] | None
+    problem: str = ""
+
+
+@dataclass(eq=False)
+class Workspace:
+    """file: the layout, there or not yet. open_analyzer: called once, when a reference is first looked at."""
+
+    file: Path
+    base: Base
+    open_analyzer: Callable[[], FaceAnalyzer]
+    method: MethodConfig = field(default_factory=MethodConfig)
+    _seen: dict[str, tuple[str, Reference]] = field(default_factory=dict)
+    _lock: Any = field(default_factory=threading.Lock)
+    _read: str | None = None
+
+    @cached_property
+    def _analyzer(self) -> FaceAnalyzer:
+        return self.open_analyzer()
+
+    def opened(self) -> dict[str, Any]:
+        """The layout as it lies there, or an empty one. Raises InputError where it is none."""
+        if self.file.is_file():
+            load_layout(self.file)
+            content = self.file.read_bytes()
+            self._read = hashlib.sha256(content).hexdigest()
+            document: dict[str, Any] = json.loads(content.decode("utf-8-sig"))
+            for face in document["faces"]:
+                if "bbox" in face:  # the page moves points
+                    points = upright_landmarks(Box(*face.pop("bbox")))
+                    face["landmarks"] = [[round(float(value), 2) for value in point] for point in points]
+            return document
+        side = self.base.sides[0] if self.base.sides[1] < 512 else 1024
+        width, height = fitting_size(1, 1, side)
+        return {
+            "version": 1,
+            "prompt": "a photo of two friends",
+            "width": width,
+            "height": height,
+            "seed": 0,
+            "faces": [],
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What the page must know beside the layout."""
+        return {
+            "file": self.file.name, "folder": str(self.file.parent.resolve()), "model": self.base.name,
+            "steps": self.base.steps, "sides": list(self.base.sides), "presets": list(PRESETS), "note": self.base.note,
+        }  # fmt: skip
+
+    def parsed(self, document: Any) -> Layout:
+        """Raises InputError naming the field."""
+        return parse_layout(document, self.file)
+
+    def checked(self, document: Any) -> dict[str, Any]:
+        """Refusal or cautions, and of each face the pasted box and its tokens [[row, column], ...]."""
+        try:
+            layout = self.parsed(document)
+            report = check_layout(layout, method=self.method, references=False)
+        except InputError as error:
+            return {"error": {"field": error.field, "message": _sentence(error)}, "cautions": [], "faces": []}
+        cautions = [{"field": caution.field, "message": caution.text} for caution in report.cautions]
+        cautions += self._problems(layout)
+        faces = [
+            {"box": [round(value, 1) for value in self._paste(face, layout)], "tokens": one.tokens}
+            for face, one in zip(layout.faces, report.faces, strict=True)
+        ]
+        return {"error": None, "cautions": cautions, "faces": faces}
+
+    def _paste(self, face: LayoutFace, layout: Layout) -> Box:
+        return paste_box(face.place, layout.width, layout.height, self.method)
+
+    def _problems(self, layout: Layout) -> list[dict[str, str]]:
+        found = []
+        for k, face in enumerate(layout.faces):
+            try:
+                problem = self.reference(face.reference).problem
+            except InputError as error:
+                problem = error.what
+            if problem:
+                found.append({"field": f"faces[{k}].reference", "message": f"{face.name}: {problem}"})
+        return found
+
+    def reference(self, named: str) -> Reference:
+        """Looked at once, until its bytes change. Raises InputError for a path outside the folder, or no picture."""
+        point = [[0.0, 0.0], [9.0, 0.0], [4.0, 5.0], [1.0, 9.0], [8.0, 9.0]]
+        probe = {"version": 1, "prompt": "x", "width": 64, "height": 64,
+                 "faces": [{"name": "x", "reference": named, "landmarks": point}]}  # fmt: skip
+        path = self.parsed(probe).reference_path(0)
+        data = read_bytes(path)
+        digest = hashlib.sha256(data).hexdigest()
+        with self._lock:
+            if named not in self._seen or self._seen[named][0] != digest:
+                self._seen[named] = (digest, self._looked_at(data, path))
+            return self._seen[named][1]
+
+    def _looked_at(self, data: bytes, path: Path) -> Reference:
+        picture = np.asarray(decode(data, path))
+        height, width = picture.shape[:2]
+        shown = _encoded(_smaller(picture, SHOWN), "JPEG")
+        try:
+            found = find_reference_face(self._analyzer, picture)
+        except AnyPhotoError as error:
+            return Reference(width, height, shown, b"", "", None, _sentence(error))
+        patch = face_patch(picture, found.face.landmarks, PATCH)
+        told, box = found.choice, tuple(round(float(value), 1) for value in found.face.box)
+        return Reference(width, height, shown, _encoded(patch, "PNG"), told, box)
+
+    def add(self, name: str, data: bytes) -> str:
+        """Keep an uploaded picture beside the layout; returns its path there. Raises InputError for no picture."""
+        image = decode(data, Path(name))
+        del image
+        folder = self.file.parent / f"{self.file.stem}_refs"
+        ending = _ENDINGS.get(_format(data), ".png")
+        stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(name).stem).strip("_")[:60] or "person"
+        digest = hashlib.sha256(data).hexdigest()
+        for number in range(1, 10_000):
+            target = folder / f"{stem}{'' if number == 1 else f'_{number}'}{ending}"
+            if not target.exists():
+                with committed(target) as out:
+                    out.write(data)
+                break
+            if hashlib.sha256(target.read_bytes()).hexdigest() == digest:
+                break  # dropped once more
+        return target.relative_to(self.file.parent).as_posix()
+
+    def arranged(self, document: Any, preset: str, seed: int) -> list[list[list[float]]]:
+        """New places for everybody. Raises InputError."""
+        layout = self.parsed(document)
+        places = arrange(max(len(layout.faces), 1), layout.width, layout.height, preset, seed)
+        return [[[round(float(value), 1) for value in point] for point in points] for points in places]
+
+    def save(self, document: Any, replace: bool = False) -> None:
+        """Write the layout. Raises InputError where it is wrong, or was changed by somebody else meanwhile."""
+        self.parsed(document)
+        now = hashlib.sha256(self.file.read_bytes()).hexdigest() if self.file.is_file() else None
+        if now != self._read and not replace:
+            raise InputError("was changed on disk since it was opened here", file=self.file.name, field="save",
+                             remedy="Save again to replace it, or reload to see it")  # fmt: skip
+        content = as_text(document).encode()
+        with committed(self.file) as out:
+            out.write(content)
+        self._read = hashlib.sha256(content).hexdigest()
+
+
+def _sentence(error: AnyPhotoError) -> str:
+    return f"{error.what}. {error.remedy}" if error.remedy else error.what
+
+
+def _format(data: bytes) -> str:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        return str(image.format)
+
+
+def _smaller(picture: Picture, side: int) -> Picture:
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    image.thumbnail((side, side))
+    smaller: Picture = np.asarray(image)
+    return smaller
+
+
+def _encoded(pixels: Any, kind: str) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()

@@ -1,0 +1,272 @@
+"""In a real browser: drop, drag, turn, type, undo, save, reload, render, and every refusal that a page can show."""
+
+import json
+import re
+
+import pytest
+
+from anyphoto_cli.geometry import face_height
+from anyphoto_cli.layout.schema import load_layout
+from tests.conftest import ROOT
+
+PEOPLE = ROOT / "examples" / "drawn_people"
+
+
+def opened(page, editor):
+    page.goto(editor.address)
+    page.wait_for_selector("body[data-ready=yes]")
+    return page
+
+
+def settled(page):
+    """After the server has looked at the last change."""
+    page.wait_for_timeout(450)
+
+
+def until(page, expression, seconds=60):
+    """Playwright's own waiting evaluates text in the page, which the page's policy forbids."""
+    for _ in range(seconds * 10):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"never came true: {expression}")
+
+
+def place(editor_or_page, index=0):
+    return editor_or_page.locator(f".person[data-index='{index}']")
+
+
+def box_of(locator):
+    """Drawing anew replaces what is inside a face: ask until it is there."""
+    for _ in range(50):
+        if (box := locator.bounding_box()) is not None:
+            return box
+        locator.page.wait_for_timeout(100)
+    raise AssertionError(f"{locator} is not there")
+
+
+def saved(page, layout):
+    with page.expect_response(lambda answer: "/api/save" in answer.url) as answer:
+        page.click("#save")
+    assert answer.value.ok
+    return load_layout(layout)
+
+
+def drop(page, files, x, y):
+    """Files dropped on the canvas, as a desktop does it."""
+    import base64
+
+    told = [{"name": file.name, "data": base64.b64encode(file.read_bytes()).decode()} for file in files]
+    page.evaluate("""([files, x, y]) => {
+      const transfer = new DataTransfer();
+      for (const one of files) {
+        const bytes = Uint8Array.from(atob(one.data), (c) => c.charCodeAt(0));
+        transfer.items.add(new File([bytes], one.name, { type: "image/png" }));
+      }
+      const target = document.elementFromPoint(x, y);
+      for (const kind of ["dragover", "drop"]) {
+        target.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: transfer, clientX: x, clientY: y }));
+      }
+    }""", [told, x, y])  # fmt: skip
+
+
+def test_from_nothing_to_a_saved_layout(start, page, tmp_path):
+    editor = start(tmp_path / "trip.json")
+    opened(page, editor)
+    assert page.url == f"{editor.root}/"  # the token is out of sight
+    assert page.is_visible("#empty")
+    box = box_of(page.locator("#stage"))
+    drop(page, [PEOPLE / "mia.png"], box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.4)
+    page.wait_for_selector("#people li small:has-text('face at')")
+    page.set_input_files("#files", [PEOPLE / "theo.png"])
+    page.wait_for_selector("#people li:nth-child(2) small:has-text('face at')")
+    settled(page)
+    page.fill("#prompt", "a photo of two friends in a park")
+    page.locator("#prompt").blur()
+    layout = saved(page, tmp_path / "trip.json")
+    assert [face.name for face in layout.faces] == ["mia", "theo"] and layout.prompt.endswith("in a park")
+    x, y = layout.faces[0].place.mean(0) / [layout.width, layout.height]
+    assert abs(x - 0.3) < 0.02 and abs(y - 0.4) < 0.02
+    assert page.inner_text("#saved") == "saved" and not page.problems
+    page.reload()
+    page.wait_for_selector("body[data-ready=yes]")
+    assert page.locator(".person").count() == 2 and page.input_value("#prompt").endswith("in a park")
+
+
+def test_dragged_scaled_and_turned(start, page, friends):
+    editor = start(friends)
+    opened(page, editor)
+    settled(page)
+    before = load_layout(friends)
+    frame = box_of(place(page).locator(".frame"))
+    scale = before.width / box_of(page.locator("#stage"))["width"]
+    middle = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] + 60, middle[1] + 30, steps=6)
+    page.mouse.up()
+    settled(page)
+    moved = saved(page, friends)
+    away = moved.faces[0].place.mean(0) - before.faces[0].place.mean(0)
+    assert abs(away[0] - 60 * scale) < 1 and abs(away[1] - 30 * scale) < 1
+    handle = box_of(page.locator(".handle[data-do=scale]"))
+    page.mouse.move(handle["x"] + 5, handle["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(handle["x"] + 45, handle["y"] + 45, steps=5)
+    page.mouse.up()
+    settled(page)
+    larger = saved(page, friends)
+    assert face_height(larger.faces[0].place) > 1.15 * face_height(moved.faces[0].place)
+    knob = box_of(page.locator(".handle[data-do=turn]"))
+    page.mouse.move(knob["x"] + 6, knob["y"] + 6)
+    page.mouse.down()
+    page.mouse.move(knob["x"] + 60, knob["y"] + 20, steps=5)
+    page.mouse.up()
+    settled(page)
+    turned = saved(page, friends)
+    eyes = turned.faces[0].place[1] - turned.faces[0].place[0]
+    assert eyes[1] / eyes[0] > 0.1  # the right eye, as seen, has gone down
+    assert abs(face_height(turned.faces[0].place) / face_height(larger.faces[0].place) - 1) < 0.02
+    for _ in range(3):
+        page.click("#undo")
+    settled(page)
+    assert abs(saved(page, friends).faces[0].place - before.faces[0].place).max() < 0.06
+    page.click("#redo")
+    assert abs(saved(page, friends).faces[0].place - moved.faces[0].place).max() < 0.06
+    assert not page.problems
+
+
+def test_by_keyboard_alone(start, page, friends):
+    editor = start(friends)
+    opened(page, editor)
+    before = load_layout(friends)
+    place(page).focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "Shift+ArrowRight", "+", "]"):
+        page.keyboard.press(key)
+    page.keyboard.press("Control+s")
+    until(page, "document.getElementById('saved').textContent === 'saved'")
+    now = load_layout(friends)
+    away = now.faces[0].place.mean(0) - before.faces[0].place.mean(0)
+    assert abs(away[0] - 18) < 0.2 and abs(away[1] - 1) < 0.2
+    assert face_height(now.faces[0].place) / face_height(before.faces[0].place) == pytest.approx(1.04, abs=0.02)
+    assert "Mia, at " in place(page).get_attribute("aria-label")
+    page.keyboard.press("Delete")
+    assert page.locator(".person").count() == 1
+    page.keyboard.press("Control+z")
+    assert page.locator(".person").count() == 2
+    page.keyboard.press("Control+y")
+    assert page.locator(".person").count() == 1 and not page.problems
+    reached = set()
+    page.locator("#undo").focus()
+    for _ in range(40):  # nothing on the page is out of the tabulator's reach
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id || document.activeElement.className.baseVal || ''"))
+    assert {"save", "grid", "canvas", "preset", "arrange", "add", "prompt", "width", "seed", "render"} <= reached
+
+
+def test_warnings_as_one_types_and_refusals(start, page, friends):
+    editor = start(friends)
+    opened(page, editor)
+    page.wait_for_selector("#warnings li:has-text('only 3.0 tokens')")
+    page.fill("#prompt", "a photo of three friends")
+    page.wait_for_selector("#warnings li:has-text('speaks of 3 people, the layout places 2')")
+    place(page).focus()
+    for _ in range(3):
+        page.keyboard.press("Shift+ArrowRight")
+    page.wait_for_selector("#warnings li:has-text('overlap by')")
+    page.fill("#width", "100")
+    page.locator("#width").blur()
+    page.wait_for_selector("#warnings li.error:has-text('must be a multiple of 16')")
+    assert page.is_disabled("#render")
+    with page.expect_response(lambda answer: "/api/save" in answer.url) as answer:
+        page.click("#save")
+    assert answer.value.status == 422 and "multiple of 16" in page.inner_text("#message")
+    page.click("#undo")
+    until(page, "!document.getElementById('render').disabled")
+    note = friends.parent / "note.png"
+    note.write_text("no picture")
+    page.set_input_files("#files", [note])
+    page.wait_for_selector("#message:has-text('note.png')")
+    friends.write_text(friends.read_text().replace("at the beach", "in the snow"))  # somebody else edits it meanwhile
+    with page.expect_response(lambda answer: "/api/save" in answer.url) as answer:
+        page.click("#save")
+    assert answer.value.status == 409 and "was changed on disk" in page.inner_text("#message")
+    assert "in the snow" in friends.read_text()
+    saved(page, friends)  # asked twice, it is replaced
+    assert load_layout(friends).prompt == "a photo of three friends"
+
+
+def test_a_name_is_shown_and_never_obeyed(start, page, friends):
+    document = json.loads(friends.read_text())
+    document["faces"][0]["name"] = "<img src=x onerror=alert(1)>"
+    document["prompt"] = "</textarea><script>alert(1)</script> two friends"
+    friends.write_text(json.dumps(document))
+    page.on("dialog", lambda dialog: page.problems.append("a script ran"))
+    opened(page, start(friends))
+    settled(page)
+    assert page.input_value("#prompt") == document["prompt"]
+    assert place(page).locator("text").text_content() == document["faces"][0]["name"] and not page.problems
+
+
+def test_arranged_by_a_preset(start, page, friends):
+    opened(page, start(friends))
+    page.select_option("#preset", "portrait")
+    with page.expect_response(lambda answer: "/api/arrange" in answer.url):
+        page.click("#arrange")
+    settled(page)
+    layout = saved(page, friends)
+    assert layout.faces[0].place.mean(0)[0] < layout.faces[1].place.mean(0)[0] and not page.problems
+
+
+def test_rendered_with_scores_and_kept(start, page, friends):
+    editor = start(friends)
+    opened(page, editor)
+    page.fill("#steps", "3")
+    page.locator("#steps").blur()
+    page.click("#render")
+    page.wait_for_selector("#progress:not([hidden])")
+    page.wait_for_selector("#history figure", timeout=120_000)
+    told = page.inner_text("#history figure")
+    assert "seed 7" in told and "Mia" in told and "Theo" in told and "score" in told
+    until(page, "document.querySelector('#history img').naturalWidth === 128")
+    folder = friends.parent / "two_friends_pictures" / "001"
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "layout.json", "layout_seed7.png", "layout_seed7.verify.json",
+    ]  # fmt: skip
+    assert load_layout(folder / "layout.json", friends.parent).steps == 3 and load_layout(friends).steps is None
+    page.click("#render")
+    until(page, "document.querySelectorAll('#history figure').length === 2")
+    page.fill("#steps", "900")
+    page.locator("#steps").blur()
+    page.click("#render")
+    until(page, "document.getElementById('steps-done').value > 2")
+    page.wait_for_selector("#preview:not([hidden])")
+    page.click("#cancel")
+    page.wait_for_selector("#progress", state="hidden", timeout=60_000)
+    assert page.locator("#history figure").count() == 2
+    assert not (friends.parent / "two_friends_pictures" / "003").exists()
+    assert editor.stop() == 130 and not page.problems
+    again = start(friends)
+    opened(page, again)
+    assert page.locator("#history figure").count() == 2
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_fits_a_phone_and_both_schemes(start, browser, friends, tmp_path, scheme, width):
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+    opened(page, start(friends))
+    page.wait_for_selector("#people li:nth-child(2) small:has-text('face at')")
+    page.wait_for_selector("#people li:nth-child(1) small:has-text('face at')")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for button in page.locator("button:visible").all():
+        size = box_of(button)
+        assert size["height"] >= 32 and size["x"] >= 0 and size["x"] + size["width"] <= width
+    ink, ground = (
+        [int(part) for part in re.findall(r"\d+", page.evaluate(f"getComputedStyle(document.body).{key}"))[:3]]
+        for key in ("color", "backgroundColor")
+    )
+    assert abs(sum(ink) - sum(ground)) > 380 and (sum(ground) < 200) == (scheme == "dark")
+    page.screenshot(path=str(tmp_path / f"{scheme}-{width}.png"), full_page=True)
+    context.close()

@@ -152,3 +152,22 @@ def test_refusals(run, finished, tmp_path):
         file.write_bytes(file.read_bytes()[:-1] + b"x")
         export(tmp_path / "a", tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+def test_in_half_the_size(run, finished, tmp_path):
+    from safetensors import safe_open
+
+    from anyphoto_cli.model.adapter import read_card, read_weights
+
+    assert run("export", finished, "--to", tmp_path / "whole")[0] == 0
+    code, _, err = run("export", finished, "--to", tmp_path / "half", "--dtype", "bfloat16")
+    assert code == 0, err
+    name = "pytorch_lora_weights.safetensors"
+    assert (tmp_path / "half" / name).stat().st_size < 0.7 * (tmp_path / "whole" / name).stat().st_size
+    halves, wholes = (read_weights(tmp_path / out, read_card(tmp_path / out)) for out in ("half", "whole"))
+    for half, whole in zip(halves, wholes, strict=True):
+        assert all(torch.equal(half[key], whole[key].bfloat16()) for key in whole)
+    with safe_open(tmp_path / "half" / name, "pt") as half, safe_open(tmp_path / "whole" / name, "pt") as whole:
+        assert half.metadata() == whole.metadata()
+    code, _, err = run("export", finished, "--to", tmp_path / "x", "--dtype", "int8")
+    assert code == 2 and "'int8' is none of" in err and not (tmp_path / "x").exists()

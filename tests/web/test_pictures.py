@@ -1,0 +1,33 @@
+"""The pictures of the pages, made: ANYPHOTO_WRITE_IMAGES=1 pytest tests/web/test_pictures.py writes docs/images anew."""
+
+import os
+
+import numpy as np
+from PIL import Image
+
+from tests.conftest import ROOT
+from tests.web.test_editor import opened
+
+IMAGES = ROOT / "docs" / "images"
+
+
+def kept(picture, name):
+    """Into docs/images where that was asked for."""
+    if os.environ.get("ANYPHOTO_WRITE_IMAGES"):
+        picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=256).save(IMAGES / name, optimize=True)
+    with Image.open(IMAGES / name) as there:
+        assert abs(there.width - picture.width) <= 4, f"{name} is of another size: write it anew"
+
+
+def test_the_editor(start, page, friends, tmp_path):
+    editor = start(friends)
+    page.set_viewport_size({"width": 1200, "height": 800})
+    opened(page, editor)
+    page.click("#render")
+    page.wait_for_selector("#history figure", timeout=120_000)
+    page.wait_for_timeout(700)
+    page.locator(".person[data-index='0']").focus()
+    page.screenshot(path=str(tmp_path / "editor.png"), full_page=True)
+    picture = Image.open(tmp_path / "editor.png").convert("RGB")
+    assert picture.width == 1200 and len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 500
+    kept(picture, "editor.png")

@@ -53,6 +53,8 @@ def export(source: Path, target: Path, name: str | None = None, dtype: str | Non
         (whole / CARD_FILE).write_text(_without_folder(card).model_dump_json(indent=2), encoding="utf-8")
         _write(whole, card, story, run, name or target.name)
         for written in whole.rglob("*"):
+            if written.is_file():
+                written.chmod(0o644)  # safetensors writes for its owner alone; this folder is for others
             sync(written)
         whole.replace(target)
     return card

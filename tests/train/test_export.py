@@ -48,6 +48,7 @@ def test_the_folder_says_what_it_is_and_nothing_of_the_machine(run, finished, tm
             told = (out / file).read_text()
             assert str(finished.parent) not in told and "/work" not in told and "/tmp" not in told, file
     assert [f.name for f in tmp_path.iterdir()] == ["two-friends"]
+    assert {(out / file).stat().st_mode & 0o777 for file in files} == {0o644}
 
 
 def test_stock_diffusers_and_our_pipeline_open_it(run, finished, tmp_path):

@@ -117,17 +117,22 @@ def test_filler_keeps_the_caption_s_words_in_order():
 
 
 def test_generate_uses_mini_by_default(run, tmp_path, monkeypatch):
-    """README's first command, and it says that the people are not those of the references."""
+    """With the adapter that came with it; and it says what the model is worth."""
     monkeypatch.delenv("ANYPHOTO_GENERATE_MODEL")
     code, out, err = run("generate", ROOT / "examples" / "two_friends.json", "-o", tmp_path)
     assert code == 0, err
-    assert "anyphoto-mini draws people that a program invented" in err and "no trained identity" in err
+    assert "anyphoto-mini draws people that a program invented" in err and "no trained identity" not in err
     picture = tmp_path / "two_friends_seed7.png"
     assert str(picture) in out
     with Image.open(picture) as image:
         assert image.size == (128, 128)
         record = json.loads(image.info["anyphoto"])
     assert record["model"]["name"] == "mini" and record["face_pack"]["name"] == "mini"
+    assert record["adapter"]["train_step"] > 0
+    code, _, err = run(
+        "generate", ROOT / "examples" / "two_friends.json", "-o", tmp_path, "--adapter", "none", "--dry-run"
+    )
+    assert code == 0 and "no trained identity" in err
 
 
 def test_mini_faces_are_found_in_references_without_landmarks(run, tmp_path):

@@ -1,6 +1,7 @@
 """Pictures from layouts.
 
-`render` is what `anyphoto generate` runs; `prepare_faces` turns a layout's references into what the model takes.
+`render` is what `anyphoto generate` runs, `render_best` with `--best-of`; `verify_files` is `anyphoto verify`;
+`prepare_faces` turns a layout's references into what the model takes.
 """
 
 from importlib import import_module
@@ -11,6 +12,8 @@ _PUBLIC = {
     "render_again": "rendering",
     "find_models": "rendering",
     "prepare_faces": "conditions",
+    "verify_files": "verifying",
+    "render_best": "best_of",
 }
 __all__ = [*_PUBLIC]
 

@@ -187,6 +187,10 @@ def test_warnings_as_one_types_and_refusals(start, page, friends):
     note.write_text("no picture")
     page.set_input_files("#files", [note])
     page.wait_for_selector("#message:has-text('note.png')")
+    (friends.parent / "huge.png").write_bytes(bytes(20 * 2**20 + 1))
+    page.set_input_files("#files", [friends.parent / "huge.png"])
+    page.wait_for_selector("#message:has-text('huge.png: larger than 20 MB')")
+    assert page.locator(".person").count() == 2
     friends.write_text(friends.read_text().replace("at the beach", "in the snow"))  # somebody else edits it meanwhile
     with page.expect_response(lambda answer: "/api/save" in answer.url) as answer:
         page.click("#save")

@@ -1,5 +1,7 @@
 // What the page asks its server. Every refusal becomes an Error with the server's own sentence.
 
+const MOST_UPLOAD = 20 * 2 ** 20;
+
 async function answered(response) {
   const kind = response.headers.get("content-type") || "";
   const value = kind.startsWith("application/json") ? await response.json() : { error: { message: await response.text() } };
@@ -24,6 +26,8 @@ export const api = {
   history: () => fetch("/api/renders").then(answered),
   cancel: (id) => send(`/api/renders/${id}`, {}, "DELETE"),
   upload(file) {
+    // The server hangs up on larger ones, which a browser tells as nothing but a failure.
+    if (file.size > MOST_UPLOAD) return Promise.reject(new Error("larger than 20 MB"));
     const form = new FormData();
     form.append("file", file, file.name);
     return fetch("/api/references", { method: "POST", body: form }).then(answered);

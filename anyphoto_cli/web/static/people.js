@@ -12,7 +12,8 @@ export function drawPeople(list, state) {
   const rows = state.document.faces.map((face, index) => {
     const known = state.references.get(face.reference);
     const picture = known && known.width
-      ? element("img", { src: partOf("shown", face.reference), alt: "", width: 54, height: 54 })
+      ? element("img", { src: partOf(known.problem ? "shown" : "patch", face.reference), alt: "", width: 54, height: 54,
+        title: `${face.reference}, ${known.width} x ${known.height} px` })
       : element("span", { className: "blank" });
     const name = element("input", { value: face.name, maxLength: 200, ariaLabel: `Name of person ${index + 1}` });
     name.addEventListener("focus", () => state.choose(index));

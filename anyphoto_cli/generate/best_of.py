@@ -8,6 +8,7 @@ goes on, and nothing is rendered twice. The keeper is copied to `out` under its 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from anyphoto_cli.config.verify import VerifyConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.generate.planning import layout_files
-from anyphoto_cli.generate.png_metadata import read_record
+from anyphoto_cli.generate.png_metadata import read_record, write_png
 from anyphoto_cli.generate.rendering import RenderModels, find_models, render
 from anyphoto_cli.generate.verifying import BESIDE, DRAWN, Looker, Verified
 from anyphoto_cli.layout.schema import Layout, load_layout
@@ -129,17 +130,29 @@ class _One:
         if target.exists() and not same and not self.overwrite:
             remedy = "Choose another --out, or replace it with --overwrite"
             raise InputError("exists and was made from something else", file=target, remedy=remedy)
-        picture = {} if same else {target: best.picture.read_bytes()}  # the same one may have been signed since
         written = {
             target.with_name(target.stem + BESIDE): (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
         }
         if best.annotated is not None:
             written[target.with_name(target.stem + DRAWN)] = best.annotated.read_bytes()
-        for name, content in (written | picture).items():
+        for name, content in written.items():
             with committed(name) as out:
                 out.write(content)
+        if not same:  # the same one may have been signed since
+            self._write(best.picture, target)
         self.listener.picture(target, skipped=same)
         return Verified(target, best.verdict, target.with_name(target.stem + DRAWN) if best.annotated else None)
+
+    def _write(self, picture: Path, target: Path) -> None:
+        """As `render` would have written it here: the way to the references begins in another folder now."""
+        from PIL import Image
+
+        record = read_record(picture)
+        root = os.path.normpath(Path(os.path.realpath(picture.parent)) / record["refs"])
+        with Image.open(picture) as image:
+            image.load()
+            pixels = image.convert("RGB")
+        write_png(pixels, target, record | {"refs": os.path.relpath(root, os.path.realpath(target.parent))})
 
 
 def _record(file: Path) -> Any:

@@ -8,6 +8,7 @@ from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.config.verify import VerifyConfig
 from anyphoto_cli.generate import rendering
 from anyphoto_cli.generate.best_of import TRIES, Choice, render_best
+from anyphoto_cli.generate.png_metadata import read_record
 from tests.conftest import ROOT
 
 FRIENDS = ROOT / "examples" / "two_friends.json"
@@ -35,11 +36,24 @@ def test_the_best_score_is_kept_under_its_own_seed(run, best, tmp_path):
     code, _, err = run("generate", FRIENDS, "-o", tmp_path, "--model", "mini", "--steps", "4", "--seed", kept.seed)
     assert code == 0, err
     [plain] = tmp_path.glob("*.png")
-    assert plain.read_bytes() != b"" and plain.name == kept.verified.picture.name
     from PIL import Image
 
     with Image.open(plain) as one, Image.open(kept.verified.picture) as other:
         assert one.tobytes() == other.tobytes()
+    assert read_record(plain)["fingerprint"] == read_record(kept.verified.picture)["fingerprint"]
+    assert (kept.verified.picture.parent / read_record(kept.verified.picture)["refs"]).resolve() == FRIENDS.parent
+
+
+def test_the_keeper_can_be_rendered_again_and_signed(run, best):
+    out, kept = best
+    code, said, err = run("generate", "--from", kept.verified.picture, "--model", "mini")
+    assert code == 0 and "identical, pixel for pixel" in said, err
+    (out / f"{kept.verified.picture.stem}_again.png").unlink()
+    code, _, err = run("generate", FRIENDS, "-o", out, "--model", "mini", "--steps", "4", "--best-of", "3", "--c2pa")
+    assert code in (0, 3) and "Error" not in err, err
+    assert run("provenance", kept.verified.picture)[1].count("made from: ") == 2
+    again = run("generate", FRIENDS, "-o", out, "--model", "mini", "--steps", "4", "--best-of", "3", "--c2pa")
+    assert again[0] == code and "Finished before" in again[2]
 
 
 def test_the_same_call_renders_nothing_again(best, monkeypatch):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from anyphoto_cli.types import Picture
+if TYPE_CHECKING:  # numpy would make every --help wait
+    from anyphoto_cli.types import Picture
 
 
 class Listener:

@@ -54,6 +54,7 @@ class Guard:
         headers = _single(scope["headers"])
         refusal = self._refusal(scope, headers) if headers is not None else (400, "a header is there twice")
         if headers is None or refusal is not None:
+            await _drain(receive)
             await _answer(send, *(refusal or (400, "")))
             return
         if scope["method"] == "GET" and scope["path"] == "/" and b"token=" in scope["query_string"]:
@@ -149,7 +150,23 @@ def _cookie(text: str) -> str:
         return ""
 
 
+async def _drain(receive: Receive) -> None:
+    """Read what a browser is still sending, up to a limit: who is hung up on never reads why."""
+    read = 0
+    try:
+        async with asyncio.timeout(SLOWEST_S):
+            while read <= 2 * MOST_UPLOAD:
+                message = await receive()
+                read += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
+
+
 async def _answer(send: Send, status: int, told: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close"), *_HEADERS]
+    body = told.encode()
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode()),
+               (b"connection", b"close"), *_HEADERS]  # fmt: skip
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": told.encode()})
+    await send({"type": "http.response.body", "body": body})

@@ -53,9 +53,9 @@ def seen(analysis):
 
 
 def test_small_files_and_nothing_else():
-    assert sorted(file.name for file in PACK.iterdir()) == ["det_mini.onnx", "w_mini.onnx"]
-    assert (PACK / "det_mini.onnx").stat().st_size <= 1.05e6
-    assert (PACK / "w_mini.onnx").stat().st_size <= 4.5e6
+    assert sorted(file.name for file in PACK.iterdir()) == ["calibration.json", "det_mini.onnx", "w_mini.onnx"]
+    assert (PACK / "det_mini.onnx").stat().st_size <= 0.55e6
+    assert (PACK / "w_mini.onnx").stat().st_size <= 2.3e6
 
 
 def test_stock_insightface_finds_the_drawn_people(seen):

@@ -180,7 +180,8 @@ def test_warnings_as_one_types_and_refusals(start, page, friends):
     assert page.is_disabled("#render")
     with page.expect_response(lambda answer: "/api/save" in answer.url) as answer:
         page.click("#save")
-    assert answer.value.status == 422 and "multiple of 16" in page.inner_text("#message")
+    assert answer.value.status == 422
+    page.wait_for_selector("#message:has-text('multiple of 16')")
     page.click("#undo")
     until(page, "!document.getElementById('render').disabled")
     note = friends.parent / "note.png"
@@ -194,7 +195,8 @@ def test_warnings_as_one_types_and_refusals(start, page, friends):
     friends.write_text(friends.read_text().replace("at the beach", "in the snow"))  # somebody else edits it meanwhile
     with page.expect_response(lambda answer: "/api/save" in answer.url) as answer:
         page.click("#save")
-    assert answer.value.status == 409 and "was changed on disk" in page.inner_text("#message")
+    assert answer.value.status == 409
+    page.wait_for_selector("#message:has-text('was changed on disk')")
     assert "in the snow" in friends.read_text()
     saved(page, friends)  # asked twice, it is replaced
     assert load_layout(friends).prompt == "a photo of three friends"

@@ -31,3 +31,17 @@ def test_the_editor(start, page, friends, tmp_path):
     picture = Image.open(tmp_path / "editor.png").convert("RGB")
     assert picture.width == 1200 and len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 500
     kept(picture, "editor.png")
+
+
+def test_two_selfies_by_the_command_line(run, tmp_path, monkeypatch):
+    """As the README has it: nobody types a coordinate, and the picture that is kept shows both of them."""
+    people = ROOT / "examples" / "drawn_people"
+    monkeypatch.setenv("ANYPHOTO_GENERATE_MODEL", "mini")
+    layout = tmp_path / "two.json"
+    code, _, err = run("layout", "arrange", people / "mia.png", people / "theo.png", "--size", "128x128", "-o", layout)
+    assert code == 0, err
+    code, said, err = run("generate", layout, "-o", tmp_path / "out", "--best-of", "4", "--annotate")
+    assert code == 0 and "passed" in said and "mia: good" in said and "theo: good" in said, said + err
+    [drawn] = (tmp_path / "out").glob("*.verify.png")
+    picture = Image.open(drawn).convert("RGB").resize((512, 512))
+    kept(picture, "two_arranged.png")

@@ -24,19 +24,9 @@ from anyphoto_cli.faces.packs import open_faces
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.generate import prepare_faces, render
 from anyphoto_cli.layout.schema import load_layout
+from anyphoto_cli.mini.proof import save_untrained
 from anyphoto_cli.seams import FaceAnalyzer
 from anyphoto_cli.train.validation import score_faces
-
-
-def untrained_adapter(config: TrainConfig, folder: Path) -> Path:
-    """B = 0, projector as it begins."""
-    from anyphoto_cli.model.adapter import save_adapter
-    from anyphoto_cli.train.distributed import Ranks
-    from anyphoto_cli.train.models import open_models
-
-    models = open_models(config, Ranks())
-    save_adapter(folder, models.transformer, models.card)
-    return folder
 
 
 def measured(files: list[Path], pictures: Path, analyzer: FaceAnalyzer) -> dict[str, float]:
@@ -106,7 +96,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         adapters = {
-            "no adapter": None, "untrained adapter": untrained_adapter(config, folder / "untrained"),
+            "location tokens, no adapter": None,
+            "untrained adapter": save_untrained(given.run / "adapter", folder / "untrained"),
             "trained": given.run / "adapter",
         }  # fmt: skip
         originals = folder / "originals"

@@ -93,7 +93,8 @@ def generate(
     if again is not None:
         beside = {"--seed": seed, "--steps": steps, "--num-images": num_images, "--dry-run": dry_run or None,
                   "--keep-going": keep_going or None, "--verify": verify or None, "--annotate": annotate or None,
-                  "--best-of": best_of, "--retry-until": retry_until, "--max-tries": max_tries}  # fmt: skip
+                  "--best-of": best_of, "--retry-until": retry_until, "--max-tries": max_tries,
+                  "--c2pa": c2pa or None, "--c2pa-cert": c2pa_cert, "--c2pa-key": c2pa_key}  # fmt: skip
         if refused := [name for name, value in beside.items() if value is not None]:
             raise InputError(f"takes no {', '.join(refused)} beside it", field="--from")
         return _again(again, layouts, out, config, refs_root, overwrite, as_json, listener)
@@ -173,7 +174,8 @@ def _signer(asked: bool, certificate: Path | None, key: Path | None, listener: c
         if certificate is not None or key is not None:
             raise InputError("belongs to --c2pa", field="--c2pa-cert" if certificate is not None else "--c2pa-key")
         return lambda files: None
-    from anyphoto_cli.generate.provenance import read_credentials, sign_pictures
+    from anyphoto_cli.generate.provenance import sign_pictures
+    from anyphoto_cli.generate.signing import read_credentials
 
     credentials = read_credentials(certificate, key)
     if credentials.test:

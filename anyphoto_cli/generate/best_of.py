@@ -169,5 +169,27 @@ class _Quieter(Listener):
 
     def __init__(self, inner: Listener) -> None:
         self._inner = inner
-        self.notice, self.caution, self.stage = inner.notice, inner.caution, inner.stage  # type: ignore[method-assign]
-        self.begin, self.step, self.end = inner.begin, inner.step, inner.end  # type: ignore[method-assign]
+
+    def notice(self, text: str) -> None:
+        """Passed on."""
+        self._inner.notice(text)
+
+    def caution(self, text: str) -> None:
+        """Passed on."""
+        self._inner.caution(text)
+
+    def stage(self, text: str) -> None:
+        """Passed on."""
+        self._inner.stage(text)
+
+    def begin(self, pictures: int, steps: int) -> None:
+        """Passed on."""
+        self._inner.begin(pictures, steps)
+
+    def step(self) -> None:
+        """Passed on."""
+        self._inner.step()
+
+    def end(self) -> None:
+        """Passed on."""
+        self._inner.end()

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -17,6 +18,8 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 
 KEY, FORMAT = "anyphoto", 1
+IDENTIFYING = ("layout", "references", "model", "adapter", "face_pack")
+"""Of a record: what its fingerprint is over."""
 _KEYS = {"layout": dict, "references": dict, "model": dict, "face_pack": dict, "asked": dict, "refs": str,
          "layout_name": str, "fingerprint": str, "precision": str}  # fmt: skip
 _XMP = (
@@ -38,6 +41,12 @@ def write_png(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
     image.save(buffer, "PNG", pnginfo=info)
     with committed(path) as file:
         file.write(buffer.getvalue())
+
+
+def fingerprint_of(record: dict[str, Any]) -> str:
+    """sha256 over what makes a picture this one and no other."""
+    told = {key: record.get(key) for key in IDENTIFYING}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _storable(text: str) -> str:

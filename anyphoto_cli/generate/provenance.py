@@ -6,7 +6,6 @@ certificate of your own a local one is made: it shows tampering, and says nothin
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -16,26 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from anyphoto_cli import __version__
-from anyphoto_cli.config.home import anyphoto_home
-from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed, sha256_of
-from anyphoto_cli.generate.png_metadata import read_record
+from anyphoto_cli.generate.png_metadata import fingerprint_of, read_record
+from anyphoto_cli.generate.signing import Credentials, open_c2pa
 
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 ASSERTION = "org.anyphoto.record"
-TEST_NAME = "anyphoto test certificate, not trusted"
-_DAYS = 3650
-IDENTIFYING = ("layout", "references", "model", "adapter", "face_pack")
-"""Of a record: what its fingerprint is over."""
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """A certificate chain and its private key, PEM. test: made here, trusted by nobody."""
-
-    certificate: str
-    key: str
-    test: bool
 
 
 @dataclass(frozen=True)
@@ -61,28 +47,6 @@ class Provenance:
         return self.signature != "broken" and (self.record is None or self.intact)
 
 
-def read_credentials(certificate: Path | None = None, key: Path | None = None) -> Credentials:
-    """Of two PEM files; without, this machine's own test certificate, made at first use.
-
-    Raises InputError where one file is given without the other, or is none.
-    """
-    if (certificate is None) != (key is None):
-        missing = "--c2pa-key" if key is None else "--c2pa-cert"
-        raise InputError("is missing beside the other", field=missing, remedy="Give certificate and key together")
-    if certificate is None or key is None:
-        return _test_credentials()
-    texts = []
-    for file, field, word in ((certificate, "--c2pa-cert", "CERTIFICATE"), (key, "--c2pa-key", "PRIVATE KEY")):
-        try:
-            text = file.read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot be read ({type(error).__name__})", file=file, field=field) from error
-        if f"{word}-----" not in text:
-            raise InputError(f"holds no PEM {word.lower()}", file=file, field=field)
-        texts.append(text)
-    return Credentials(texts[0], texts[1], False)
-
-
 def sign_pictures(files: Sequence[Path], credentials: Credentials) -> int:
     """Sign pictures of `generate` in place; those that carry credentials already are left alone. Returns how many.
 
@@ -100,7 +64,7 @@ def sign_pictures(files: Sequence[Path], credentials: Credentials) -> int:
 
 def signed_png(file: Path, credentials: Credentials) -> bytes:
     """The bytes of a picture with its statement. References go in by name and sha256, never as pictures."""
-    c2pa = _c2pa()
+    c2pa = open_c2pa()
     record = read_record(file)
     context = c2pa.Context.from_dict({"builder": {"thumbnail": {"enabled": False}}})
     builder = c2pa.Builder(_statement(record, file), context)
@@ -162,7 +126,7 @@ def read_provenance(file: Path) -> Provenance:
         record: dict[str, Any] | None = read_record(file)
     except InputError:
         record = None
-    intact = record is not None and _fingerprint(record) == record["fingerprint"]
+    intact = record is not None and fingerprint_of(record) == record["fingerprint"]
     found = _manifest(file)
     if found is None:
         return Provenance(record, intact, "none")
@@ -180,16 +144,11 @@ def read_provenance(file: Path) -> Provenance:
                       ingredients)  # fmt: skip
 
 
-def _fingerprint(record: dict[str, Any]) -> str:
-    told = {key: record.get(key) for key in IDENTIFYING}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
 def _manifest(file: Path) -> tuple[dict[str, Any], list[str]] | None:
     """(the store, codes of what failed), None where the picture carries no credentials."""
     if b"caBX" not in file.read_bytes() and file.suffix.lower() == ".png":
         return None
-    c2pa = _c2pa()
+    c2pa = open_c2pa()
     try:
         with file.open("rb") as stream, c2pa.Reader(_mime(file), stream) as reader:
             store: dict[str, Any] = json.loads(reader.json())
@@ -200,79 +159,3 @@ def _manifest(file: Path) -> tuple[dict[str, Any], list[str]] | None:
     failed = store.get("validation_results", {}).get("activeManifest", {}).get("failure", [])
     failed = [*failed, *store.get("validation_status", [])]
     return store, list(dict.fromkeys(str(one.get("code")) for one in failed))
-
-
-def _c2pa() -> Any:
-    try:
-        import c2pa
-    except ImportError as error:
-        remedy = 'Run: pip install "anyphoto[c2pa]"'
-        raise EnvironmentFault("content credentials need c2pa-python", field="--c2pa", remedy=remedy) from error
-    return c2pa
-
-
-def _test_credentials() -> Credentials:
-    folder = anyphoto_home() / "c2pa"
-    files = (folder / "test-certificate.pem", folder / "test-key.pem")
-    if not all(file.is_file() for file in files):
-        certificate, key = make_test_certificate()
-        for file, text in zip(files, (certificate, key), strict=True):
-            with committed(file) as out:
-                out.write(text.encode())
-            file.chmod(0o600)
-    certificate, key = (file.read_text() for file in files)
-    return Credentials(certificate, key, True)
-
-
-def make_test_certificate() -> tuple[str, str]:
-    """(chain, key), PEM: a certificate authority of one, and a leaf fit for content credentials."""
-    try:
-        from cryptography import x509
-        from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-    except ImportError as error:
-        remedy = 'Run: pip install "anyphoto[c2pa]"'
-        raise EnvironmentFault("a test certificate needs cryptography", field="--c2pa", remedy=remedy) from error
-    import datetime
-
-    def named(common: str) -> Any:
-        return x509.Name([
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, TEST_NAME), x509.NameAttribute(NameOID.COMMON_NAME, common),
-        ])  # fmt: skip
-
-    def begun(subject: Any, issuer: Any, key: Any) -> Any:
-        now = datetime.datetime.now(datetime.UTC)
-        return (
-            x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
-            .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=_DAYS))
-        )  # fmt: skip
-
-    def usage(signs: bool) -> Any:
-        return x509.KeyUsage(digital_signature=signs, content_commitment=False, key_encipherment=False,
-                             data_encipherment=False, key_agreement=False, key_cert_sign=not signs,
-                             crl_sign=not signs, encipher_only=False, decipher_only=False)  # fmt: skip
-
-    above, own = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    root, leaf = named("anyphoto test authority"), named(TEST_NAME)
-    authority = (
-        begun(root, root, above)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage(False), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(above.public_key()), critical=False)
-        .sign(above, hashes.SHA256())
-    )
-    certificate = (
-        begun(leaf, root, own)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage(True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(above.public_key()), critical=False)
-        .sign(above, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    chain = (certificate.public_bytes(pem) + authority.public_bytes(pem)).decode()
-    key = own.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
-    return chain, key

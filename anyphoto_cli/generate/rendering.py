@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.faces.packs import open_faces
 from anyphoto_cli.generate.conditions import prepare_faces
 from anyphoto_cli.generate.planning import Job, Refusals, prepare_jobs, read_layouts
-from anyphoto_cli.generate.png_metadata import FORMAT, read_record, write_png
+from anyphoto_cli.generate.png_metadata import FORMAT, fingerprint_of, read_record, write_png
 from anyphoto_cli.layout.schema import Layout, parse_layout
 from anyphoto_cli.runtime.progress import Listener
 
@@ -192,7 +190,7 @@ def _record(job: Job, seed: int, out: Path, weights: Weights, analyzer: FaceAnal
         "format": FORMAT,
         **identifying,
         "precision": weights.precision,
-        "fingerprint": hashlib.sha256(json.dumps(identifying, sort_keys=True).encode()).hexdigest(),
+        "fingerprint": fingerprint_of(identifying),
         # Relative, so that a folder with layout, references and pictures can move as a whole.
         "refs": os.path.relpath(os.path.realpath(job.layout.refs_root), os.path.realpath(out)),
         "layout_name": job.layout.shown_name,

@@ -116,23 +116,24 @@ class Layout(_Strict):
 
         Raises InputError for URLs, `~`, and paths that leave the folder, by `..`, an absolute path or a link.
         """
-        text, field = self.faces[index].reference, f"faces[{index}].reference"
-        root = Path(os.path.realpath(self.refs_root))
-        if "://" in text or text.startswith(("~", "data:", "\\\\")):
-            raise InputError(
-                f"{text[:80]!r} is not a plain path",
-                file=self.shown_name,
-                field=field,
-                remedy="No URLs, no ~",
-            )
-        try:
-            path = Path(os.path.realpath(root / text))
-        except (OSError, ValueError) as error:
-            raise InputError(f"is not a path ({error})", file=self.shown_name, field=field) from error
-        if path != root and root not in path.parents:
-            remedy = "Put the picture beside the layout, or name its folder with --refs-root"
-            raise InputError(f"{text[:80]!r} lies outside {root}", file=self.shown_name, field=field, remedy=remedy)
-        return path
+        field = f"faces[{index}].reference"
+        return resolve_reference(self.faces[index].reference, self.refs_root, self.shown_name, field)
+
+
+def resolve_reference(text: str, refs_root: Path, shown_name: str, field: str) -> Path:
+    """A reference's path inside `refs_root`. Raises InputError as `Layout.reference_path`, told of file and field."""
+    root = Path(os.path.realpath(refs_root))
+    if "://" in text or text.startswith(("~", "data:", "\\\\")):
+        what = f"{text[:80]!r} is not a plain path"
+        raise InputError(what, file=shown_name, field=field, remedy="No URLs, no ~")
+    try:
+        path = Path(os.path.realpath(root / text))
+    except (OSError, ValueError) as error:
+        raise InputError(f"is not a path ({error})", file=shown_name, field=field) from error
+    if path != root and root not in path.parents:
+        remedy = "Put the picture beside the layout, or name its folder with --refs-root"
+        raise InputError(f"{text[:80]!r} lies outside {root}", file=shown_name, field=field, remedy=remedy)
+    return path
 
 
 def load_layout(path: Path | str, refs_root: Path | str | None = None) -> Layout:

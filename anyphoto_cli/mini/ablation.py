@@ -140,22 +140,11 @@ def _train(plan: Plan, run_: str, row: str, settings: Sequence[str]) -> str:
 
 
 def _bench(out: Path, name: str, adapter: str | None) -> None:
-    if (out / "rows" / name / "scores" / "summary.json").is_file():
-        return
-    given = ["--adapter", adapter or "none"]
-    _do(
-        out,
-        "bench",
-        "run",
-        "held_out/cases.jsonl",
-        "-o",
-        f"rows/{name}",
-        *given,
-        "--face-pack",
-        "mini",
-        "--clip",
-        "none",
-    )
+    """adapter: None renders by the prompt alone; `--adapter none` would still have the location tokens in it."""
+    if not (out / "rows" / name / "scores" / "summary.json").is_file():
+        given = ("--adapter", adapter) if adapter else ("--system", "flux", "--model", "mini")
+        _do(out, "bench", "run", "held_out/cases.jsonl", "-o", f"rows/{name}", *given, "--face-pack", "mini",
+            "--clip", "none")  # fmt: skip
 
 
 def _do(out: Path, *words: str, launcher: Sequence[str] = ()) -> None:

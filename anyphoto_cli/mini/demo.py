@@ -59,7 +59,7 @@ def run_demo(out: Path, steps: int = 40, adapter: Path | None = None, listener: 
     do("layout", "preview", "layouts/photo.json", "--face-pack", "mini", "-o", "layout.png")
     do("generate", "layouts", "-o", "pictures", "--adapter", "run/adapter")
     judged = ("--face-pack", "mini", "--clip", "none")
-    do("bench", "run", "held_out/cases.jsonl", "-o", "untrained", "--adapter", "none", *judged)
+    do("bench", "run", "held_out/cases.jsonl", "-o", "alone", "--system", "flux", "--model", "mini", *judged)
     do("bench", "run", "held_out/cases.jsonl", "-o", "trained", "--adapter", "run/adapter", *judged)
     listener.stage("Writing the page")
     with committed(out / PAGE) as file:
@@ -100,7 +100,7 @@ def page(out: Path, commands: Sequence[tuple[str, float]]) -> bytes:
     )  # fmt: skip
 
 
-_ROWS = {"untrained": "the base alone", "trained": "trained here"}
+_ROWS = {"alone": "the base by the prompt alone", "trained": "trained here"}
 
 
 def _small(file: Path, side: int = 256) -> bytes:

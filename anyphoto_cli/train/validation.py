@@ -12,15 +12,12 @@ import torch
 
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.faces.placement import at_their_places
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.generate.conditions import Conditions, prepare_faces
-from anyphoto_cli.geometry import face_height
 from anyphoto_cli.layout.schema import Layout, load_layout
 from anyphoto_cli.seams import FaceAnalyzer
 from anyphoto_cli.types import Picture
-
-FOUND_WITHIN = 1.0
-"""A face that lies further from its place than its own size is another one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,21 +78,21 @@ def validate(
 
 
 def score_faces(picture: Picture, layout: Layout, conditions: Conditions, analyzer: FaceAnalyzer) -> list[FaceScore]:
-    """Each asked-for face against the found one that lies nearest to its place."""
+    """Each asked-for face against the one found at its place, one to one."""
     from anyphoto_cli.faces.norm_crop import norm_crop
 
     found = analyzer.detect([picture])[0]
+    places = np.array([face.place for face in layout.faces]).reshape(-1, 5, 2)
+    points = np.array([face.landmarks for face in found]).reshape(-1, 5, 2)
+    pairs = {place: (face, away) for face, place, away in at_their_places(points, places)}
     name, scores = layout.file.stem if layout.file else "layout", []
-    for face, wanted in zip(layout.faces, conditions.embeddings, strict=True):
-        place = np.asarray(face.place)
-        size = float(face_height(place))
-        away = [float(np.hypot(*(other.landmarks.mean(0) - place.mean(0)))) / size for other in found]
-        nearest = int(np.argmin(away)) if away else -1
-        if nearest < 0 or away[nearest] > FOUND_WITHIN:
+    for place, (face, wanted) in enumerate(zip(layout.faces, conditions.embeddings, strict=True)):
+        if place not in pairs:
             scores.append(FaceScore(name, face.name, float("nan"), float("nan")))
             continue
+        nearest, away = pairs[place]
         embedding = analyzer.embed(norm_crop(picture, found[nearest].landmarks)[None])[0]
-        scores.append(FaceScore(name, face.name, float(embedding @ wanted), away[nearest]))
+        scores.append(FaceScore(name, face.name, float(embedding @ wanted), away))
     return scores
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import queue
 import shutil
 import threading
@@ -143,6 +144,12 @@ class Jobs:
                 found.append({"id": folder.name, "results": results})
         return found
 
+    def picture(self, id_: str, name: str) -> Path | None:
+        """A rendered picture; None for every other name, also one that leads elsewhere."""
+        folders = {folder.name: folder for folder in _numbered(self.folder)}
+        found = {file.name: file for file in folders[id_].glob("*_seed*.png")} if id_ in folders else {}
+        return found.get(name)
+
     def close(self) -> None:
         """End the thread after the step under way."""
         for job in self._jobs.values():
@@ -165,7 +172,8 @@ class Jobs:
                 _forget(job.folder)
                 job.set(state="failed", told=str(error))
             except Exception as error:
-                # One bad render must not end all later ones; the page says what it was.
+                # One bad render must not end all later ones; the page says what it was, the terminal where.
+                logging.getLogger(__name__).exception("render %s", job.id)
                 _forget(job.folder)
                 job.set(state="failed", told=f"{type(error).__name__}: {error}"[:300])
 

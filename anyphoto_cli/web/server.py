@@ -156,14 +156,13 @@ class _Routes:
         return StreamingResponse(lines(), media_type="text/event-stream")
 
     async def picture(self, request: Any) -> Any:
-        """A rendered picture: one that the history names, nothing else."""
-        asked = f"{request.path_params['id']}/{request.path_params['name']}"
-        history = await _threaded(self._jobs.history)
-        if not any(result["picture"] == asked for render in history for result in render["results"]):
-            return _json({"error": {"message": "no such picture"}}, 404)
+        """A rendered picture."""
         from starlette.responses import Response
 
-        return Response((self._jobs.folder / asked).read_bytes(), media_type="image/png")
+        file = await _threaded(self._jobs.picture, request.path_params["id"], request.path_params["name"])
+        if file is None:
+            return _json({"error": {"message": "no such picture"}}, 404)
+        return Response(file.read_bytes(), media_type="image/png")
 
 
 def serve(

@@ -24,7 +24,7 @@ from anyphoto_cli.geometry import fitting_size, upright_landmarks
 from anyphoto_cli.layout.arrange import PRESETS, arrange
 from anyphoto_cli.layout.check import check_layout
 from anyphoto_cli.layout.location_canvas import paste_box
-from anyphoto_cli.layout.schema import Layout, LayoutFace, load_layout, parse_layout
+from anyphoto_cli.layout.schema import Layout, LayoutFace, load_layout, parse_layout, resolve_reference
 from anyphoto_cli.layout.write import as_text
 from anyphoto_cli.seams import Base, FaceAnalyzer
 from anyphoto_cli.types import Box, Picture
@@ -129,10 +129,7 @@ class Workspace:
 
     def reference(self, named: str) -> Reference:
         """Looked at once, until its bytes change. Raises InputError for a path outside the folder, or no picture."""
-        point = [[0.0, 0.0], [9.0, 0.0], [4.0, 5.0], [1.0, 9.0], [8.0, 9.0]]
-        probe = {"version": 1, "prompt": "x", "width": 64, "height": 64,
-                 "faces": [{"name": "x", "reference": named, "landmarks": point}]}  # fmt: skip
-        path = self.parsed(probe).reference_path(0)
+        path = resolve_reference(named, self.file.parent, self.file.name, "reference")
         data = read_bytes(path)
         digest = hashlib.sha256(data).hexdigest()
         with self._lock:

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from anyphoto_cli.generate.provenance import make_test_certificate, read_provenance
+from anyphoto_cli.generate.provenance import read_provenance
+from anyphoto_cli.generate.signing import make_test_certificate
 from tests.conftest import small_layout
 
 
@@ -14,7 +15,8 @@ def signed(tmp_path_factory):
     """A picture of the random toy, signed as the command does it."""
     from anyphoto_cli.config.generate import GenerateConfig
     from anyphoto_cli.generate import render
-    from anyphoto_cli.generate.provenance import read_credentials, sign_pictures
+    from anyphoto_cli.generate.provenance import sign_pictures
+    from anyphoto_cli.generate.signing import read_credentials
 
     folder = tmp_path_factory.mktemp("signed")
     config = GenerateConfig(model="tiny-random")
@@ -134,9 +136,27 @@ def test_a_reference_that_changed_is_not_signed_for(run, layout_file, tmp_path):
     assert run("generate", layout_file, "-o", tmp_path / "out")[0] == 0
     (tmp_path / "ana.png").write_bytes((tmp_path / "ben.png").read_bytes())
     from anyphoto_cli.errors import InputError
-    from anyphoto_cli.generate.provenance import read_credentials, sign_pictures
+    from anyphoto_cli.generate.provenance import sign_pictures
+    from anyphoto_cli.generate.signing import read_credentials
 
     [file] = (tmp_path / "out").glob("*.png")
     with pytest.raises(InputError, match=r"'ana\.png' has changed since"):
         sign_pictures([file], read_credentials())
     assert read_provenance(file).signature == "none"
+
+
+def test_without_the_library_nothing_is_rendered(run, layout_file, tmp_path, monkeypatch):
+    import sys
+
+    certificate, key = make_test_certificate()
+    (tmp_path / "cert.pem").write_text(certificate)
+    (tmp_path / "key.pem").write_text(key)
+    monkeypatch.setitem(sys.modules, "c2pa", None)
+    for own in ([], ["--c2pa-cert", tmp_path / "cert.pem", "--c2pa-key", tmp_path / "key.pem"]):
+        code, _, err = run("generate", layout_file, "-o", tmp_path / "out", "--c2pa", *own)
+        assert code == 1 and "anyphoto[c2pa]" in err and not (tmp_path / "out").exists()
+
+
+def test_a_picture_rendered_again_takes_no_signature(run, signed):
+    code, _, err = run("generate", "--from", signed[0], "--c2pa")
+    assert code == 2 and "takes no --c2pa beside it" in err

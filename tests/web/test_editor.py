@@ -45,6 +45,17 @@ def box_of(locator):
     raise AssertionError(f"{locator} is not there")
 
 
+def drag(page, target, dx, dy):
+    """From the middle of something, so far; then wait for the server's look at it."""
+    box = box_of(target)
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + dx, y + dy, steps=6)
+    page.mouse.up()
+    settled(page)
+
+
 def saved(page, layout):
     with page.expect_response(lambda answer: "/api/save" in answer.url) as answer:
         page.click("#save")
@@ -98,31 +109,15 @@ def test_dragged_scaled_and_turned(start, page, friends):
     opened(page, editor)
     settled(page)
     before = load_layout(friends)
-    frame = box_of(place(page).locator(".frame"))
     scale = before.width / box_of(page.locator("#stage"))["width"]
-    middle = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
-    page.mouse.move(*middle)
-    page.mouse.down()
-    page.mouse.move(middle[0] + 60, middle[1] + 30, steps=6)
-    page.mouse.up()
-    settled(page)
+    drag(page, place(page).locator(".frame"), 60, 30)
     moved = saved(page, friends)
     away = moved.faces[0].place.mean(0) - before.faces[0].place.mean(0)
     assert abs(away[0] - 60 * scale) < 1 and abs(away[1] - 30 * scale) < 1
-    handle = box_of(page.locator(".handle[data-do=scale]"))
-    page.mouse.move(handle["x"] + 5, handle["y"] + 5)
-    page.mouse.down()
-    page.mouse.move(handle["x"] + 45, handle["y"] + 45, steps=5)
-    page.mouse.up()
-    settled(page)
+    drag(page, page.locator(".handle[data-do=scale]"), 40, 40)
     larger = saved(page, friends)
     assert face_height(larger.faces[0].place) > 1.15 * face_height(moved.faces[0].place)
-    knob = box_of(page.locator(".handle[data-do=turn]"))
-    page.mouse.move(knob["x"] + 6, knob["y"] + 6)
-    page.mouse.down()
-    page.mouse.move(knob["x"] + 60, knob["y"] + 20, steps=5)
-    page.mouse.up()
-    settled(page)
+    drag(page, page.locator(".handle[data-do=turn]"), 54, 14)
     turned = saved(page, friends)
     eyes = turned.faces[0].place[1] - turned.faces[0].place[0]
     assert eyes[1] / eyes[0] > 0.1  # the right eye, as seen, has gone down

@@ -1,0 +1,124 @@
+"""With what pictures are signed: a certificate of one's own, or a local one that shows tampering and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anyphoto_cli.config.home import anyphoto_home
+from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.files.commit import committed
+
+TEST_NAME = "anyphoto test certificate, not trusted"
+_DAYS = 3650
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A certificate chain and its private key, PEM. test: made here, trusted by nobody."""
+
+    certificate: str
+    key: str
+    test: bool
+
+
+def read_credentials(certificate: Path | None = None, key: Path | None = None) -> Credentials:
+    """Of two PEM files; without, this machine's own test certificate, made at first use.
+
+    Raises InputError where one file is given without the other, or is none; EnvironmentFault without the libraries.
+    """
+    if (certificate is None) != (key is None):
+        missing = "--c2pa-key" if key is None else "--c2pa-cert"
+        raise InputError("is missing beside the other", field=missing, remedy="Give certificate and key together")
+    open_c2pa()
+    if certificate is None or key is None:
+        return _test_credentials()
+    texts = []
+    for file, field, word in ((certificate, "--c2pa-cert", "CERTIFICATE"), (key, "--c2pa-key", "PRIVATE KEY")):
+        try:
+            text = file.read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot be read ({type(error).__name__})", file=file, field=field) from error
+        if f"{word}-----" not in text:
+            raise InputError(f"holds no PEM {word.lower()}", file=file, field=field)
+        texts.append(text)
+    return Credentials(texts[0], texts[1], False)
+
+
+def open_c2pa() -> Any:
+    """c2pa-python. Raises EnvironmentFault where it is not installed."""
+    try:
+        import c2pa
+    except ImportError as error:
+        remedy = 'Run: pip install "anyphoto[c2pa]"'
+        raise EnvironmentFault("content credentials need c2pa-python", field="--c2pa", remedy=remedy) from error
+    return c2pa
+
+
+def _test_credentials() -> Credentials:
+    folder = anyphoto_home() / "c2pa"
+    files = (folder / "test-certificate.pem", folder / "test-key.pem")
+    if not all(file.is_file() for file in files):
+        certificate, key = make_test_certificate()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # before the key lies in it
+        for file, text in zip(files, (certificate, key), strict=True):
+            with committed(file) as out:
+                out.write(text.encode())
+            file.chmod(0o600)
+    certificate, key = (file.read_text() for file in files)
+    return Credentials(certificate, key, True)
+
+
+def make_test_certificate() -> tuple[str, str]:
+    """(chain, key), PEM: a certificate authority of one, and a leaf fit for content credentials."""
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+    except ImportError as error:
+        remedy = 'Run: pip install "anyphoto[c2pa]"'
+        raise EnvironmentFault("a test certificate needs cryptography", field="--c2pa", remedy=remedy) from error
+    import datetime
+
+    def named(common: str) -> Any:
+        return x509.Name([
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, TEST_NAME), x509.NameAttribute(NameOID.COMMON_NAME, common),
+        ])  # fmt: skip
+
+    def begun(subject: Any, issuer: Any, key: Any) -> Any:
+        now = datetime.datetime.now(datetime.UTC)
+        return (
+            x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
+            .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=_DAYS))
+        )  # fmt: skip
+
+    def usage(signs: bool) -> Any:
+        return x509.KeyUsage(digital_signature=signs, content_commitment=False, key_encipherment=False,
+                             data_encipherment=False, key_agreement=False, key_cert_sign=not signs,
+                             crl_sign=not signs, encipher_only=False, decipher_only=False)  # fmt: skip
+
+    above, own = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root, leaf = named("anyphoto test authority"), named(TEST_NAME)
+    authority = (
+        begun(root, root, above)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage(False), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(above.public_key()), critical=False)
+        .sign(above, hashes.SHA256())
+    )
+    certificate = (
+        begun(leaf, root, own)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage(True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(above.public_key()), critical=False)
+        .sign(above, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    chain = (certificate.public_bytes(pem) + authority.public_bytes(pem)).decode()
+    key = own.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+    return chain, key

@@ -95,12 +95,13 @@ def page(out: Path, commands: Sequence[tuple[str, float]]) -> bytes:
         people=[(folder.name, _small(next(iter(sorted(folder.iterdir())))))
                 for folder in sorted((out / "world" / "refs").iterdir())[:8]],
         manifest=json.loads((out / "data" / "manifest.json").read_text()), charts_of=charts(rows)[:3], last=rows[-1],
+        went_on=any(" adapter=" in command for command, _ in commands),
         preview=_small(out / "layout.png", 640), asked=_asked(out), made=_made(out),
-        rows=[(said, summaries[name]) for name, said in _ROWS.items()],
+        rows=[(name, said, summaries[name]) for name, said in _ROWS.items()],
     )  # fmt: skip
 
 
-_ROWS = {"alone": "the base by the prompt alone", "trained": "trained here"}
+_ROWS = {"alone": "the base by the prompt alone", "trained": "after the training above"}
 
 
 def _small(file: Path, side: int = 256) -> bytes:

@@ -98,7 +98,8 @@ def test_from_nothing_to_a_saved_layout(start, page, tmp_path):
     assert [face.name for face in layout.faces] == ["mia", "theo"] and layout.prompt.endswith("in a park")
     x, y = layout.faces[0].place.mean(0) / [layout.width, layout.height]
     assert abs(x - 0.3) < 0.02 and abs(y - 0.4) < 0.02
-    assert page.inner_text("#saved") == "saved" and not page.problems
+    until(page, "() => document.querySelector('#saved').textContent === 'saved'")
+    assert not page.problems
     page.reload()
     page.wait_for_selector("body[data-ready=yes]")
     assert page.locator(".person").count() == 2 and page.input_value("#prompt").endswith("in a park")

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Memory = Literal["auto", "full", "offload", "nf4", "fp8"]
-Attention = Literal["auto", "split", "masked"]
+Attention = Literal["auto", "split", "merged", "masked"]
 
 
 class GenerateConfig(BaseModel):
@@ -41,5 +41,7 @@ class GenerateConfig(BaseModel):
         "auto", description="How to fit the model: full, offload, nf4, fp8; auto picks by free memory."
     )
     attention: Attention = Field(
-        "auto", description="split: exact, without a mask; masked: the dense reference. auto: split on a GPU."
+        "auto",
+        description="Forms of the same attention. split: a call for everybody and one for each person; merged: parts "
+        "joined by their log-sum-exp; masked: the dense reference. auto: split on a GPU, elsewhere by size.",
     )

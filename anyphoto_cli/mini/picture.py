@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,14 +52,7 @@ def draw_picture(
     The same arguments give the same bytes on every machine. calm: < 1 for poses nearer to a passport photo's.
     obstacles: whether a balloon, a cup or a leaf may be in front of somebody.
     """
-    chance = Chance("picture", seed)
-    count = chance.pick((1, 2, 2, 3, 3, 4))
-    drawn = [chance.below(TRAINING_IDENTITIES) for _ in range(MAX_PEOPLE)]
-    lot_scene, lot_style = chance.pick(SCENES), chance.weighted(_STYLE_WEIGHTS)
-    identities, scene, style = identities or drawn[:count], scene or lot_scene, style or lot_style
-    light = chance.pick((-1.0, 1.0)) * chance.uniform(0.3, 1.0)
-    people = [(identity(number), draw_pose(chance, light, calm)) for number in identities]
-    where = list(places) if places is not None else _places(len(people), size, chance)
+    chance, people, style, scene, where = _draw_lots(seed, identities, style, scene, size, places, calm)
     sheet = Sheet(*size)
     paint_scene(scene, sheet, chance)
     truths: list[DrawnPerson] = [None] * len(people)  # type: ignore[list-item]
@@ -72,6 +65,36 @@ def draw_picture(
     seen = [_with_visibility(truths[i], sheet, i + 1) for i in order]
     said = [caption([people[i] for i in order], scene, style, chance) for _ in range(1 + PARAPHRASES)]
     return DrawnPicture(pixels, tuple(seen), said[0], scene, style, tuple(said[1:]))
+
+
+def heads_of(seed: int, size: tuple[int, int] = (128, 128)) -> list[Place]:
+    """Where the heads of `draw_picture(seed, size=size)` are, without painting it."""
+    return _draw_lots(seed, None, None, None, size, None, 1.0).where
+
+
+class _Lots(NamedTuple):
+    """chance: goes on where the lots ended."""
+
+    chance: Chance
+    people: list[tuple[Identity, Pose]]
+    style: str
+    scene: str
+    where: list[Place]
+
+
+def _draw_lots(
+    seed: int, identities: Sequence[int] | None, style: str | None, scene: str | None, size: tuple[int, int],
+    places: Sequence[Place] | None, calm: float,
+) -> _Lots:  # fmt: skip
+    """What a picture shows; all lots are drawn in the same order, whatever is given."""
+    chance = Chance("picture", seed)
+    count = chance.pick((1, 2, 2, 3, 3, 4))
+    drawn = [chance.below(TRAINING_IDENTITIES) for _ in range(MAX_PEOPLE)]
+    lot_scene, lot_style = chance.pick(SCENES), chance.weighted(_STYLE_WEIGHTS)
+    light = chance.pick((-1.0, 1.0)) * chance.uniform(0.3, 1.0)
+    people = [(identity(number), draw_pose(chance, light, calm)) for number in identities or drawn[:count]]
+    where = list(places) if places is not None else _places(len(people), size, chance)
+    return _Lots(chance, people, style or lot_style, scene or lot_scene, where)
 
 
 def draw_portrait(number: int, seed: int, *, style: str = "photo", side: int = 128, calm: float = 0.8) -> DrawnPicture:

@@ -19,31 +19,40 @@ from anyphoto_cli.model.location_lora import split_lora
 from anyphoto_cli.model.token_pruning import Spans
 
 Rope = tuple[Tensor, Tensor]
+Modulation = tuple[Tensor, ...]
+"""What a block's modulation layers give for one step."""
 
 
 class AnyPhotoTransformerBlock(FluxTransformerBlock):
     """Double block: text and image streams with weights of their own, one attention."""
 
+    def modulation(self, rows: Tensor, batch: int, identities: int) -> Modulation:
+        """Eq. 18 for rows [B + ΣN, dim] of Eq. 17: ([B + ΣN, 6 dim] of the image stream, [B, 6 dim] of the text)."""
+        image = modulation_rows(self.norm1.linear, rows, identities)
+        return image, modulation_rows(self.norm1_context.linear, rows[:batch], 0)
+
     def forward(
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
-        temb: Tensor,
+        temb: Tensor | Modulation,
         image_rotary_emb: Rope,
         spans: Spans,
     ) -> tuple[Tensor, Tensor]:
         """One block.
 
-        hidden_states: [B|X| + ΣL, dim]. encoder_hidden_states: [B|T|, dim]. temb: [B + ΣN, dim] rows of Eq. 17.
-        image_rotary_emb: cos and sin, [S, head_dim] over the joint stream. Returns (text, image), as diffusers does.
+        hidden_states: [B|X| + ΣL, dim]. encoder_hidden_states: [B|T|, dim]. temb: [B + ΣN, dim] rows of Eq. 17, or what
+        `modulation` made of them. image_rotary_emb: cos and sin, [S, head_dim] over the joint stream. Returns (text,
+        image), as diffusers does.
         """
         image, text = hidden_states, encoder_hidden_states
         over_image = [spans.noise] * spans.batch + spans.flat_lengths
         over_text = [spans.text] * spans.batch
-        image_rows = modulation_rows(self.norm1.linear, temb, 6, spans.identities)
-        text_rows = modulation_rows(self.norm1_context.linear, temb[: spans.batch], 6, 0)
-        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (spread(row, over_image) for row in image_rows)
-        c_shift, c_scale, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp = (spread(row, over_text) for row in text_rows)
+        by_image, by_text = self.modulation(temb, spans.batch, spans.identities) if isinstance(temb, Tensor) else temb
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (spread(row, over_image) for row in by_image.chunk(6, -1))
+        c_shift, c_scale, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp = (
+            spread(row, over_text) for row in by_text.chunk(6, -1)
+        )
 
         image_out, text_out = self._attend(
             self.norm1.norm(image) * (1 + scale) + shift,
@@ -77,10 +86,14 @@ class AnyPhotoTransformerBlock(FluxTransformerBlock):
 class AnyPhotoSingleTransformerBlock(FluxSingleTransformerBlock):
     """Single block: one joint stream, attention and MLP side by side."""
 
+    def modulation(self, rows: Tensor, batch: int, identities: int) -> Modulation:
+        """Eq. 18 for rows [B + ΣN, dim] of Eq. 17: ([B + ΣN, 3 dim],)."""
+        return (modulation_rows(self.norm.linear, rows, identities),)
+
     def forward(
         self,
         hidden_states: Tensor,
-        temb: Tensor,
+        temb: Tensor | Modulation,
         image_rotary_emb: Rope,
         spans: Spans,
         noise_only: bool = False,
@@ -92,9 +105,9 @@ class AnyPhotoSingleTransformerBlock(FluxSingleTransformerBlock):
         [B|X|, dim] comes back. The same numbers for less work.
         """
         over = [spans.text] * spans.batch + [spans.noise] * spans.batch + spans.flat_lengths
-        rows = modulation_rows(self.norm.linear, temb, 3, spans.identities)
+        [rows] = self.modulation(temb, spans.batch, spans.identities) if isinstance(temb, Tensor) else temb
         # Text and noise of a sample share its row y.
-        shift, scale, gate = (spread(torch.cat([row[: spans.batch], row]), over) for row in rows)
+        shift, scale, gate = (spread(torch.cat([row[: spans.batch], row]), over) for row in rows.chunk(3, -1))
         normed = self.norm.norm(hidden_states) * (1 + scale) + shift
         k = self._project(self.attn.to_k, normed, spans.located, self.attn.norm_k, image_rotary_emb)
         v = _heads(split_lora(self.attn.to_v, normed, spans.located), self.attn)

@@ -45,12 +45,12 @@ def identity_rows(y: Tensor, y_identity: Tensor, delta: Tensor | None, counts: S
     return torch.cat([y, own if delta is None else own + delta.to(own.dtype)])
 
 
-def modulation_rows(linear: nn.Module, rows: Tensor, chunks: int, identities: int) -> tuple[Tensor, ...]:
-    """(γ, β, α ..) = Mod(y'): the modulation layer once per row, LoRA on the identity rows alone. Source: Eq. 18.
+def modulation_rows(linear: nn.Module, rows: Tensor, identities: int) -> Tensor:
+    """γ, β, α .. = Mod(y'): the modulation layer once per row, LoRA on the identity rows alone. Source: Eq. 18.
 
-    linear: `norm.linear` of a block, [dim -> chunks * dim]. rows: [B + ΣN, dim]. Returns `chunks` x [B + ΣN, dim].
+    linear: `norm.linear` of a block, [dim -> chunks * dim]. rows: [B + ΣN, dim]. Returns [B + ΣN, chunks * dim].
     """
-    return split_lora(linear, F.silu(rows), tail=identities).chunk(chunks, dim=-1)
+    return split_lora(linear, F.silu(rows), tail=identities)
 
 
 def spread(rows: Tensor, lengths: Sequence[int]) -> Tensor:

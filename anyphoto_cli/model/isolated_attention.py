@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anyphoto_cli.model.merged_attention import merged_attention
 from anyphoto_cli.model.token_pruning import Spans
 
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Eq. 19 as written, one dense mask: the reference for every faster form, and the faster one on a CPU.
+    """Eq. 19 as written, one dense mask: the reference for every faster form, and the fastest for few tokens on a CPU.
 
     q, k, v: [batch, heads, |T|+|X|+sum(lengths), head_dim], RoPE applied. Returns the shape of q.
     """
@@ -47,6 +48,13 @@ def split_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> 
     return torch.cat(out, -2)
 
 
+def joined_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The same in unmasked parts that are joined by their log-sum-exp; for one identity or none, one dense call."""
+    if len(lengths) <= 1:
+        return F.scaled_dot_product_attention(q, k, v)
+    return merged_attention(q, k, v, lengths)
+
+
 def open_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
     """Everything sees everything: what Eq. 19 is compared with. Source: Table A, "all visible"."""
     return F.scaled_dot_product_attention(q, k, v)
@@ -56,17 +64,31 @@ OPEN = "open"
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]] = {
     "masked": masked_attention,
     "split": split_attention,
+    "merged": joined_attention,
     OPEN: open_attention,
 }
 
 
-def choose_kernel(name: str, device: torch.device) -> str:
-    """Resolve "auto": split on CUDA, where a mask costs the flash kernels; elsewhere the dense mask: faster there."""
+MERGE_FROM = 512
+"""Tokens from which the merged form is the fastest on a CPU; below, its many small calls cost more than the mask
+(docs/performance/attention.md).
+"""
+
+
+def choose_kernel(name: str, device: torch.device, tokens: int) -> str:
+    """Resolve "auto" for so many tokens a sample: split on CUDA, where a mask costs the flash kernels; on a CPU masked
+    for few tokens and merged for many; elsewhere masked. The fastest exact form as far as it was measured.
+    """
     if name == "auto":
+        if device.type == "cpu":
+            return "merged" if tokens >= MERGE_FROM else "masked"
         return "split" if device.type == "cuda" else "masked"
-    if name not in ("masked", "split"):
-        raise ValueError(f"attention must be one of auto, masked, split; got {name!r}")
+    if name not in ATTENTIONS:
+        raise ValueError(f"attention must be one of auto, {', '.join(ATTENTIONS)}; got {name!r}")
     return name
+
+
+ATTENTIONS = tuple(name for name in KERNELS if name != OPEN)
 
 
 def isolated_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:

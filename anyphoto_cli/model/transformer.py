@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.model.blocks import AnyPhotoSingleTransformerBlock, AnyPhotoTransformerBlock
+from anyphoto_cli.model.hoisted_modulation import StepModulation
 from anyphoto_cli.model.identity_modulation import IdentityProjector, identity_rows
 from anyphoto_cli.model.isolated_attention import OPEN, choose_kernel
 from anyphoto_cli.model.location_lora import ADAPTER, add_location_lora, split_lora
@@ -26,7 +28,7 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
     Without faces it is stock FLUX, number for number. `from_pretrained` opens any FLUX.1 transformer folder;
     `from_flux` re-types one that is loaded already, quantised or not. `method`: the choices its weights were trained
     with. `id_projector`: Δ of Eq. 16, None until an adapter is added. `card`: of a loaded adapter. `attention`: auto,
-    split or masked.
+    split, merged or masked.
     """
 
     _no_split_modules = ["AnyPhotoTransformerBlock", "AnyPhotoSingleTransformerBlock"]
@@ -123,31 +125,39 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         faces: Sequence[LocationTokens] = (),
         joint_attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
+        hoisted: StepModulation | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Velocity of the noise tokens.
 
         hidden_states: [B, |X|, 64]. encoder_hidden_states: [B, |T|, 4096]. pooled_projections: [B, 768].
         timestep: [B] in 0-1, its own number format is kept. img_ids: [|X|, 3], txt_ids: [|T|, 3]. guidance: [B].
-        faces: one `LocationTokens` a sample, or none. joint_attention_kwargs: only "scale", for LoRA.
+        faces: one `LocationTokens` a sample, or none. joint_attention_kwargs: only "scale", for LoRA. hoisted: what
+        `hoist_modulation` made for this very step; the modulation layers are then not touched.
         Returns `sample` [B, |X|, 64].
         """
         if joint_attention_kwargs:
             raise ValueError(f"not supported beside location tokens: {', '.join(joint_attention_kwargs)}")
         batch, noise = hidden_states.shape[:2]
-        kernel = choose_kernel(self.attention, hidden_states.device) if self.method.isolation else OPEN
+        longest = encoder_hidden_states.shape[1] + noise + max((len(face.tokens) for face in faces), default=0)
+        kernel = choose_kernel(self.attention, hidden_states.device, longest) if self.method.isolation else OPEN
         spans = Spans.of(batch, encoder_hidden_states.shape[1], noise, faces, kernel)
-        y, rows = self._modulation_inputs(timestep, guidance, pooled_projections, faces, hidden_states.dtype)
+        by_block: Iterator[Any]
+        if hoisted is None:
+            y, rows = self.modulation_inputs(timestep, guidance, pooled_projections, faces, hidden_states.dtype)
+            by_block = itertools.repeat(rows)
+        else:
+            y, by_block = hoisted.y, iter(hoisted.blocks)
         rope = self.pos_embed(self._ids(txt_ids, img_ids, faces, batch))
         image = torch.cat([hidden_states.flatten(0, 1), *(face.tokens.to(hidden_states.dtype) for face in faces)])
         image = split_lora(self.x_embedder, image, spans.located)
         text = self.context_embedder(encoder_hidden_states.flatten(0, 1))
 
         for block in self.transformer_blocks:
-            text, image = self._run(block, image, text, rows, rope, spans)
+            text, image = self._run(block, image, text, next(by_block), rope, spans)
         joint, last = torch.cat([text, image]), len(self.single_transformer_blocks) - 1
         for i, block in enumerate(self.single_transformer_blocks):
             # Without faces nothing is left out, so that every number is stock FLUX's own.
-            joint = self._run(block, joint, rows, rope, spans, i == last and bool(faces))
+            joint = self._run(block, joint, next(by_block), rope, spans, i == last and bool(faces))
         read = joint if faces and last >= 0 else joint[batch * spans.text : batch * (spans.text + noise)]
         sample = self.proj_out(self.norm_out(read[: batch * noise].unflatten(0, (batch, noise)), y))
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
@@ -157,7 +167,7 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
             return self._gradient_checkpointing_func(block, *args)
         return block(*args)
 
-    def _modulation_inputs(
+    def modulation_inputs(
         self,
         timestep: Tensor,
         guidance: Tensor | None,
@@ -165,7 +175,7 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         faces: Sequence[LocationTokens],
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        """y [B, dim] and the rows of Eq. 17 [B + ΣN, dim]."""
+        """y [B, dim] and the rows of Eq. 17 [B + ΣN, dim]; arguments as in `forward`, dtype: of hidden_states."""
 
         def embed(t: Tensor) -> Tensor:
             times = [t * 1000] if guidance is None else [t * 1000, guidance.to(dtype) * 1000]

@@ -1,10 +1,21 @@
-"""Eq. 19: the split form is the masked form, outputs and gradients; identities are isolated exactly."""
+"""Eq. 19: every fast form is the masked form, outputs and gradients; identities are isolated exactly."""
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.autograd import grad
 
-from anyphoto_cli.model.isolated_attention import choose_kernel, masked_attention, split_attention
+from anyphoto_cli.model.isolated_attention import (
+    KERNELS,
+    MERGE_FROM,
+    choose_kernel,
+    joined_attention,
+    masked_attention,
+    split_attention,
+)
+
+FAST = [split_attention, joined_attention]
 
 
 def qkv(lengths, n_global=11, seed=0):
@@ -14,16 +25,45 @@ def qkv(lengths, n_global=11, seed=0):
 
 
 @pytest.mark.parametrize("lengths", [[], [7], [3, 5], [1, 9, 4, 2]])
-def test_split_equals_masked_with_gradients(lengths):
+@pytest.mark.parametrize("attention", FAST)
+def test_fast_forms_equal_the_masked_one_with_gradients(attention, lengths):
     q, k, v = qkv(lengths)
-    fast, reference = split_attention(q, k, v, lengths), masked_attention(q, k, v, lengths)
+    fast, reference = attention(q, k, v, lengths), masked_attention(q, k, v, lengths)
     torch.testing.assert_close(fast, reference, rtol=0, atol=1e-14)
     w = torch.randn_like(fast)
     for a, b in zip(grad((fast * w).sum(), (q, k, v)), grad((reference * w).sum(), (q, k, v)), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("attention", [split_attention, masked_attention])
+@given(
+    st.lists(st.integers(1, 40), min_size=2, max_size=8),
+    st.integers(1, 90),
+    st.sampled_from([8, 16, 64]),
+    st.sampled_from([(torch.float32, 1e-5), (torch.bfloat16, 3e-2)]),
+    st.floats(0.1, 12),
+)
+def test_merged_is_exact_for_any_shape_and_size_of_logits(lengths, n_global, head_dim, kind, size):
+    """float32 and bfloat16 against float64, forward and backward; large logits are where a careless merge overflows."""
+    dtype, tolerance = kind
+    g = torch.Generator().manual_seed(sum(lengths) + n_global)
+    shape = (1, 2, n_global + sum(lengths), head_dim)
+    q, k, v = ((torch.randn(shape, generator=g) * factor).to(dtype).requires_grad_() for factor in (size, 1, 1))
+    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    fast, reference = joined_attention(q, k, v, lengths), masked_attention(*exact, lengths)
+    assert fast.isfinite().all()
+    torch.testing.assert_close(fast.double(), reference, rtol=0, atol=tolerance * reference.abs().max().item())
+    w = torch.randn(fast.shape, generator=g).to(dtype)
+    got = grad((fast * w).sum(), (q, k, v))
+    for a, b in zip(got, grad((reference * w.double()).sum(), exact), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=2 * tolerance * b.abs().max().clamp_min(1e-3).item())
+
+
+def test_merged_passes_gradcheck():
+    q, k, v = (x.detach()[:1, :1, :, :4].requires_grad_() for x in qkv([2, 3], n_global=3))
+    assert torch.autograd.gradcheck(lambda *x: joined_attention(*x, [2, 3]), (q, k, v))
+
+
+@pytest.mark.parametrize("attention", [*FAST, masked_attention])
 def test_changing_one_identity_leaves_the_other_bit_equal_and_moves_the_globals(attention):
     lengths, first, second = [4, 6], slice(11, 15), slice(15, 21)
     q, k, v = qkv(lengths)
@@ -37,7 +77,12 @@ def test_changing_one_identity_leaves_the_other_bit_equal_and_moves_the_globals(
     assert not torch.equal(before[..., second, :], after[..., second, :])
 
 
-def test_kernel_follows_the_device():
-    assert choose_kernel("auto", torch.device("cuda")) == "split"
-    assert choose_kernel("auto", torch.device("cpu")) == "masked"
-    assert choose_kernel("masked", torch.device("cuda")) == "masked"
+def test_kernel_follows_device_and_size():
+    assert choose_kernel("auto", torch.device("cuda"), 4608) == "split"
+    assert choose_kernel("auto", torch.device("cpu"), MERGE_FROM - 1) == "masked"
+    assert choose_kernel("auto", torch.device("cpu"), MERGE_FROM) == "merged"
+    assert choose_kernel("auto", torch.device("mps"), 4608) == "masked"
+    assert choose_kernel("masked", torch.device("cuda"), 4608) == "masked"
+    with pytest.raises(ValueError, match="auto, masked, split, merged; got 'open'"):
+        choose_kernel("open", torch.device("cpu"), 10)
+    assert set(KERNELS) == {"masked", "split", "merged", "open"}

@@ -63,7 +63,7 @@ def test_one_untrained_face_equals_stock_flux_on_the_concatenated_sequence():
 
 
 @pytest.mark.parametrize("lengths", [(6,), (1, 4), (5, 3, 2)])
-@pytest.mark.parametrize("attention", ["masked", "split"])
+@pytest.mark.parametrize("attention", ["masked", "split", "merged"])
 def test_model_equals_the_paper_read_literally_with_gradients(lengths, attention):
     model, given, face = transformer(), inputs(), located(*lengths)
     model.attention = attention

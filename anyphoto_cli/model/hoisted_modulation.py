@@ -1,0 +1,142 @@
+"""All modulation rows of a render at once: they depend on schedule, pooled text, guidance and identity, on no token.
+
+FLUX.1's modulation layers hold 3.2 of its 11.9 billion parameters (6.5 GB in bfloat16), and each is wanted for a few
+rows a step. Computed beforehand for all steps, they can wait in main memory while the picture is made, and the pictures
+of one layout share the rows. Exact to the bit: each row comes out of the same call on the same rows.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from anyphoto_cli.model.token_pruning import LocationTokens
+
+Bring = Callable[[Sequence[nn.Module]], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class StepModulation:
+    """One step. y: [B, dim], for the last norm. blocks: what each block's `modulation` gives, double blocks first."""
+
+    y: Tensor
+    blocks: tuple[tuple[Tensor, ...], ...]
+
+
+def left_alone(modules: Sequence[nn.Module]) -> AbstractContextManager[Any]:
+    """The modules are where they can be called."""
+    return nullcontext()
+
+
+@torch.no_grad()
+def hoist_modulation(
+    transformer: Any,
+    timesteps: Sequence[Tensor],
+    guidance: Tensor | None,
+    pooled: Tensor,
+    faces: Sequence[LocationTokens] = (),
+    bring: Bring = left_alone,
+) -> list[StepModulation]:
+    """One entry per timestep [B]; guidance [B], pooled [B, 768], faces: as in `AnyPhotoTransformer.forward`.
+
+    bring: holds a block's modulation layers where they can be called. At FLUX.1's size: 2.1 MB a step and row in
+    bfloat16, 290 MB for 28 steps of 4 people.
+    """
+    inputs = [transformer.modulation_inputs(t, guidance, pooled, faces, pooled.dtype) for t in timesteps]
+    identities = sum(len(face.lengths) for face in faces)
+    steps: list[list[tuple[Tensor, ...]]] = [[] for _ in inputs]
+    for block in blocks_of(transformer):
+        with bring(modulation_layers(block)):
+            for step, (_, rows) in zip(steps, inputs, strict=True):
+                step.append(block.modulation(rows, len(pooled), identities))
+    return [StepModulation(y, tuple(step)) for (y, _), step in zip(inputs, steps, strict=True)]
+
+
+def blocks_of(transformer: Any) -> list[Any]:
+    """Double blocks, then single ones."""
+    return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+
+
+def modulation_layers(block: Any) -> list[nn.Module]:
+    """The layers that `block.modulation` calls."""
+    names = ("norm1", "norm1_context", "norm")
+    return [getattr(block, name).linear for name in names if hasattr(getattr(block, name, None), "linear")]
+
+
+def can_hoist(transformer: Any) -> bool:
+    """Whether modulation layers can be called outside their blocks: not where a hook brings a block's weights."""
+    return not any(_brought_by_a_hook(block) for block in blocks_of(transformer))
+
+
+def _brought_by_a_hook(block: nn.Module) -> bool:
+    registry = getattr(block, "_diffusers_hook", None)
+    return hasattr(block, "_hf_hook") or (registry is not None and registry.get_hook("group_offloading") is not None)
+
+
+class ModulationCache:
+    """The rows of the last renders, given again where nothing they depend on has changed: pictures of one layout.
+
+    Weights that are written to past autograd (`parameter.data.copy_`) are not noticed.
+    """
+
+    KEPT = 2
+    """One of the prompt, one of the negative prompt."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[list[Tensor], _State, list[StepModulation]]] = []
+
+    def of(
+        self,
+        transformer: Any,
+        timesteps: Sequence[Tensor],
+        guidance: Tensor | None,
+        pooled: Tensor,
+        faces: Sequence[LocationTokens],
+        bring: Bring = left_alone,
+    ) -> list[StepModulation]:
+        """As `hoist_modulation`."""
+        given = [*timesteps, pooled, *(face.embeddings for face in faces), *([] if guidance is None else [guidance])]
+        state = _State(transformer, [face.lengths for face in faces])
+        for tensors, then, rows in self._kept:
+            if then.is_still(state) and len(tensors) == len(given) and all(map(_same, tensors, given)):
+                return rows
+        rows = hoist_modulation(transformer, timesteps, guidance, pooled, faces, bring)
+        self._kept = [*self._kept, (given, state, rows)][-self.KEPT :]
+        return rows
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.dtype == b.dtype and a.device == b.device and torch.equal(a, b))
+
+
+class _State:
+    """Which weights the rows are made of. References are weak: a cache must not keep an adapter, and an id alone may
+    be another one's tomorrow.
+    """
+
+    def __init__(self, transformer: Any, lengths: object) -> None:
+        layers = [layer for block in blocks_of(transformer) for layer in modulation_layers(block)]
+        modules = [transformer.time_text_embed, *layers, *filter(None, [transformer.id_projector])]
+        self._weights = [(weakref.ref(p), p._version) for module in modules for p in module.parameters()]
+        loras = [
+            (tuple(layer.active_adapters), layer.disable_adapters, dict(layer.scaling))
+            for layer in layers
+            if isinstance(layer, LoraLayer)
+        ]
+        self._settings = (lengths, loras, transformer.method)
+
+    def is_still(self, now: _State) -> bool:
+        """Whether these are the very weights and settings of `now`."""
+        pairs = zip(self._weights, now._weights, strict=False)
+        return (
+            self._settings == now._settings
+            and len(self._weights) == len(now._weights)
+            and all(a() is b() and version == version_now for (a, version), (b, version_now) in pairs)
+        )

@@ -1,0 +1,126 @@
+"""Modulation rows computed for all steps at once: the very same numbers, weights that stay away, and no stale row."""
+
+import gc
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig
+
+from anyphoto_cli.model import bases
+from anyphoto_cli.model.blocks import AnyPhotoSingleTransformerBlock
+from anyphoto_cli.model.hoisted_modulation import blocks_of, can_hoist, hoist_modulation, modulation_layers
+from anyphoto_cli.model.location_lora import ADAPTER
+from anyphoto_cli.model.pipeline import AnyPhotoPipeline
+
+from .flux import inputs, located, transformer
+from .test_pipeline import FACES, METHOD, SMALL, prepared, trained
+
+FAKE_GPU = torch.device("cpu", 0)
+
+
+@pytest.fixture(scope="module")
+def folder():
+    return bases.base_folder(bases.TINY_RANDOM)
+
+
+@pytest.fixture
+def pipeline(folder):
+    pipeline = AnyPhotoPipeline.from_pretrained(str(folder))
+    pipeline.set_progress_bar_config(disable=True)
+    return trained(pipeline)
+
+
+def picture(pipeline, faces=FACES, prompt="two friends", seed=0, **more):
+    generator = torch.Generator().manual_seed(seed)
+    return pipeline(prompt, faces=faces, generator=generator, **SMALL | more).images[0]
+
+
+@pytest.mark.parametrize("lengths", [[], [(6,)], [(5, 3, 2)], [(4, 1), (2, 2, 5)]])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@torch.no_grad()
+def test_bit_equal_to_rows_computed_in_the_blocks(lengths, dtype):
+    model, faces = transformer().to(dtype), [located(*own, seed=k) for k, own in enumerate(lengths)]
+    model.add_adapter(LoraConfig(r=2, target_modules=["norm1.linear", "norm.linear"], init_lora_weights=False), "style")
+    model.set_adapter([ADAPTER, "style"])
+    given = {
+        name: value.to(dtype) if hasattr(value, "dtype") and value.dtype == torch.float64 else value
+        for name, value in inputs(max(len(faces), 1)).items()
+    }
+    times = [given["timestep"] * share for share in (1.0, 0.5, 0.1)]
+    steps = hoist_modulation(model, times, given["guidance"], given["pooled_projections"], faces)
+    for time, rows in zip(times, steps, strict=True):
+        now = given | {"timestep": time, "faces": faces}
+        expected = model(**now)[0]
+        with mock.patch.object(AnyPhotoSingleTransformerBlock, "modulation", side_effect=AssertionError("was called")):
+            assert torch.equal(model(**now, hoisted=rows)[0], expected)
+
+
+@pytest.mark.parametrize("more", [{}, {"negative_prompt": "rain", "true_cfg_scale": 2.0}], ids=["plain", "cfg"])
+def test_pictures_are_the_same_and_unused_weights_are_in_main_memory(pipeline, more):
+    pipeline.hoist_modulation = False
+    expected = picture(pipeline, **more)
+    pipeline.hoist_modulation = True
+    assert np.array_equal(picture(pipeline, **more), expected)
+
+    pipeline.enable_hoisting(FAKE_GPU)
+    layers = [layer for block in blocks_of(pipeline.transformer) for layer in modulation_layers(block)]
+    home = {id(p): p.data_ptr() for p in [*pipeline.transformer.parameters(), *pipeline.text_encoder_2.parameters()]}
+    away = {id(p) for layer in layers for p in layer.parameters()}
+    seen = []
+
+    def look(*_):
+        for p in pipeline.transformer.parameters():
+            assert (p.data_ptr() == home[id(p)]) == (id(p) in away)
+        assert all(p.data_ptr() == home[id(p)] for p in pipeline.text_encoder_2.parameters())
+        seen.append(1)
+
+    pipeline.transformer.register_forward_pre_hook(look)
+    for _ in range(2):  # the second one finds the transformer on the device, and text takes its place first
+        assert np.array_equal(picture(pipeline, **more), expected)
+    assert len(seen) == 4 * (2 if more else 1)
+    assert pipeline._execution_device == FAKE_GPU
+
+
+def test_rows_are_shared_by_the_pictures_of_a_layout_and_never_stale(pipeline):
+    calls = []
+    kept = AnyPhotoSingleTransformerBlock.modulation
+
+    def counting(self, *given):
+        calls.append(1)
+        return kept(self, *given)
+
+    def fresh(**changed):
+        """Whether rows were computed; the picture is right in any case."""
+        calls.clear()
+        with mock.patch.object(AnyPhotoSingleTransformerBlock, "modulation", counting):
+            made = picture(pipeline, **changed)
+        computed = bool(calls)
+        pipeline.hoist_modulation = False
+        assert np.array_equal(picture(pipeline, **changed), made)
+        pipeline.hoist_modulation = True
+        return computed
+
+    assert fresh() and not fresh() and not fresh(seed=1)
+    assert fresh(prompt="three friends") and fresh(num_inference_steps=3) and fresh(guidance_scale=2.0)
+    assert fresh(faces=(FACES[0], prepared("eve", 64, 2))) and fresh(faces=FACES[::-1]) and fresh()
+    with torch.no_grad():
+        pipeline.transformer.id_projector.fc2.bias.add_(0.5)
+    assert fresh() and not fresh()
+    layer = blocks_of(pipeline.transformer)[0].norm1.linear
+    layer.scaling[ADAPTER] *= 2
+    assert fresh() and not fresh()
+    pipeline.unload_anyphoto()
+    assert fresh()
+    gc.collect()  # another adapter may now lie where the first one lay
+    trained(pipeline, METHOD.model_copy(update={"lora_rank": 3}))
+    assert fresh() and not fresh()
+
+
+@torch.no_grad()
+def test_blocks_whose_weights_a_hook_brings_are_called_as_ever(pipeline):
+    expected = picture(pipeline)
+    pipeline.transformer.enable_group_offload(FAKE_GPU, torch.device("cpu"), "block_level", num_blocks_per_group=1)
+    assert not can_hoist(pipeline.transformer)
+    assert np.array_equal(picture(pipeline), expected)

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from anyphoto_cli.config.generate import Memory
+
 PROTOCOLS: dict[str, dict[str, object]] = {
     "anyphoto": {},
     "withanyone": {
@@ -84,4 +86,4 @@ class RunConfig(BaseModel):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Number format of the weights."
     )
-    memory: Literal["auto", "full", "offload", "nf4", "fp8"] = Field("auto", description="How to fit the model.")
+    memory: Memory = Field("auto", description="How to fit the model.")

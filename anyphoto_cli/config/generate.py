@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Memory = Literal["auto", "full", "offload", "nf4", "fp8"]
+Memory = Literal["auto", "full", "offload", "hoisted", "fp8", "nf4", "group"]
 Attention = Literal["auto", "split", "merged", "masked"]
 
 
@@ -38,7 +38,8 @@ class GenerateConfig(BaseModel):
         "auto", description="Number format of the weights. auto: bfloat16 on a GPU, float32 on a CPU."
     )
     memory: Memory = Field(
-        "auto", description="How to fit the model: full, offload, nf4, fp8; auto picks by free memory."
+        "auto",
+        description="How to fit the model: full, offload, hoisted, fp8, nf4, group; auto picks by free memory.",
     )
     attention: Attention = Field(
         "auto",

@@ -189,7 +189,7 @@ def _record(job: Job, seed: int, out: Path, weights: Weights, analyzer: FaceAnal
     return {
         "format": FORMAT,
         **identifying,
-        "precision": weights.precision,
+        "precision": weights.precision(job.layout.width * job.layout.height),
         "fingerprint": fingerprint_of(identifying),
         # Relative, so that a folder with layout, references and pictures can move as a whole.
         "refs": os.path.relpath(os.path.realpath(job.layout.refs_root), os.path.realpath(out)),

@@ -59,11 +59,11 @@ class Weights:
         """Where face models run."""
         return str(self.device) if self.device.type == "cuda" else "cpu"
 
-    @property
-    def precision(self) -> str:
-        """The number format that made the picture; full and offload compute the same."""
+    def precision(self, pixels: int) -> str:
+        """The number format that makes a picture of so many pixels, and whether it is decoded in tiles."""
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.mode}/{dtype}" if self.mode in ("fp8", "nf4") else dtype
+        tiled = ", tiled" if self.device.type != "cpu" and memory.decodes_in_tiles(self.mode, pixels) else ""
+        return (dtype if self.mode in memory.EXACT else f"{self.mode}/{dtype}") + tiled
 
     @property
     def precision_was_asked(self) -> bool:

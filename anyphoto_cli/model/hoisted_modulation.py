@@ -71,13 +71,19 @@ def modulation_layers(block: Any) -> list[nn.Module]:
 
 
 def can_hoist(transformer: Any) -> bool:
-    """Whether modulation layers can be called outside their blocks: not where a hook brings a block's weights."""
-    return not any(_brought_by_a_hook(block) for block in blocks_of(transformer))
+    """Whether modulation layers can be called outside their blocks: not where group offloading brings weights in the
+    order of a whole forward pass, or another hook waits for the block itself.
+    """
+    for block in blocks_of(transformer):
+        parts = [block, *(part for layer in modulation_layers(block) for part in layer.modules())]
+        if hasattr(block, "_hf_hook") or any(map(_is_offloaded_in_groups, parts)):
+            return False
+    return True
 
 
-def _brought_by_a_hook(block: nn.Module) -> bool:
-    registry = getattr(block, "_diffusers_hook", None)
-    return hasattr(block, "_hf_hook") or (registry is not None and registry.get_hook("group_offloading") is not None)
+def _is_offloaded_in_groups(module: nn.Module) -> bool:
+    registry = getattr(module, "_diffusers_hook", None)
+    return registry is not None and registry.get_hook("group_offloading") is not None
 
 
 class ModulationCache:

@@ -1,7 +1,8 @@
 """Fitting a model: what each way of loading needs, which one is taken, and how the pipeline is opened in it.
 
-The figures of FLUX.1 follow from its parameter counts (bfloat16: 23.8 GB transformer, 9.5 GB T5, 0.4 GB the rest) plus
-working memory at 1024x1024; they are computed, not measured.
+The figures of FLUX.1 follow from its parameter counts (bfloat16: 23.8 GB transformer, of which 6.5 GB are modulation
+layers; 9.5 GB T5, 0.4 GB the rest) plus about 3 GB of working memory at 1024x1024; they are computed, not measured
+(docs/performance/memory.md).
 """
 
 from __future__ import annotations
@@ -15,20 +16,32 @@ import torch
 
 from anyphoto_cli.errors import EnvironmentFault, InputError
 
-FLUX_NEEDS_GB = {"full": 37.0, "offload": 27.0, "fp8": 19.0, "nf4": 11.0}
-"""Peak memory on the device by mode, FLUX.1 at 1024x1024, batch 1. Best quality first."""
+FLUX_NEEDS_GB = {"full": 37.0, "offload": 27.0, "hoisted": 21.0, "fp8": 18.0, "nf4": 11.0, "group": 6.0}
+"""Peak memory on the device by mode, FLUX.1 at 1024x1024, batch 1."""
+
+PICKED = ("full", "hoisted", "fp8", "nf4", "group")
+"""What "auto" tries in turn: the fastest first. hoisted gives offload's numbers in less memory and moves less; group
+gives them too, but moves all weights at every step.
+"""
+EXACT = ("full", "offload", "hoisted", "group")
+"""The same numbers, bit for bit; above a megapixel all but full decode in tiles."""
+MEGAPIXEL = 2**20
+"""Decoding more at once needs more memory than the transformer's own work."""
+ON_A_CPU = ("auto", "full", "fp8")
 
 EXPLAINED = {
     "full": "everything stays on the device",
     "offload": "models come to the device one after another; the rest waits in main memory",
+    "hoisted": "the same, without the modulation layers: their rows are computed once a layout",
     "fp8": "transformer weights in 8-bit floats (norms and modulation in bfloat16), with offload",
     "nf4": "transformer and T5 in 4-bit NF4 (bitsandbytes), with offload",
+    "group": "every block comes to the device when it is called: exact, and slow",
 }
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """mode: full, offload, fp8 or nf4. reason: one sentence for the user."""
+    """mode: a key of `FLUX_NEEDS_GB`. reason: one sentence for the user."""
 
     mode: str
     reason: str
@@ -37,21 +50,21 @@ class MemoryPlan:
 def plan_memory(mode: str, device: torch.device, parameters: float) -> MemoryPlan:
     """Resolve "auto" for a device. parameters: the base's weights, in units of FLUX.1's (1.0; a toy: near 0).
 
-    Raises InputError for offload and nf4 on a CPU: there is nothing to offload from, and diffusers quantises on GPUs.
+    Raises InputError for the others on a CPU: there is nothing to offload from, and diffusers quantises on GPUs.
     """
-    if device.type == "cpu" and mode in ("offload", "nf4"):
+    if device.type == "cpu" and mode not in ON_A_CPU:
         raise InputError(f"{mode} needs a GPU", field="--memory", remedy="On a CPU use full or fp8")
     if mode != "auto":
         return MemoryPlan(mode, "as asked")
     if device.type != "cuda":
         return MemoryPlan("full", f"{device.type} has no other way" if device.type != "cpu" else "CPU")
     free = torch.cuda.mem_get_info(device)[0] / 1e9
-    for name, need in FLUX_NEEDS_GB.items():
-        if need * max(parameters, 0.01) <= free:
-            return MemoryPlan(name, f"{free:.0f} GB free on the GPU, {name} needs about {need * parameters:.0f}")
-    return MemoryPlan(
-        "nf4", f"only {free:.0f} GB free on the GPU; the smallest way needs about {FLUX_NEEDS_GB['nf4']:.0f}"
-    )
+    for name in PICKED:
+        need = FLUX_NEEDS_GB[name] * max(parameters, 0.01)
+        if need <= free:
+            return MemoryPlan(name, f"{free:.0f} GB free on the GPU, {name} needs about {need:.0f}: {EXPLAINED[name]}")
+    smallest = PICKED[-1]
+    return MemoryPlan(smallest, f"only {free:.0f} GB free on the GPU; it needs about {FLUX_NEEDS_GB[smallest]:.0f}")
 
 
 def pick_device(name: str) -> torch.device:
@@ -99,23 +112,41 @@ def open_pipeline(
     if mode == "fp8" and pipeline.transformer is not None:
         pipeline.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
     place(pipeline, device, mode)
+    if mode != "full" and device.type != "cpu":
+        pipeline.tiled_above = MEGAPIXEL  # of ours; others do not ask
     return pipeline
 
 
+def decodes_in_tiles(mode: str, pixels: int) -> bool:
+    """Whether `open_pipeline` in this mode, on a GPU, decodes so large a picture in tiles."""
+    return mode != "full" and pixels > MEGAPIXEL
+
+
 def place(pipeline: Any, device: torch.device, mode: str) -> None:
-    """Move the pipeline, or set it to move its models one after another. Raises EnvironmentFault out of memory."""
+    """Move the pipeline, or set it to move its models, or parts of them. Raises EnvironmentFault out of memory."""
     try:
-        if mode == "full" or device.type == "cpu":
+        if _stays(mode, device):
             pipeline.to(device)
+        elif mode == "hoisted":
+            pipeline.enable_hoisting(device)
+        elif mode == "group":
+            # Streams, where there are some, bring the next block while this one computes.
+            pipeline.enable_group_offload(
+                device, torch.device("cpu"), "leaf_level", use_stream=device.type == "cuda", exclude_modules=["vae"]
+            )
         else:
             pipeline.enable_model_cpu_offload(device=device)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(mode) from error
 
 
+def _stays(mode: str, device: torch.device) -> bool:
+    return mode == "full" or device.type == "cpu"
+
+
 def out_of_memory(mode: str) -> EnvironmentFault:
     """The one line for a full device, naming the next smaller mode."""
-    smaller = [name for name in FLUX_NEEDS_GB if FLUX_NEEDS_GB[name] < FLUX_NEEDS_GB.get(mode, 99)]
+    smaller = [name for name in PICKED if FLUX_NEEDS_GB[name] < FLUX_NEEDS_GB.get(mode, 99)]
     remedy = f"Try --memory {smaller[0]}" if smaller else "Make the picture smaller"
     return EnvironmentFault(f"the device ran out of memory with --memory {mode}", remedy=remedy)
 

@@ -44,7 +44,7 @@ from anyphoto_cli.model.hoisted_modulation import (
 )
 from anyphoto_cli.model.token_pruning import LocationTokens, grid_ids, prune
 from anyphoto_cli.model.transformer import AnyPhotoTransformer
-from anyphoto_cli.model.vae import DOWN, decode, encode, to_pixels
+from anyphoto_cli.model.vae import DOWN, decode, encode, tiling, to_pixels
 from anyphoto_cli.model.visiting import Visitors, tensors_of
 from anyphoto_cli.types import PreparedFace
 
@@ -57,7 +57,8 @@ class AnyPhotoPipeline(FluxPipeline):
     Opens any FLUX.1 folder (`from_pretrained`), or takes over a loaded pipeline (`from_pipe`), whose transformer it
     re-types in place. Without `faces` it renders what FluxPipeline renders. `method`: the choices of the adapter.
     `hoist_modulation`: compute the modulation rows of all steps at once, and share them among the pictures of a layout
-    (the default); the numbers are the same either way.
+    (the default); the numbers are the same either way. `tiled_above`: decode larger pictures (in pixels) in tiles,
+    which needs the memory of one, but blends their edges; None: never.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class AnyPhotoPipeline(FluxPipeline):
         self._visitors: Visitors | None = None
         self._rows = ModulationCache()
         self.hoist_modulation = True
+        self.tiled_above: int | None = None
 
     def enable_hoisting(self, device: torch.device | str) -> None:
         """Keep all weights in main memory but those at work: text encoders, or the transformer without its modulation
@@ -352,4 +354,6 @@ class AnyPhotoPipeline(FluxPipeline):
 
     def _decode(self, noise: Tensor, height: int, width: int, output_type: str) -> Any:
         latents = self._unpack_latents(noise, height, width, self.vae_scale_factor)
-        return self.image_processor.postprocess(decode(self.vae, latents), output_type=output_type)
+        with tiling(self.vae, self.tiled_above is not None and height * width > self.tiled_above):
+            pixels = decode(self.vae, latents)
+        return self.image_processor.postprocess(pixels, output_type=output_type)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -51,3 +52,16 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
     """[n, 16, h, w] -> [n, 3, 8h, 8w], about [-1, 1]; the inverse of `encode` as far as the VAE is one."""
     z = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
     return cast(Tensor, vae.decode(z.to(vae.dtype), return_dict=False)[0])
+
+
+@contextmanager
+def tiling(vae: Any, on: bool) -> Iterator[None]:
+    """Decode in overlapping tiles of the VAE's own size (1024 px for FLUX's) for a while; off: leave all as it is."""
+    if not on or vae.use_tiling:
+        yield
+        return
+    vae.enable_tiling()
+    try:
+        yield
+    finally:
+        vae.disable_tiling()

@@ -1,6 +1,7 @@
 """The pipeline: stock FluxPipeline without faces, adapters on disk, other VAEs, memory modes."""
 
 import json
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from diffusers import AutoencoderTiny, FluxPipeline
 from peft import LoraConfig
 
+from anyphoto_cli.config.generate import Memory
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.model import bases, memory
@@ -18,7 +20,7 @@ from anyphoto_cli.model.pipeline import AnyPhotoPipeline
 from anyphoto_cli.model.vae import decode, encode, to_pixels
 from anyphoto_cli.types import PreparedFace
 
-CPU = torch.device("cpu")
+CPU, FAKE_GPU = torch.device("cpu"), torch.device("cpu", 0)
 CARD = AdapterCard(base_model="tiny-random", face_pack=FacePackCard(name="tiny-random", sha256="0" * 64), train_step=7)
 METHOD = MethodConfig(lora_rank=4, lora_alpha=8, t5_length=32)
 
@@ -275,15 +277,52 @@ def test_fp8_storage_renders_nearly_the_same(folder, tmp_path):
     assert 0 < np.abs(a - b).mean() < 0.05 * a.std()
 
 
+@pytest.mark.parametrize("mode", ["offload", "hoisted", "group"])
+@torch.no_grad()
+def test_exact_memory_modes_render_the_same_numbers(folder, tmp_path, mode, monkeypatch):
+    """With `cpu:0` in the part of the GPU. Two pictures of two layouts, as text encoders and transformer take turns."""
+    save_adapter(tmp_path, trained(opened(folder)).transformer, CARD)
+    resident, small = opened(folder), opened(folder)
+    monkeypatch.setattr(memory, "_stays", lambda mode, device: mode == "full")
+    memory.place(small, FAKE_GPU, mode)
+    for pipeline in (resident, small):
+        pipeline.load_anyphoto(tmp_path)
+    for seed, faces in ((0, FACES), (1, FACES), (0, FACES[:1])):
+        assert np.array_equal(picture(small, faces, seed), picture(resident, faces, seed))
+
+
+def test_large_pictures_are_decoded_in_tiles_where_memory_is_short(folder):
+    pipeline = opened(folder)
+    whole = picture(pipeline, FACES)
+    pipeline.tiled_above = 64 * 96
+    assert np.array_equal(picture(pipeline, FACES), whole)  # not larger
+    pipeline.tiled_above = 64 * 96 - 1
+    pipeline.vae.tile_sample_min_size, pipeline.vae.tile_latent_min_size = 64, 8
+    tiled = picture(pipeline, FACES)
+    assert 0 < np.abs(tiled - whole).mean() < 0.05 and not pipeline.vae.use_tiling
+    assert memory.decodes_in_tiles("hoisted", 2**20 + 1) and not memory.decodes_in_tiles("hoisted", 2**20)
+    assert not memory.decodes_in_tiles("full", 2**30)
+
+
 def test_memory_plans(monkeypatch):
     cuda = torch.device("cuda")
     assert memory.plan_memory("auto", CPU, 1.0).mode == "full"
-    for mode in ("offload", "nf4"):
+    for mode in ("offload", "hoisted", "nf4", "group"):
         with pytest.raises(InputError, match=f"{mode} needs a GPU"):
             memory.plan_memory(mode, CPU, 1.0)
-    for free, mode in ((80, "full"), (30, "offload"), (24, "fp8"), (12, "nf4"), (6, "nf4")):
+    for free, mode in (
+        (80, "full"),
+        (30, "hoisted"),
+        (24, "hoisted"),
+        (20, "fp8"),
+        (12, "nf4"),
+        (8, "group"),
+        (4, "group"),
+    ):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_, free=free: (free * 1e9, 80e9))
-        assert memory.plan_memory("auto", cuda, 1.0).mode == mode
+        plan = memory.plan_memory("auto", cuda, 1.0)
+        assert plan.mode == mode and f"{free} GB free" in plan.reason
+    assert set(memory.FLUX_NEEDS_GB) == set(memory.EXPLAINED) == set(typing.get_args(Memory)) - {"auto"}
     assert memory.plan_memory("auto", cuda, 0.0).mode == "full"
     assert "--memory nf4" in str(memory.out_of_memory("fp8"))
     for name in ("gpu", "cuda:9"):

@@ -46,3 +46,6 @@ class GenerateConfig(BaseModel):
         description="Forms of the same attention. split: a call for everybody and one for each person; merged: parts "
         "joined by their log-sum-exp; masked: the dense reference. auto: split on a GPU, elsewhere by size.",
     )
+    compile: bool = Field(
+        False, description="torch.compile of the blocks: minutes for the first picture, then faster; for many pictures."
+    )

@@ -63,12 +63,13 @@ class Weights:
         """The number format that makes a picture of so many pixels, and whether it is decoded in tiles."""
         dtype = str(self.dtype).removeprefix("torch.")
         tiled = ", tiled" if self.device.type != "cpu" and memory.decodes_in_tiles(self.mode, pixels) else ""
-        return (dtype if self.mode in memory.EXACT else f"{self.mode}/{dtype}") + tiled
+        compiled = ", compiled" if self.config.compile else ""
+        return (dtype if self.mode in memory.EXACT else f"{self.mode}/{dtype}") + tiled + compiled
 
     @property
     def precision_was_asked(self) -> bool:
         """False when it may follow from the memory that is free."""
-        return self.config.memory != "auto" or self.config.dtype != "auto"
+        return self.config.memory != "auto" or self.config.dtype != "auto" or self.config.compile
 
     @property
     def model_record(self) -> dict[str, str]:
@@ -148,6 +149,8 @@ def open_weights(weights: Weights) -> Renderer:
     pipeline.transformer.attention = weights.config.attention
     if weights.adapter_folder is not None:
         pipeline.load_anyphoto(weights.adapter_folder)
+    if weights.config.compile:
+        pipeline.transformer.compile_blocks()
     pipeline.set_progress_bar_config(disable=True)
     return Renderer(pipeline, weights)
 

@@ -13,7 +13,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from torch import Tensor
 
-from anyphoto_cli.model.identity_modulation import modulation_rows, spread
+from anyphoto_cli.model.identity_modulation import modulation_rows, over_image, over_joint, over_text
 from anyphoto_cli.model.isolated_attention import isolated_attention, noise_attention
 from anyphoto_cli.model.location_lora import split_lora
 from anyphoto_cli.model.token_pruning import Spans
@@ -46,12 +46,10 @@ class AnyPhotoTransformerBlock(FluxTransformerBlock):
         image), as diffusers does.
         """
         image, text = hidden_states, encoder_hidden_states
-        over_image = [spans.noise] * spans.batch + spans.flat_lengths
-        over_text = [spans.text] * spans.batch
         by_image, by_text = self.modulation(temb, spans.batch, spans.identities) if isinstance(temb, Tensor) else temb
-        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (spread(row, over_image) for row in by_image.chunk(6, -1))
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (over_image(r, spans) for r in by_image.chunk(6, -1))
         c_shift, c_scale, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp = (
-            spread(row, over_text) for row in by_text.chunk(6, -1)
+            over_text(row, spans) for row in by_text.chunk(6, -1)
         )
 
         image_out, text_out = self._attend(
@@ -104,10 +102,8 @@ class AnyPhotoSingleTransformerBlock(FluxSingleTransformerBlock):
         the last block, of which only noise tokens are read: text and location give keys and values alone, and
         [B|X|, dim] comes back. The same numbers for less work.
         """
-        over = [spans.text] * spans.batch + [spans.noise] * spans.batch + spans.flat_lengths
         [rows] = self.modulation(temb, spans.batch, spans.identities) if isinstance(temb, Tensor) else temb
-        # Text and noise of a sample share its row y.
-        shift, scale, gate = (spread(torch.cat([row[: spans.batch], row]), over) for row in rows.chunk(3, -1))
+        shift, scale, gate = (over_joint(row, spans) for row in rows.chunk(3, -1))
         normed = self.norm.norm(hidden_states) * (1 + scale) + shift
         k = self._project(self.attn.to_k, normed, spans.located, self.attn.norm_k, image_rotary_emb)
         v = _heads(split_lora(self.attn.to_v, normed, spans.located), self.attn)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyphoto_cli.model.location_lora import split_lora
+from anyphoto_cli.model.token_pruning import Spans
 
 
 class IdentityProjector(nn.Module):
@@ -60,3 +61,25 @@ def spread(rows: Tensor, lengths: Sequence[int]) -> Tensor:
     """
     parts = [row.expand(n, -1) for row, n in zip(rows.split(1), lengths, strict=True)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def over_image(rows: Tensor, spans: Spans) -> Tensor:
+    """[B + ΣN, d] -> [B|X| + ΣL, d]: to every token of the image stream the row it belongs to."""
+    if spans.index is not None:
+        return rows.index_select(0, spans.index.image)
+    return spread(rows, [spans.noise] * spans.batch + spans.flat_lengths)
+
+
+def over_text(rows: Tensor, spans: Spans) -> Tensor:
+    """[B, d] -> [B|T|, d]."""
+    if spans.index is not None:
+        return rows.index_select(0, spans.index.text)
+    return spread(rows, [spans.text] * spans.batch)
+
+
+def over_joint(rows: Tensor, spans: Spans) -> Tensor:
+    """[B + ΣN, d] -> [S, d] over the joint stream; text and noise of a sample share its row y."""
+    if spans.index is not None:
+        return rows.index_select(0, spans.index.joint)
+    over = [spans.text] * spans.batch + [spans.noise] * spans.batch + spans.flat_lengths
+    return spread(torch.cat([rows[: spans.batch], rows]), over)

@@ -91,16 +91,19 @@ def choose_kernel(name: str, device: torch.device, tokens: int) -> str:
 ATTENTIONS = tuple(name for name in KERNELS if name != OPEN)
 
 
+@torch.compiler.disable
 def isolated_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
     """Eq. 19 over the flat joint stream of a batch, whose samples may have different faces.
 
-    q, k, v: [S, heads, head_dim], S = B|T| + B|X| + ΣL. Returns [S, heads, head_dim].
+    q, k, v: [S, heads, head_dim], S = B|T| + B|X| + ΣL. Returns [S, heads, head_dim]. Never compiled: its calls are
+    kernels already, and a graph that saw the lengths would be another one for every layout.
     """
     kernel = KERNELS[spans.attention]
     groups = zip(_samples(q, spans), _samples(k, spans), _samples(v, spans), _group_lengths(spans), strict=True)
     return _flat([_swap(kernel(_swap(a), _swap(b), _swap(c), lengths)) for a, b, c, lengths in groups], spans)
 
 
+@torch.compiler.disable
 def noise_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
     """The rows of `isolated_attention` that belong to noise tokens; they may see everything, so no mask at all.
 

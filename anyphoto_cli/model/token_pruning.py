@@ -89,12 +89,25 @@ def prune(latents: Tensor, masks: Tensor, embeddings: Tensor, rope_index: int = 
     )
 
 
+@dataclass(frozen=True, eq=False)
+class RowIndex:
+    """Which modulation row belongs to each token of a stream: long tensors on the model's device.
+
+    A compiled block gathers by these, since plain numbers would make it another block for every layout.
+    """
+
+    image: Tensor
+    text: Tensor
+    joint: Tensor
+
+
 @dataclass(frozen=True)
 class Spans:
     """Where everything lies in the flat streams of a batch; plain ints, so that nothing waits for the device.
 
     The image stream is [X_1 .. X_B | E_1,1 .. E_B,N], the joint stream puts [T_1 .. T_B] before it (Eq. 14). Samples
-    may have different faces: location tokens are never padded. attention: "split" or "masked".
+    may have different faces: location tokens are never padded. lengths: n of each identity, by sample. attention: a
+    name of `isolated_attention.KERNELS`. located, identities: location tokens and identities of the whole batch.
     """
 
     batch: int
@@ -102,6 +115,9 @@ class Spans:
     noise: int
     lengths: tuple[tuple[int, ...], ...]
     attention: str = "split"
+    located: int = 0
+    identities: int = 0
+    index: RowIndex | None = None
 
     @classmethod
     def of(cls, batch: int, text: int, noise: int, faces: Sequence[LocationTokens], attention: str) -> Spans:
@@ -109,17 +125,20 @@ class Spans:
         if faces and len(faces) != batch:
             raise ValueError(f"{batch} samples, but location tokens for {len(faces)}")
         lengths = tuple(face.lengths for face in faces) or ((),) * batch
-        return cls(batch, text, noise, lengths, attention)
+        located, identities = sum(len(face.tokens) for face in faces), sum(map(len, lengths))
+        return cls(batch, text, noise, lengths, attention, located, identities)
 
-    @property
-    def located(self) -> int:
-        """Location tokens of the whole batch: the tail that LoRA works on."""
-        return sum(sum(sample) for sample in self.lengths)
+    def indexed(self, device: torch.device) -> Spans:
+        """The same, with a `RowIndex`."""
+        image, text = (torch.tensor(self._over(count)) for count in (self.noise, self.text))
+        own = torch.arange(self.batch, self.batch + self.identities)
+        located = own.repeat_interleave(torch.tensor(self.flat_lengths, dtype=torch.long))
+        image = torch.cat([image, located])
+        index = RowIndex(*(rows.to(device, torch.long) for rows in (image, text, torch.cat([text, image]))))
+        return replace(self, index=index)
 
-    @property
-    def identities(self) -> int:
-        """Identities of the whole batch."""
-        return sum(len(sample) for sample in self.lengths)
+    def _over(self, count: int) -> list[int]:
+        return [sample for sample in range(self.batch) for _ in range(count)]
 
     @property
     def flat_lengths(self) -> list[int]:

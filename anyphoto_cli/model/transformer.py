@@ -44,6 +44,7 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
     method: MethodConfig
     attention: str
     card: Any
+    compiled_blocks: bool
     id_projector: IdentityProjector | None
 
     @register_to_config
@@ -90,6 +91,7 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         for block in self.single_transformer_blocks:
             block.__class__ = AnyPhotoSingleTransformerBlock
         self.method, self.attention, self.id_projector, self.card = MethodConfig(), "auto", None, None
+        self.compiled_blocks = False
 
     def add_anyphoto(self, method: MethodConfig, embedding: int = 512) -> None:
         """Add a fresh, untrained adapter: LoRA with B = 0 and a projector with Δ = 0, both in float32.
@@ -107,6 +109,13 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         """Take the adapter out again; other LoRAs stay."""
         self.delete_adapters(ADAPTER)
         self.method, self.id_projector, self.card = MethodConfig(), None, None
+
+    def compile_blocks(self, **options: Any) -> None:
+        """torch.compile of the two kinds of blocks, once each for all layouts: face sizes and numbers of people do not
+        make new graphs. options: torch.compile's. Call it after the adapter is there.
+        """
+        self.compiled_blocks = True
+        self.compile_repeated_blocks(dynamic=True, **options)
 
     def fuse_qkv_projections(self) -> None:
         """Refused: fused projections would bypass the adapter."""
@@ -141,6 +150,8 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         longest = encoder_hidden_states.shape[1] + noise + max((len(face.tokens) for face in faces), default=0)
         kernel = choose_kernel(self.attention, hidden_states.device, longest) if self.method.isolation else OPEN
         spans = Spans.of(batch, encoder_hidden_states.shape[1], noise, faces, kernel)
+        if self.compiled_blocks:
+            spans = spans.indexed(hidden_states.device)
         by_block: Iterator[Any]
         if hoisted is None:
             y, rows = self.modulation_inputs(timestep, guidance, pooled_projections, faces, hidden_states.dtype)

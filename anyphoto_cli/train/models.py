@@ -83,7 +83,7 @@ def open_models(config: TrainConfig, ranks: Ranks, text: CachedText | None = Non
     if config.gradient_checkpointing:
         pipeline.transformer.enable_gradient_checkpointing()
     if config.compile:
-        pipeline.transformer.compile_repeated_blocks(dynamic=True)
+        pipeline.transformer.compile_blocks()
     if sharded:
         shard_frozen(pipeline.transformer, device, ranks)
         for model in (pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):

@@ -5,6 +5,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from anyphoto_cli.config.method import MethodConfig
+from anyphoto_cli.model.hoisted_modulation import hoist_modulation
 from anyphoto_cli.model.location_lora import lora_parameters
 from anyphoto_cli.model.token_pruning import LocationTokens
 from anyphoto_cli.model.transformer import AnyPhotoTransformer
@@ -182,16 +183,44 @@ def test_a_plain_flux_folder_opens_and_a_loaded_flux_is_retyped(tmp_path):
     assert AnyPhotoTransformer.from_flux(retyped) is retyped
 
 
-def test_compiled_equals_eager():
+@pytest.mark.parametrize("hoist", [False, True])
+@torch.no_grad()
+def test_compiled_equals_eager_and_layouts_make_no_new_graphs(hoist):
+    from torch._dynamo.testing import CompileCounterWithBackend
+
     torch._dynamo.reset()
-    model, given = transformer(), inputs()
-    compiled = torch.compile(model, backend="aot_eager", dynamic=True)
-    with torch.no_grad():
-        for lengths in ((5, 3), (4, 6)):
-            face = located(*lengths)
-            torch.testing.assert_close(
-                compiled(**given, faces=[face])[0], model(**given, faces=[face])[0], atol=1e-12, rtol=0
-            )
+    eager, model, counter = transformer(), transformer(), CompileCounterWithBackend("aot_eager")
+    model.compile_blocks(backend=counter)
+
+    def graphs(*layouts, batch=1):
+        for lengths in layouts:
+            given, faces = inputs(batch), [located(*own, seed=k) for k, own in enumerate(lengths)]
+            expected = eager(**given, faces=faces)[0]
+            if hoist:
+                known = given["guidance"], given["pooled_projections"]
+                given["hoisted"] = hoist_modulation(eager, [given["timestep"]], *known, faces)[0]
+            torch.testing.assert_close(model(**given, faces=faces)[0], expected, atol=1e-12, rtol=0)
+        return counter.frame_count
+
+    first = graphs([(6, 5)])
+    assert graphs([(4, 7)], [(2, 2)], [(5, 3, 2)], [(2, 8, 3, 3)]) == first
+    alone = graphs([(7,)])  # one row of modulation is a case of its own, unless the rows come from outside
+    assert graphs([(3,)], [(12,)]) == alone
+    assert not hoist or alone == first
+
+
+def test_compiled_blocks_train():
+    torch._dynamo.reset()
+    eager, model = transformer(), transformer()
+    model.compile_blocks(backend="aot_eager")
+    for lengths in ((5, 3), (2, 2, 6)):
+        given, faces = inputs(), [located(*lengths)]
+        both = [m(**given, faces=faces)[0].square().sum() for m in (eager, model)]
+        for a, b in zip(
+            *(torch.autograd.grad(loss, trainable(m)) for m, loss in zip((eager, model), both, strict=True)),
+            strict=True,
+        ):
+            torch.testing.assert_close(b, a, rtol=0, atol=1e-10 * float(a.abs().max() + 1))
 
 
 @pytest.mark.parametrize(

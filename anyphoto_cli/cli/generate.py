@@ -47,6 +47,10 @@ def generate(
     dtype: Annotated[str | None, described(GenerateConfig, "dtype")] = None,
     memory: Annotated[str | None, described(GenerateConfig, "memory")] = None,
     attention: Annotated[str | None, described(GenerateConfig, "attention")] = None,
+    compile_: Annotated[bool | None, described(GenerateConfig, "compile", "--compile/--no-compile")] = None,
+    batch: Annotated[int | None, described(GenerateConfig, "batch")] = None,
+    cache: Annotated[float | None, described(GenerateConfig, "cache", metavar="CHANGE")] = None,
+    lora: Annotated[list[str] | None, described(GenerateConfig, "lora", metavar="FILE|ID[@SCALE]")] = None,
     refs_root: RefsRoot = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that exist.")] = False,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave refused layouts out; exit code 3.")] = False,
@@ -87,7 +91,8 @@ def generate(
     """
     console.hush_libraries(verbose)
     given = dict(model=model, adapter=adapter, face_pack=face_pack, seed=seed, num_images=num_images, steps=steps,
-                 device=device, dtype=dtype, memory=memory, attention=attention)  # fmt: skip
+                 device=device, dtype=dtype, memory=memory, attention=attention, compile=compile_, batch=batch,
+                 cache=cache, lora=tuple(lora) if lora else None)  # fmt: skip
     config = load_config(GenerateConfig, given=given)
     listener = console.Terminal(quiet or as_json)
     if again is not None:

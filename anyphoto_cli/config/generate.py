@@ -49,3 +49,17 @@ class GenerateConfig(BaseModel):
     compile: bool = Field(
         False, description="torch.compile of the blocks: minutes for the first picture, then faster; for many pictures."
     )
+    batch: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Pictures rendered at once; more than 1 is faster, and changes them by rounding alone.",
+    )
+    cache: float | None = Field(
+        None, gt=0, le=1, strict=False,
+        description="First-block cache, inexact: skip a step's other blocks where its first changes by less than this "
+        "(.05 to .15). Default: never.",
+    )  # fmt: skip
+    lora: tuple[str, ...] = Field(
+        (), strict=False, description="Another LoRA on all tokens, a style or a turbo: FILE|ID[@SCALE]; experimental."
+    )

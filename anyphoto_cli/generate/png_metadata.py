@@ -46,6 +46,8 @@ def write_png(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
 def fingerprint_of(record: dict[str, Any]) -> str:
     """sha256 over what makes a picture this one and no other."""
     told = {key: record.get(key) for key in IDENTIFYING}
+    if record.get("loras"):  # absent elsewhere, so that fingerprints of pictures made before LoRAs hold
+        told["loras"] = record["loras"]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

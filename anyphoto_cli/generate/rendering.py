@@ -21,7 +21,7 @@ from anyphoto_cli.layout.schema import Layout, parse_layout
 from anyphoto_cli.runtime.progress import Listener
 
 if TYPE_CHECKING:
-    from anyphoto_cli.generate.weights import Renderer, Weights
+    from anyphoto_cli.generate.weights import Renderer, Wanted, Weights
     from anyphoto_cli.seams import FaceAnalyzer
 
 
@@ -51,6 +51,13 @@ class _Task:
     seed: int
     path: Path
     record: dict[str, Any]
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the renderer needs of it."""
+        from anyphoto_cli.generate.weights import Wanted
+
+        return Wanted(self.job.layout, self.job.conditions.faces, self.seed)
 
 
 def render(
@@ -179,13 +186,15 @@ def _tasks(jobs: Sequence[Job], out: Path, weights: Weights, analyzer: FaceAnaly
 
 def _record(job: Job, seed: int, out: Path, weights: Weights, analyzer: FaceAnalyzer) -> dict[str, Any]:
     layout = job.layout.model_dump(mode="json", exclude_none=True) | {"seed": seed, "num_images": 1}
-    identifying = {
+    identifying: dict[str, Any] = {
         "layout": layout,
         "references": job.conditions.references,
         "model": weights.model_record,
         "adapter": weights.adapter_record,
         "face_pack": {"name": analyzer.name, "sha256": analyzer.sha256},
     }
+    if weights.loras:
+        identifying["loras"] = weights.lora_records
     return {
         "format": FORMAT,
         **identifying,
@@ -220,19 +229,31 @@ def _finished(task: _Task, overwrite: bool, precision_matters: bool = True) -> b
 
 
 def _render_all(tasks: Sequence[_Task], models: RenderModels, listener: Listener) -> None:
-    """One model for all, text and faces encoded once a layout, one picture a call: none depends on the others."""
+    """One model for all, text and faces encoded once a layout, `config.batch` pictures a call."""
     if not tasks:
         return
     renderer = models.renderer(listener)
     listener.begin(len(tasks), sum(renderer.calls(task.job.layout) for task in tasks))
     try:
-        for i, task in enumerate(tasks):
-            if i == 0 or tasks[i - 1].job is not task.job:
-                renderer.encode(task.job.layout, task.job.conditions.faces)
-            write_png(renderer.picture(task.job.layout, task.seed, listener), task.path, task.record)
-            listener.picture(task.path, skipped=False)
+        for together in _batches(tasks, models.weights.config.batch):
+            pictures = renderer.pictures([task.wanted for task in together], listener)
+            for task, picture in zip(together, pictures, strict=True):
+                write_png(picture, task.path, task.record)
+                listener.picture(task.path, skipped=False)
     finally:
         listener.end()
+
+
+def _batches(tasks: Sequence[_Task], most: int) -> list[list[_Task]]:
+    """In order, as many at once as one call takes: of one size, with the same steps and guidance."""
+    batches: list[list[_Task]] = []
+    for task in tasks:
+        last = batches[-1] if batches else []
+        if last and len(last) < most and last[0].wanted.goes_with(task.wanted):
+            last.append(task)
+        else:
+            batches.append([task])
+    return batches
 
 
 def _recorded_config(record: dict[str, Any], given: GenerateConfig, picture: Path) -> GenerateConfig:
@@ -254,9 +275,9 @@ def recorded_layout(record: dict[str, Any], picture: Path, refs_root: Path | Non
 
 def _refuse_changes(record: dict[str, Any], now: dict[str, Any], picture: Path) -> None:
     """What made the picture must still be there, unchanged. Raises InputError naming what is not."""
-    for key in ("references", "model", "adapter", "face_pack", "precision"):
-        if record.get(key) != now[key]:
-            what = f"was made with another {key.replace('_', ' ')}"
+    for key in ("references", "model", "adapter", "loras", "face_pack", "precision"):
+        if record.get(key) != now.get(key):
+            what = "was made with other LoRAs" if key == "loras" else f"was made with another {key.replace('_', ' ')}"
             if key == "references":
                 changed = [r for r in record[key] if record[key][r] != now[key].get(r)]
                 what = f"was made with other references: {', '.join(changed)}"

@@ -16,6 +16,7 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.model import bases, memory
 from anyphoto_cli.model.adapter import AdapterCard, find_adapter, read_card
+from anyphoto_cli.model.style_lora import StyleLora, find_style_lora, load_style_loras
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.seams import Base
 from anyphoto_cli.types import PreparedFace
@@ -43,6 +44,7 @@ class Weights:
     revision: str = ""
     mode: str = ""
     memory_reason: str = ""
+    loras: tuple[StyleLora, ...] = ()
 
     @property
     def method(self) -> MethodConfig:
@@ -63,13 +65,19 @@ class Weights:
         """The number format that makes a picture of so many pixels, and whether it is decoded in tiles."""
         dtype = str(self.dtype).removeprefix("torch.")
         tiled = ", tiled" if self.device.type != "cpu" and memory.decodes_in_tiles(self.mode, pixels) else ""
-        compiled = ", compiled" if self.config.compile else ""
-        return (dtype if self.mode in memory.EXACT else f"{self.mode}/{dtype}") + tiled + compiled
+        more = [tiled, ", compiled" if self.config.compile else ""]
+        more += [f", cache {self.config.cache:g}" if self.config.cache else ""]
+        return (dtype if self.mode in memory.EXACT else f"{self.mode}/{dtype}") + "".join(more)
 
     @property
     def precision_was_asked(self) -> bool:
         """False when it may follow from the memory that is free."""
-        return self.config.memory != "auto" or self.config.dtype != "auto" or self.config.compile
+        return (
+            self.config.memory != "auto"
+            or self.config.dtype != "auto"
+            or self.config.compile
+            or bool(self.config.cache)
+        )
 
     @property
     def model_record(self) -> dict[str, str]:
@@ -81,6 +89,11 @@ class Weights:
         """Content of the adapter."""
         return {"sha256": self.adapter.sha256, "train_step": self.adapter.train_step} if self.adapter else None
 
+    @property
+    def lora_records(self) -> list[dict[str, Any]]:
+        """Content and scale of the LoRAs beside the adapter."""
+        return [lora.record for lora in self.loras]
+
     def asked(self) -> dict[str, Any]:
         """What `generate --from` needs to ask for again; what was automatic is written as it came out."""
         kept = self.config.model_dump(exclude={"seed", "steps", "num_images", "memory", "dtype"}, exclude_none=True)
@@ -90,6 +103,8 @@ class Weights:
         """What users must read: terms, and what the weights are worth."""
         lines = [f"Model {self.base.name}: {self.base.licence}"]
         lines += [self.base.note] if self.base.note else []
+        if self.loras:
+            lines.append("LoRAs beside AnyPhoto weights are experimental; their terms are their own.")
         if self.adapter is None:
             return [*lines, NO_IDENTITY]
         if self.adapter.train_step == 0:
@@ -132,6 +147,7 @@ def find_weights(config: GenerateConfig) -> Weights:
         folder,
         device,
         memory.pick_dtype(config.dtype, device),
+        loras=tuple(find_style_lora(named) for named in config.lora),
     )
 
 
@@ -149,48 +165,58 @@ def open_weights(weights: Weights) -> Renderer:
     pipeline.transformer.attention = weights.config.attention
     if weights.adapter_folder is not None:
         pipeline.load_anyphoto(weights.adapter_folder)
+    load_style_loras(pipeline, weights.loras)
     if weights.config.compile:
         pipeline.transformer.compile_blocks()
     pipeline.set_progress_bar_config(disable=True)
     return Renderer(pipeline, weights)
 
 
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """One picture to be rendered."""
+
+    layout: Layout
+    faces: Sequence[PreparedFace]
+    seed: int
+
+    def goes_with(self, other: Wanted) -> bool:
+        """Whether both can be rendered in one call."""
+        return self._kind() == other._kind()
+
+    def _kind(self) -> tuple[object, ...]:
+        layout = self.layout
+        sizes = layout.width, layout.height, layout.steps, layout.guidance_scale, layout.true_cfg_scale
+        return *sizes, _has_negative(layout), bool(self.faces)
+
+
+def _has_negative(layout: Layout) -> bool:
+    return bool(layout.negative_prompt) and layout.true_cfg_scale > 1
+
+
 class Renderer:
-    """A loaded pipeline that renders one layout after another, a picture at a time."""
+    """A loaded pipeline that renders a few pictures at a time; text and canvases are encoded once a layout."""
 
     def __init__(self, pipeline: Any, weights: Weights) -> None:
         self._pipeline, self._weights = pipeline, weights
-        self._encoded: dict[str, Any] = {}
+        self._encoded: dict[int, tuple[Layout, dict[str, Any]]] = {}
         self._fitted: Any = None
 
     def calls(self, layout: Layout) -> int:
         """Denoising steps of one picture."""
         return layout.steps or self._weights.base.steps
 
-    def encode(self, layout: Layout, faces: Sequence[PreparedFace]) -> None:
-        """Text and canvases of a layout, once for all its pictures."""
-        pipeline, length = self._pipeline, self._pipeline.text_length
-        with torch.no_grad(), _one_line_out_of_memory(self._weights.mode):
-            device = pipeline._execution_device
-            embeds, pooled, _ = pipeline.encode_prompt(layout.prompt, None, device, max_sequence_length=length)
-            encoded = {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
-            if layout.negative_prompt and layout.true_cfg_scale > 1:
-                embeds, pooled, _ = pipeline.encode_prompt(
-                    layout.negative_prompt, None, device, max_sequence_length=length
-                )
-                encoded |= {"negative_prompt_embeds": embeds, "negative_pooled_prompt_embeds": pooled}
-            encoded["faces"] = pipeline.encode_faces(faces) if faces else ()
-        self._encoded = encoded
-
-    def picture(self, layout: Layout, seed: int, listener: Listener) -> Image.Image:
-        """One picture of the layout encoded last. The noise is drawn on the CPU: the same on every device."""
+    def pictures(self, wanted: Sequence[Wanted], listener: Listener) -> list[Image.Image]:
+        """Pictures that go with each other, in one call. Noise is drawn on the CPU: the same on every device."""
+        layout = wanted[0].layout
         coming = self._preview() if listener.wants_preview else None
 
         def after_step(pipeline: Any, step: int, time: Any, state: dict[str, Any]) -> dict[str, Any]:
-            listener.step()
+            for _ in wanted:
+                listener.step()
             if coming is not None:
                 latents = pipeline._unpack_latents(
-                    state["latents"], layout.height, layout.width, pipeline.vae_scale_factor
+                    state["latents"][:1], layout.height, layout.width, pipeline.vae_scale_factor
                 )
                 if (seen := coming.picture(latents[0], float(pipeline.scheduler.sigmas[step + 1]))) is not None:
                     listener.preview(seen)
@@ -198,17 +224,45 @@ class Renderer:
 
         with _one_line_out_of_memory(self._weights.mode):
             result = self._pipeline(
-                **self._encoded,
+                **self._conditions(wanted),
                 height=layout.height,
                 width=layout.width,
                 num_inference_steps=self.calls(layout),
                 guidance_scale=layout.guidance_scale,
                 true_cfg_scale=layout.true_cfg_scale,
-                generator=torch.Generator("cpu").manual_seed(seed),
+                generator=[torch.Generator("cpu").manual_seed(one.seed) for one in wanted],
                 callback_on_step_end=after_step,
+                cache_threshold=self._weights.config.cache,
             )
-        image: Image.Image = result.images[0]
-        return image
+        images: list[Image.Image] = result.images
+        return images
+
+    def _conditions(self, wanted: Sequence[Wanted]) -> dict[str, Any]:
+        """Embeddings [b, ..] and location tokens of a batch. What the last batch needed is kept, as seeds share it."""
+        kept: dict[int, tuple[Layout, dict[str, Any]]] = {}
+        for one in wanted:
+            key = id(one.layout)
+            kept[key] = self._encoded.get(key) or kept.get(key) or (one.layout, self._encode(one.layout, one.faces))
+        self._encoded = kept  # holds the layouts, so that no other takes their ids
+        parts = [kept[id(one.layout)][1] for one in wanted]
+        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "faces"}
+        return joined | {"faces": [part["faces"] for part in parts] if wanted[0].faces else ()}
+
+    def _encode(self, layout: Layout, faces: Sequence[PreparedFace]) -> dict[str, Any]:
+        """Text and canvases of a layout."""
+        pipeline, length = self._pipeline, self._pipeline.text_length
+        with torch.no_grad(), _one_line_out_of_memory(self._weights.mode):
+            device = pipeline._execution_device
+            embeds, pooled, _ = pipeline.encode_prompt(layout.prompt, None, device, max_sequence_length=length)
+            encoded = {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+            if _has_negative(layout):
+                embeds, pooled, _ = pipeline.encode_prompt(
+                    layout.negative_prompt, None, device, max_sequence_length=length
+                )
+                encoded |= {"negative_prompt_embeds": embeds, "negative_pooled_prompt_embeds": pooled}
+            if faces:
+                encoded["faces"] = pipeline.encode_faces(faces)
+        return encoded
 
     def _preview(self) -> Any:
         """A fresh one a picture; its map is fitted once."""

@@ -34,6 +34,7 @@ from transformers import (
 
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.model.adapter import AdapterCard, find_adapter, load_adapter
+from anyphoto_cli.model.first_block_cache import FirstBlockCache
 from anyphoto_cli.model.hoisted_modulation import (
     ModulationCache,
     StepModulation,
@@ -83,6 +84,7 @@ class AnyPhotoPipeline(FluxPipeline):
         self._rows = ModulationCache()
         self.hoist_modulation = True
         self.tiled_above: int | None = None
+        self.reused_steps = 0
 
     def enable_hoisting(self, device: torch.device | str) -> None:
         """Keep all weights in main memory but those at work: text encoders, or the transformer without its modulation
@@ -189,18 +191,21 @@ class AnyPhotoPipeline(FluxPipeline):
         pooled_prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         negative_pooled_prompt_embeds: Tensor | None = None,
-        faces: Sequence[PreparedFace] | LocationTokens = (),
+        faces: Sequence[PreparedFace] | LocationTokens | Sequence[LocationTokens] = (),
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         max_sequence_length: int | None = None,
+        cache_threshold: float | None = None,
     ) -> FluxPipelineOutput | tuple[Any]:
         """Render. Everything but `faces` means what it means in FluxPipeline.
 
-        faces: prepared for this width and height, or encoded already; the same people in every picture of the call.
-        max_sequence_length: T5 tokens; `text_length` when None. With true_cfg_scale > 1 and a negative
-        prompt, the negative branch sees the faces' places without their identity, as in training (15 % drop).
+        faces: prepared for this width and height, or encoded already: the same people in every picture of the call, or
+        `LocationTokens` for each. max_sequence_length: T5 tokens; `text_length` when None. cache_threshold: skip blocks
+        where little changed (`FirstBlockCache`, inexact), .05 to .15; None: never. With true_cfg_scale > 1 and a
+        negative prompt, the negative branch sees the faces' places without their identity, as in training (15 % drop).
+        Of a batch each picture has its own generator's noise, and is what it would be alone up to rounding.
         """
         height, width = height or self.default_sample_size * DOWN, width or self.default_sample_size * DOWN
         length = max_sequence_length or self.text_length
@@ -234,7 +239,7 @@ class AnyPhotoPipeline(FluxPipeline):
             if guided
             else None
         )
-        located = self._locate(faces, height, width, device, text[0].dtype)
+        located = self._locate(faces, len(text[0]), height, width, device, text[0].dtype)
         noise, img_ids = self.prepare_latents(
             len(text[0]), self.transformer.config.in_channels // 4, height, width, text[0].dtype, device, generator,
             latents,
@@ -248,15 +253,16 @@ class AnyPhotoPipeline(FluxPipeline):
 
         # The number format of t is diffusers' own: rounded as the latents are, so that no faces = FluxPipeline.
         times = [t.expand(len(noise)).to(noise.dtype) / 1000 for t in timesteps]
-        nobody = located.dropped() if located is not None else None
+        nobody = [face.dropped() for face in located]
         if self._visitors:
             self._visitors.call("transformer")
         rows = self._modulation(times, guidance, text[1], located)
         rows_negative = self._modulation(times, guidance, negative[1], nobody) if negative is not None else None
 
         def velocity(
-            i: int, text: tuple[Tensor, Tensor, Tensor], face: LocationTokens | None, rows: list[StepModulation] | None
-        ) -> Tensor:
+            i: int, text: tuple[Tensor, Tensor, Tensor], located: list[LocationTokens],
+            rows: list[StepModulation] | None, cache: FirstBlockCache | None,
+        ) -> Tensor:  # fmt: skip
             return cast(
                 Tensor,
                 self.transformer(
@@ -267,22 +273,24 @@ class AnyPhotoPipeline(FluxPipeline):
                     encoder_hidden_states=text[0],
                     txt_ids=text[2],
                     img_ids=img_ids,
-                    faces=[face] * len(noise) if face is not None else (),
+                    faces=located,
                     hoisted=rows[i] if rows else None,
+                    cache=cache,
                     return_dict=False,
                 )[0],
             )
 
+        caches = [FirstBlockCache(cache_threshold) if cache_threshold else None for _ in range(2)]
         with self.progress_bar(total=len(timesteps)) as progress:
             for i, t in enumerate(timesteps):
                 if self.interrupt:
                     continue
                 self._current_timestep = t
                 with self.transformer.cache_context("cond"):
-                    v = velocity(i, text, located, rows)
+                    v = velocity(i, text, located, rows, caches[0])
                 if negative is not None:
                     with self.transformer.cache_context("uncond"):
-                        v_negative = velocity(i, negative, nobody, rows_negative)
+                        v_negative = velocity(i, negative, nobody, rows_negative, caches[1])
                     v = v_negative + true_cfg_scale * (v - v_negative)
                 noise = self.scheduler.step(v, t, noise, return_dict=False)[0]
                 if callback_on_step_end is not None:
@@ -293,35 +301,43 @@ class AnyPhotoPipeline(FluxPipeline):
                     text = (changed.pop("prompt_embeds", text[0]), *text[1:])
                 progress.update()
         self._current_timestep = None
+        self.reused_steps = sum(cache.reused for cache in caches if cache is not None)
 
         images = noise if output_type == "latent" else self._decode(noise, height, width, output_type)
         self.maybe_free_model_hooks()
         return FluxPipelineOutput(images=images) if return_dict else (images,)
 
     def _modulation(
-        self, times: list[Tensor], guidance: Tensor | None, pooled: Tensor, face: LocationTokens | None
+        self, times: list[Tensor], guidance: Tensor | None, pooled: Tensor, faces: list[LocationTokens]
     ) -> list[StepModulation] | None:
         """The modulation rows of all steps at once; None where an offloading hook has to see each block called."""
         if not self.hoist_modulation or not can_hoist(self.transformer):
             return None
-        faces = [face] * len(pooled) if face is not None else []
         bring = self._visitors.briefly if self._visitors else left_alone
         return self._rows.of(self.transformer, times, guidance, pooled, faces, bring)
 
     def _locate(
         self,
-        faces: Sequence[PreparedFace] | LocationTokens,
+        faces: Sequence[PreparedFace] | LocationTokens | Sequence[LocationTokens],
+        batch: int,
         height: int,
         width: int,
         device: torch.device,
         dtype: torch.dtype,
-    ) -> LocationTokens | None:
+    ) -> list[LocationTokens]:
+        """One entry a picture, or none at all."""
         if isinstance(faces, LocationTokens):
-            return faces.to(device, dtype)
-        for face in faces:
+            return [faces.to(device, dtype)] * batch
+        encoded = [face for face in faces if isinstance(face, LocationTokens)]
+        if encoded:
+            if not len(encoded) == len(faces) == batch:
+                raise ValueError(f"{batch} pictures, but location tokens for {len(encoded)} of {len(faces)}")
+            return [face.to(device, dtype) for face in encoded]
+        prepared = cast(Sequence[PreparedFace], faces)
+        for face in prepared:
             if face.canvas.shape[:2] != (height, width):
                 raise ValueError(f"the canvas of {face.name} is not {width}x{height}")
-        return self.encode_faces(faces).to(device, dtype) if faces else None
+        return [self.encode_faces(prepared).to(device, dtype)] * batch if prepared else []
 
     def _timesteps(self, steps: int, sigmas: list[float] | None, tokens: int, device: torch.device) -> Tensor:
         """FLUX's schedule; its shift follows the noise tokens alone, not the location tokens beside them."""

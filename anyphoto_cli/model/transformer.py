@@ -15,6 +15,7 @@ from torch import Tensor
 
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.model.blocks import AnyPhotoSingleTransformerBlock, AnyPhotoTransformerBlock
+from anyphoto_cli.model.first_block_cache import FirstBlockCache
 from anyphoto_cli.model.hoisted_modulation import StepModulation
 from anyphoto_cli.model.identity_modulation import IdentityProjector, identity_rows
 from anyphoto_cli.model.isolated_attention import OPEN, choose_kernel
@@ -135,13 +136,15 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         joint_attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
         hoisted: StepModulation | None = None,
+        cache: FirstBlockCache | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Velocity of the noise tokens.
 
         hidden_states: [B, |X|, 64]. encoder_hidden_states: [B, |T|, 4096]. pooled_projections: [B, 768].
         timestep: [B] in 0-1, its own number format is kept. img_ids: [|X|, 3], txt_ids: [|T|, 3]. guidance: [B].
         faces: one `LocationTokens` a sample, or none. joint_attention_kwargs: only "scale", for LoRA. hoisted: what
-        `hoist_modulation` made for this very step; the modulation layers are then not touched.
+        `hoist_modulation` made for this very step; the modulation layers are then not touched. cache: of this render
+        and branch; the result is then only nearly right.
         Returns `sample` [B, |X|, 64].
         """
         if joint_attention_kwargs:
@@ -163,15 +166,32 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         image = split_lora(self.x_embedder, image, spans.located)
         text = self.context_embedder(encoder_hidden_states.flatten(0, 1))
 
+        own, before, after_first, rest = slice(0, batch * noise), image, None, None
         for block in self.transformer_blocks:
             text, image = self._run(block, image, text, next(by_block), rope, spans)
-        joint, last = torch.cat([text, image]), len(self.single_transformer_blocks) - 1
+            if cache is not None and after_first is None:
+                after_first = image[own]
+                rest = cache.rest_for(after_first - before[own])
+                if rest is not None:
+                    break
+        if rest is not None:
+            read = cast(Tensor, after_first) + rest
+        else:
+            read = self._single_blocks(torch.cat([text, image]), by_block, rope, spans)
+            if cache is not None and after_first is not None:
+                cache.keep(read - after_first)
+        sample = self.proj_out(self.norm_out(read.unflatten(0, (batch, noise)), y))
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def _single_blocks(self, joint: Tensor, by_block: Iterator[Any], rope: Any, spans: Spans) -> Tensor:
+        """The joint stream through the single blocks -> the noise tokens [B|X|, dim]."""
+        last, located = len(self.single_transformer_blocks) - 1, bool(spans.located)
         for i, block in enumerate(self.single_transformer_blocks):
             # Without faces nothing is left out, so that every number is stock FLUX's own.
-            joint = self._run(block, joint, next(by_block), rope, spans, i == last and bool(faces))
-        read = joint if faces and last >= 0 else joint[batch * spans.text : batch * (spans.text + noise)]
-        sample = self.proj_out(self.norm_out(read[: batch * noise].unflatten(0, (batch, noise)), y))
-        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+            joint = self._run(block, joint, next(by_block), rope, spans, i == last and located)
+        if located and last >= 0:
+            return joint
+        return joint[spans.batch * spans.text : spans.batch * (spans.text + spans.noise)]
 
     def _run(self, block: Any, *args: Any) -> Any:
         if torch.is_grad_enabled() and self.gradient_checkpointing:

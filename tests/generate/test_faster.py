@@ -1,0 +1,172 @@
+"""Rendering several pictures at once, first-block caching, and other people's LoRAs beside AnyPhoto weights."""
+
+import json
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.generate import render, render_again
+from anyphoto_cli.generate.png_metadata import read_record
+from anyphoto_cli.model import bases
+from anyphoto_cli.model.first_block_cache import FirstBlockCache
+from anyphoto_cli.model.pipeline import AnyPhotoPipeline
+from anyphoto_cli.model.style_lora import find_style_lora
+from tests.conftest import small_layout
+from tests.generate.test_generate import Heard, adapter, pixels, toy  # noqa: F401
+
+DENOISE = {"height": 64, "width": 64, "num_inference_steps": 4, "output_type": "np", "max_sequence_length": 32}
+
+
+def opened(cls=AnyPhotoPipeline):
+    pipeline = cls.from_pretrained(str(bases.base_folder(bases.TINY_RANDOM)))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def picture(pipeline, **more):
+    return pipeline("two friends", generator=torch.Generator().manual_seed(0), **DENOISE | more).images[0]
+
+
+def test_a_batch_over_seeds_and_layouts_is_the_single_pictures(adapter, tmp_path):  # noqa: F811
+    """Layouts of other people and prompts go into one call; another size, or no people at all, does not."""
+    first = small_layout(tmp_path)
+    value = json.loads(first.read_text())
+    alone = value | {"faces": [value["faces"][1] | {"bbox": [10, 20, 100, 118]}], "prompt": "one man, and rain"}
+    for name, layout in (
+        ("alone", alone), ("nobody", value | {"faces": []}), ("wide", value | {"width": 160}),
+        ("guided", value | {"negative_prompt": "snow", "true_cfg_scale": 2.0}),
+    ):  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(layout))
+    files = [first, *(tmp_path / f"{n}.json" for n in ("alone", "wide", "nobody", "guided"))]
+    kept, sizes = AnyPhotoPipeline.__call__, []
+
+    def counted(self, *given, **more):
+        sizes.append(len(more["prompt_embeds"]))
+        return kept(self, *given, **more)
+
+    heard = Heard()
+    options = {"adapter": str(adapter), "num_images": 3}
+    single = render(files, tmp_path / "single", toy(**options))
+    with mock.patch.object(AnyPhotoPipeline, "__call__", counted):
+        batched = render(files, tmp_path / "batched", toy(**options, batch=4), listener=heard)
+    assert sizes == [4, 2, 3, 3, 3] and heard.steps == 2 * 15
+    for one, other in zip(single.pictures, batched.pictures, strict=True):
+        a, b = pixels(one.path).astype(int), pixels(other.path).astype(int)
+        assert one.path.name == other.path.name and np.abs(a - b).max() <= 1
+    again = render(files, tmp_path / "batched", toy(**options, batch=2))  # resumed with another batch
+    assert all(picture.skipped for picture in again.pictures)
+
+
+def test_first_block_cache_reuses_where_little_changes_and_is_exact_at_nothing():
+    pipeline = opened()
+    exact = picture(pipeline, num_inference_steps=8)
+    assert np.array_equal(picture(pipeline, num_inference_steps=8, cache_threshold=1e-9), exact)
+    assert pipeline.reused_steps == 0
+    loose = picture(pipeline, num_inference_steps=8, cache_threshold=1.0)
+    assert pipeline.reused_steps == 7 and 0 < np.abs(loose - exact).mean() < 0.5
+    assert np.array_equal(picture(pipeline, num_inference_steps=8), exact)  # nothing is left of it
+
+
+def test_the_cache_compares_with_the_last_step_that_was_computed():
+    cache, ones = FirstBlockCache(0.1), torch.ones(2, 3)
+    assert cache.rest_for(ones) is None
+    cache.keep(ones * 7)
+    assert torch.equal(cache.rest_for(ones * 1.06), ones * 7)
+    assert cache.rest_for(ones * 1.12) is None  # 6 % from the last step, 12 % from the one the rest is of
+    cache.keep(ones * 8)
+    assert torch.equal(cache.rest_for(ones * 1.2), ones * 8) and (cache.asked, cache.reused) == (4, 2)
+
+
+@pytest.fixture
+def style(tmp_path):
+    """A LoRA as diffusers' own scripts leave it."""
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    transformer = opened(FluxPipeline).transformer
+    targets = r".*(attn\.to_[qkv]|proj_mlp|norm1\.linear)"
+    torch.manual_seed(4)
+    transformer.add_adapter(LoraConfig(r=3, lora_alpha=6, target_modules=targets, init_lora_weights=False), "any")
+    folder = tmp_path / "style"
+    FluxPipeline.save_lora_weights(folder, get_peft_model_state_dict(transformer, adapter_name="any"))
+    return folder
+
+
+def test_without_faces_a_lora_does_what_it_does_in_flux_pipeline(style, tmp_path):
+    stock = opened(FluxPipeline)
+    stock.load_lora_weights(style, adapter_name="a")
+    stock.set_adapters(["a"], [0.7])
+    file = small_layout(tmp_path, "nobody.json", faces=[])
+    made = render([file], tmp_path / "out", toy(lora=(f"{style}@0.7",))).pictures[0].path
+    expected = stock(
+        "two friends", generator=torch.Generator().manual_seed(0), height=128, width=128, num_inference_steps=2,
+        guidance_scale=3.5, max_sequence_length=stock.tokenizer_2.model_max_length,
+    ).images[0]  # fmt: skip
+    assert np.array_equal(pixels(made), np.asarray(expected))
+    plain = render([file], tmp_path / "plain", toy()).pictures[0].path
+    assert not np.array_equal(pixels(plain), pixels(made))
+
+
+def test_beside_an_adapter_it_is_recorded_and_rendered_again(style, adapter, layout_file, tmp_path):  # noqa: F811
+    heard = Heard()
+    config = toy(adapter=str(adapter), lora=(str(style),))
+    [made] = render([layout_file], tmp_path / "out", config, listener=heard).pictures
+    assert any("experimental" in notice for notice in heard.notices)
+    [lora] = read_record(made.path)["loras"]
+    assert lora["scale"] == 1 and len(lora["sha256"]) == 64
+    again, same = render_again(made.path)
+    assert same and again.path.name == f"{made.path.stem}_again.png"
+    with pytest.raises(InputError, match="exists and was made from something else"):
+        render([layout_file], tmp_path / "out", toy(adapter=str(adapter)))
+    [without] = render([layout_file], tmp_path / "without", toy(adapter=str(adapter))).pictures
+    [nothing] = render([layout_file], tmp_path / "nothing", toy(adapter=str(adapter), lora=(f"{style}@0",))).pictures
+    assert np.array_equal(pixels(nothing.path), pixels(without.path))
+    assert not np.array_equal(pixels(made.path), pixels(without.path))
+    (style / "pytorch_lora_weights.safetensors").rename(style / "b.safetensors")
+    changed = bytearray((style / "b.safetensors").read_bytes())
+    changed[-1] ^= 1
+    (style / "b.safetensors").write_bytes(changed)
+    with pytest.raises(InputError, match="was made with other LoRAs"):
+        render_again(made.path, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("nowhere.safetensors", "nowhere.safetensors: --lora: no such file"),
+        ("{style}@much", "'much' is no scale"),
+        ("{style}@11", "11 is no scale"),
+        ("{tmp}/pickled.bin", "is no .safetensors"),
+        ("{tmp}/two", "holds 2 .safetensors"),
+        ("{tmp}/empty", "holds no .safetensors"),
+    ],
+)
+def test_what_is_no_lora_is_refused(named, told, style, tmp_path):
+    (tmp_path / "pickled.bin").write_bytes(b"x")
+    for folder, files in (("two", ("a", "b")), ("empty", ())):
+        (tmp_path / folder).mkdir()
+        for file in files:
+            (tmp_path / folder / f"{file}.safetensors").write_bytes(b"x")
+    with pytest.raises(InputError) as error:
+        find_style_lora(named.format(style=style, tmp=tmp_path))
+    assert told in str(error.value)
+
+
+def test_a_lora_of_another_model_is_named(tmp_path, layout_file, run):
+    from safetensors.torch import save_file
+
+    for name, key in (("other", "transformer.transformer_blocks.0.attn.to_q"), ("alien", "unet.down.0.attn.to_q")):
+        save_file(
+            {f"{key}.lora_A.weight": torch.ones(2, 999), f"{key}.lora_B.weight": torch.ones(7, 2)},
+            tmp_path / f"{name}.safetensors",
+        )
+        code, _, err = run(
+            "generate", layout_file, "-o", tmp_path / "out", "--model", "tiny-random", "--lora",
+            tmp_path / f"{name}.safetensors",
+        )  # fmt: skip
+        assert code == 2 and f"{name}.safetensors: --lora: " in err.replace("\n", " ") and "Traceback" not in err
+    assert not list((tmp_path / "out").glob("*.png"))

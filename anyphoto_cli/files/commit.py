@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,24 +20,21 @@ def committed(path: Path) -> Iterator[BinaryIO]:
 
     Raises EnvironmentFault with the path when the disk is full, read-only or gone.
     """
+    # Named before it is made: a signal may arrive right after the making, and must find what to remove.
+    made = path.parent / f".{path.name[:40]}.{secrets.token_hex(6)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
-    except OSError as error:
-        raise EnvironmentFault(f"cannot write here ({error.strerror})", file=path) from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+        with made.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(path)
+        made.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         raise EnvironmentFault(f"cannot write here ({error.strerror})", file=path) from error
     finally:
-        with suppress(FileNotFoundError):
-            Path(name).unlink()
+        with suppress(OSError):
+            made.unlink()
 
 
 def sweep(folder: Path) -> None:
@@ -47,12 +44,6 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(left)
         else:
             left.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Whole or not at all."""
 
+from pathlib import Path
+
 import pytest
 
 from anyphoto_cli.errors import EnvironmentFault
@@ -39,3 +41,17 @@ def test_a_sweep_takes_what_killed_writers_left_and_nothing_else(tmp_path):
     (tmp_path / "deep" / "kept.tmp").write_bytes(b"whole")
     sweep(tmp_path)
     assert [p.name for p in sorted(tmp_path.rglob("*"))] == ["deep", "kept.tmp"]
+
+
+def test_a_signal_right_after_the_making_leaves_nothing(tmp_path, monkeypatch):
+    """The handler runs as soon as the call that made the file is back, before anybody holds it."""
+    kept = Path.open
+
+    def made_and_interrupted(self, *given):
+        kept(self, *given).close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "open", made_and_interrupted)
+    with pytest.raises(KeyboardInterrupt), committed(tmp_path / "x.png"):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -16,7 +16,8 @@ SETTINGS = (
     "data.workers=0", "train_batch_size=8", "loss.face_weight=0.5", "data.replacement_max=0.9", "lr_scheduler=cosine",
 )  # fmt: skip
 """References here are always other photos than the target: training is asked the same question most of the time."""
-RUN = "run"
+RUN, BEGUN = "run", "begun"
+"""Below .mini/adapter. begun: an adapter to go on from, of an earlier base perhaps, where there is one."""
 
 
 def train_adapter(folder: Path, device: str = "cpu", processes: int = 0) -> None:
@@ -32,8 +33,9 @@ def train_adapter(folder: Path, device: str = "cpu", processes: int = 0) -> None
     do("preprocess", "world/photos.jsonl", "--refs", "world/refs", "-o", "data", "--config", "world/preprocess.yaml")
     do("train", "init", "--model", "mini", "--shards", "data", "-o", "run.yaml", "--output-dir", RUN, "--overwrite")
     ranks = 1 if device != "cpu" else processes or len(os.sched_getaffinity(0))
+    settings = [*SETTINGS, *([f"adapter={BEGUN}"] if (out / BEGUN).is_dir() else [])]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    do("train", "run.yaml", f"max_train_steps={steps}", f"device={device}", *SETTINGS, launcher=launcher)
+    do("train", "run.yaml", f"max_train_steps={steps}", f"device={device}", *settings, launcher=launcher)
 
 
 def export_adapter(folder: Path, out: Path) -> None:

@@ -33,21 +33,60 @@ def split_lora(layer: nn.Module, x: Tensor, tail: int) -> Tensor:
         return cast(Tensor, layer(x))
     if layer.merged:
         raise ValueError("an AnyPhoto model cannot run with merged LoRA weights: they would act on every token")
+    adapted = not layer.disable_adapters and ADAPTER in layer.lora_A and tail > 0
+    if adapted and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        x, own = _Tail.apply(x, tail)
+    else:
+        own = x[-tail:]
     out = cast(Tensor, layer.base_layer(x))
     if layer.disable_adapters:
         return out
     for name in layer.active_adapters:
         if name != ADAPTER and name in layer.lora_A:
             out = out + _delta(layer, name, x)
-    if not tail or ADAPTER not in layer.lora_A:
+    if not adapted:
         return out
-    # A slice would keep all of x alive for the backward pass; the adapter needs only its own rows.
-    own = x[-tail:].clone() if torch.is_grad_enabled() else x[-tail:]
     delta = _delta(layer, ADAPTER, own)
-    if torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
+        out[-tail:] += delta
+        return out
+    if torch.compiler.is_compiling():  # the compiler plans memory itself
         return torch.cat([out[:-tail], out[-tail:] + delta])
-    out[-tail:] += delta
-    return out
+    return cast(Tensor, _AddToTail.apply(out, delta))
+
+
+class _Tail(torch.autograd.Function):
+    """x -> (x, a copy of its last rows): what the adapter needs without keeping all of x alive, and a backward pass
+    that adds the adapter's gradient where it belongs instead of a whole tensor of zeros around it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tail: int) -> tuple[Tensor, Tensor]:
+        ctx.tail = tail
+        return x.view_as(x), x[-tail:].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        whole, own = grads
+        # In place: the only one who gets this gradient from the base layer is this function.
+        whole[-ctx.tail :] += own
+        return whole, None
+
+
+class _AddToTail(torch.autograd.Function):
+    """out + delta in its last rows, in place; both gradients are views. A linear layer never reads its output again."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, delta: Tensor) -> Tensor:
+        ctx.tail = len(delta)
+        out[-ctx.tail :] += delta
+        ctx.mark_dirty(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        [grad] = grads
+        return grad, grad[-ctx.tail :]
 
 
 def _delta(layer: LoraLayer, name: str, x: Tensor) -> Tensor:

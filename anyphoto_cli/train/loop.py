@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,12 +176,14 @@ def _steps(run: _Run, examples: Iterator[list[Example]], first: int, stop: Calla
     meter = Meter(config, ranks, run.models.transformer, run.models.parts.device)
     for step in range(first, config.max_train_steps):
         loss = _gradients(run, examples, step, meter)
-        ranks.average_gradients(parameters)
-        norm = run.optimiser.clip()
+        with meter.sections.of("update"):
+            ranks.average_gradients(parameters)
+            norm = run.optimiser.clip()
         if ranks.any(not (math.isfinite(loss) and math.isfinite(norm))):
             remedy = "Nothing was updated; the last checkpoint is whole. Lower learning_rate, or look at the data"
             raise EnvironmentFault(f"the loss of step {step + 1} is not finite", file=run.folder, remedy=remedy)
-        rate = run.optimiser.step(step)
+        with meter.sections.of("update"):
+            rate = run.optimiser.step(step)
         over, last = ranks.any(stop()), step + 1 == config.max_train_steps
         if (step + 1) % config.logging_steps == 0 or last:
             line = meter.line(step + 1, norm, rate)
@@ -212,14 +213,15 @@ def _gradients(run: _Run, examples: Iterator[list[Example]], step: int, meter: M
     config, total = run.config, 0.0
     for micro in range(config.gradient_accumulation_steps):
         number = step * config.gradient_accumulation_steps + micro
-        began = time.monotonic()
-        batch = next(examples)
-        waited = time.monotonic() - began
+        with meter.sections.of("data"):
+            batch = next(examples)
         terms = objective(
-            batch, run.models.parts, config.loss, config.method, seed=config.seed, step=number, rank=run.ranks.rank
-        )
-        (terms.loss / config.gradient_accumulation_steps).backward()
-        meter.add(terms, batch, waited)
+            batch, run.models.parts, config.loss, config.method, seed=config.seed, step=number, rank=run.ranks.rank,
+            sections=meter.sections,
+        )  # fmt: skip
+        with meter.sections.of("backward"):
+            (terms.loss / config.gradient_accumulation_steps).backward()
+        meter.add(terms, batch)
         total += float(terms.loss.detach()) / config.gradient_accumulation_steps
     return total
 

@@ -15,6 +15,7 @@ from anyphoto_cli.train.examples import Example
 from anyphoto_cli.train.flops import memory_gb, peak_flops, step_flops
 from anyphoto_cli.train.objective import Terms
 from anyphoto_cli.train.replacement import replacement_probability
+from anyphoto_cli.train.sections import Sections
 
 
 class Meter:
@@ -24,23 +25,27 @@ class Meter:
         self._config, self._ranks, self._transformer, self._device = config, ranks, transformer, device
         self._sums: dict[str, float] = {}
         self._began = time.monotonic()
+        self.sections = Sections(device)
 
-    def add(self, terms: Terms, examples: Sequence[Example], waited: float) -> None:
-        """One micro-step of this rank. waited: seconds until its examples were there."""
+    def add(self, terms: Terms, examples: Sequence[Example]) -> None:
+        """One micro-step of this rank."""
         noise = (self._config.data.resolution // 16) ** 2
         faces = [example.masks.reshape(len(example.masks), -1).sum(1).tolist() for example in examples]
         text = self._config.method.t5_length
         told = {
             "micro": 1.0, "samples": float(len(examples)), "flow": terms.flow, "face": terms.face,
             "asked": float(terms.with_faces), "valid": float(terms.valid), "cosines": terms.cosines,
-            "time": terms.time, "waited": waited,
+            "time": terms.time,
             "flops": sum(step_flops(self._transformer, noise, text, counts) for counts in faces),
         }  # fmt: skip
         for key, value in told.items():
             self._sums[key] = self._sums.get(key, 0.0) + value
 
     def line(self, step: int, norm: float, rate: float) -> dict[str, float]:
-        """Of all ranks; the sums begin anew. step: done so far. `data_wait`: share of the time. `mfu` on known GPUs."""
+        """Of all ranks; the sums begin anew. step: done so far. `data_wait`: share of the time. `mfu` on known GPUs.
+        `s_<section>`: seconds of an optimiser step, in the mean of all ranks.
+        """
+        self._sums |= {f"s_{name}": seconds for name, seconds in self.sections.take().items()}
         keys = list(self._sums)
         total = dict(zip(keys, self._ranks.sum([self._sums[key] for key in keys]), strict=True))
         seconds = max(time.monotonic() - self._began, 1e-9)
@@ -52,8 +57,10 @@ class Meter:
             "step": step, "loss": flow + self._config.loss.face_weight * face, "flow": flow, "face": face,
             "faces": valid, "cosine": total["cosines"] / valid if valid else 0.0, "t": total["time"] / total["micro"],
             "norm": norm, "lr": rate, "p": p, "samples_per_s": total["samples"] / seconds,
-            "data_wait": total["waited"] / self._ranks.world / seconds, "memory_gb": memory_gb(self._device),
+            "data_wait": total["s_data"] / self._ranks.world / seconds, "memory_gb": memory_gb(self._device),
         }  # fmt: skip
+        steps = total["micro"] / self._config.gradient_accumulation_steps  # of all ranks together
+        told |= {key: value / steps for key, value in total.items() if key.startswith("s_")}
         if peak := peak_flops(self._device):
             told["mfu"] = total["flops"] / seconds / (peak * self._ranks.world)
         return told

@@ -15,6 +15,7 @@ from anyphoto_cli.model.vae import encode, posterior, to_pixels
 from anyphoto_cli.train.examples import Example
 from anyphoto_cli.train.face_loss import FaceTarget, face_loss
 from anyphoto_cli.train.flow_matching import TimeRule, clean_estimate, draw_noise, draw_times, flow_loss, interpolate
+from anyphoto_cli.train.sections import Sections
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,31 +54,35 @@ class Terms:
 
 
 def objective(
-    examples: Sequence[Example], parts: Parts, loss: LossConfig, method: Any, *, seed: int, step: int, rank: int
-) -> Terms:
+    examples: Sequence[Example], parts: Parts, loss: LossConfig, method: Any, *, seed: int, step: int, rank: int,
+    sections: Sections | None = None,
+) -> Terms:  # fmt: skip
     """L = L_CFM + lambda L_id on one batch. step: of the micro-steps, counted over the run. Source: Eq. 25.
 
-    Noise, times and the posterior's sample follow from (seed, step, rank).
+    Noise, times and the posterior's sample follow from (seed, step, rank). sections: to time by.
     """
+    sections = sections or Sections(parts.device)
     rule = TimeRule(loss.time_mean, loss.time_std, loss.face_t_max if loss.face_weight else 0.0)
-    with torch.no_grad():
+    with torch.no_grad(), sections.of("encode"):
         clean = _latents(examples, parts, seed, step, rank)
-        faces = [location_tokens(example, parts, method) for example in examples]
+        faces = location_tokens(examples, parts, method)
         states, pooled = parts.encode_text([example.caption for example in examples])
     times = draw_times(len(examples), rule, seed, step, rank)
     t = times.t.to(parts.device)
     noise = draw_noise(tuple(clean.shape), seed, step, rank).to(parts.device)
     noisy = interpolate(clean, noise, t)
-    said = unpack(_velocity(pack(noisy), t, states, pooled, faces, parts, clean.shape), *_grid(clean)).float()
+    with sections.of("transformer"):
+        said = unpack(_velocity(pack(noisy), t, states, pooled, faces, parts, clean.shape), *_grid(clean)).float()
     flow = flow_loss(said, clean, noise)
     total, told, valid, cosines = flow, 0.0, 0, 0.0
     if times.with_faces and loss.face_weight and parts.recogniser is not None:
         margin = loss.face_margin if loss.face_decode == "crop" else None
         targets = [_targets(example, loss.face_target) for example in examples]
-        found = face_loss(
-            clean_estimate(noisy, said, t), targets, parts.face_vae or parts.vae, parts.recogniser, margin=margin,
-            recompute=parts.recompute,
-        )  # fmt: skip
+        with sections.of("faces"):
+            found = face_loss(
+                clean_estimate(noisy, said, t), targets, parts.face_vae or parts.vae, parts.recogniser, margin=margin,
+                recompute=parts.recompute,
+            )  # fmt: skip
         total = flow + loss.face_weight * found.loss
         told, valid, cosines = float(found.loss.detach()), found.valid, float(found.cosines.sum())
     return Terms(total, float(flow.detach()), told, valid, cosines, times.with_faces, float(times.t.mean()))
@@ -94,12 +99,19 @@ def _latents(examples: Sequence[Example], parts: Parts, seed: int, step: int, ra
     return scaled
 
 
-def location_tokens(example: Example, parts: Parts, method: Any) -> LocationTokens:
-    """E_i of one example; zeros where its identity is dropped, or never shown. Source: Eq. 13; paper 4.1."""
-    latents = encode(parts.vae, to_pixels(list(example.canvases)).to(parts.device), method.latent)
-    masks, embeddings = torch.from_numpy(example.masks), torch.from_numpy(example.embeddings)
-    tokens = prune(latents, masks, embeddings, method.rope_index).to(parts.device, parts.dtype)
-    return tokens.dropped() if example.dropped or not method.identity else tokens
+def location_tokens(examples: Sequence[Example], parts: Parts, method: Any) -> list[LocationTokens]:
+    """E_i of each example, their canvases encoded together; zeros where an identity is dropped, or never shown.
+
+    Source: Eq. 13; paper 4.1.
+    """
+    canvases = [canvas for example in examples for canvas in example.canvases]
+    latents = encode(parts.vae, to_pixels(canvases).to(parts.device), method.latent)
+    found = []
+    for example, own in zip(examples, latents.split([len(e.canvases) for e in examples]), strict=True):
+        masks, embeddings = torch.from_numpy(example.masks), torch.from_numpy(example.embeddings)
+        tokens = prune(own, masks, embeddings, method.rope_index).to(parts.device, parts.dtype)
+        found.append(tokens.dropped() if example.dropped or not method.identity else tokens)
+    return found
 
 
 def _velocity(

@@ -13,55 +13,56 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from torch import Tensor
 
-from anyphoto_cli.model.identity_modulation import modulation_rows, over_image, over_joint, over_text
+from anyphoto_cli.model.identity_modulation import Rows, gated, modulate, modulation_rows
 from anyphoto_cli.model.isolated_attention import isolated_attention, noise_attention
 from anyphoto_cli.model.location_lora import split_lora
-from anyphoto_cli.model.token_pruning import Spans
+from anyphoto_cli.model.token_pruning import IMAGE, JOINT, NOISE, TEXT, Spans
 
 Rope = tuple[Tensor, Tensor]
-Modulation = tuple[Tensor, ...]
+Modulation = tuple[Rows, ...]
 """What a block's modulation layers give for one step."""
 
 
 class AnyPhotoTransformerBlock(FluxTransformerBlock):
     """Double block: text and image streams with weights of their own, one attention."""
 
-    def modulation(self, rows: Tensor, batch: int, identities: int) -> Modulation:
-        """Eq. 18 for rows [B + ΣN, dim] of Eq. 17: ([B + ΣN, 6 dim] of the image stream, [B, 6 dim] of the text)."""
-        image = modulation_rows(self.norm1.linear, rows, identities)
-        return image, modulation_rows(self.norm1_context.linear, rows[:batch], 0)
+    def modulation(self, rows: Rows) -> Modulation:
+        """Eq. 18 for the rows of Eq. 17: six of the image stream, and six of the text, in one each."""
+        text = Rows(rows.y, rows.own[:0])
+        return modulation_rows(self.norm1.linear, rows), modulation_rows(self.norm1_context.linear, text)
 
     def forward(
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
-        temb: Tensor | Modulation,
+        temb: Rows | Modulation,
         image_rotary_emb: Rope,
         spans: Spans,
     ) -> tuple[Tensor, Tensor]:
         """One block.
 
-        hidden_states: [B|X| + ΣL, dim]. encoder_hidden_states: [B|T|, dim]. temb: [B + ΣN, dim] rows of Eq. 17, or what
-        `modulation` made of them. image_rotary_emb: cos and sin, [S, head_dim] over the joint stream. Returns (text,
+        hidden_states: [B|X| + ΣL, dim]. encoder_hidden_states: [B|T|, dim]. temb: rows of Eq. 17, or what `modulation`
+        made of them. image_rotary_emb: cos and sin, [S, head_dim] over the joint stream. Returns (text,
         image), as diffusers does.
         """
         image, text = hidden_states, encoder_hidden_states
-        by_image, by_text = self.modulation(temb, spans.batch, spans.identities) if isinstance(temb, Tensor) else temb
-        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (over_image(r, spans) for r in by_image.chunk(6, -1))
-        c_shift, c_scale, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp = (
-            over_text(row, spans) for row in by_text.chunk(6, -1)
-        )
+        by_image, by_text = self.modulation(temb) if isinstance(temb, Rows) else temb
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = by_image.parts(6)
+        c_shift, c_scale, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp = by_text.parts(6)
+        of_image, of_text = (spans, IMAGE), (spans, TEXT)
 
         image_out, text_out = self._attend(
-            self.norm1.norm(image) * (1 + scale) + shift,
-            self.norm1_context.norm(text) * (1 + c_scale) + c_shift,
+            modulate(self.norm1.norm(image), scale, shift, *of_image),
+            modulate(self.norm1_context.norm(text), c_scale, c_shift, *of_text),
             image_rotary_emb,
             spans,
         )
-        image = image + gate * image_out
-        image = image + gate_mlp * self._feed_forward(self.norm2(image) * (1 + scale_mlp) + shift_mlp, spans.located)
-        text = text + c_gate * text_out
-        text = text + c_gate_mlp * self.ff_context(self.norm2_context(text) * (1 + c_scale_mlp) + c_shift_mlp)
+        image = gated(image, gate, image_out, *of_image)
+        image_mlp = modulate(self.norm2(image), scale_mlp, shift_mlp, *of_image)
+        image = gated(image, gate_mlp, self._feed_forward(image_mlp, spans.located), *of_image)
+        text = gated(text, c_gate, text_out, *of_text)
+        text_mlp = modulate(self.norm2_context(text), c_scale_mlp, c_shift_mlp, *of_text)
+        text = gated(text, c_gate_mlp, self.ff_context(text_mlp), *of_text)
         return _within_half(text), image
 
     def _attend(self, image: Tensor, text: Tensor, rope: Rope, spans: Spans) -> tuple[Tensor, Tensor]:
@@ -84,14 +85,14 @@ class AnyPhotoTransformerBlock(FluxTransformerBlock):
 class AnyPhotoSingleTransformerBlock(FluxSingleTransformerBlock):
     """Single block: one joint stream, attention and MLP side by side."""
 
-    def modulation(self, rows: Tensor, batch: int, identities: int) -> Modulation:
-        """Eq. 18 for rows [B + ΣN, dim] of Eq. 17: ([B + ΣN, 3 dim],)."""
-        return (modulation_rows(self.norm.linear, rows, identities),)
+    def modulation(self, rows: Rows) -> Modulation:
+        """Eq. 18 for the rows of Eq. 17: three in one."""
+        return (modulation_rows(self.norm.linear, rows),)
 
     def forward(
         self,
         hidden_states: Tensor,
-        temb: Tensor | Modulation,
+        temb: Rows | Modulation,
         image_rotary_emb: Rope,
         spans: Spans,
         noise_only: bool = False,
@@ -102,22 +103,22 @@ class AnyPhotoSingleTransformerBlock(FluxSingleTransformerBlock):
         the last block, of which only noise tokens are read: text and location give keys and values alone, and
         [B|X|, dim] comes back. The same numbers for less work.
         """
-        [rows] = self.modulation(temb, spans.batch, spans.identities) if isinstance(temb, Tensor) else temb
-        shift, scale, gate = (over_joint(row, spans) for row in rows.chunk(3, -1))
-        normed = self.norm.norm(hidden_states) * (1 + scale) + shift
+        [rows] = self.modulation(temb) if isinstance(temb, Rows) else temb
+        shift, scale, gate = rows.parts(3)
+        normed = modulate(self.norm.norm(hidden_states), scale, shift, spans, JOINT)
         k = self._project(self.attn.to_k, normed, spans.located, self.attn.norm_k, image_rotary_emb)
         v = _heads(split_lora(self.attn.to_v, normed, spans.located), self.attn)
 
-        tail = spans.located
+        tail, asked = spans.located, JOINT
         if noise_only:
             noise = slice(spans.batch * spans.text, spans.batch * (spans.text + spans.noise))
-            hidden_states, normed, gate, tail = hidden_states[noise], normed[noise], gate[noise], 0
+            hidden_states, normed, tail, asked = hidden_states[noise], normed[noise], 0, NOISE
             image_rotary_emb = (image_rotary_emb[0][noise], image_rotary_emb[1][noise])
         q = self._project(self.attn.to_q, normed, tail, self.attn.norm_q, image_rotary_emb)
         attended = (noise_attention if noise_only else isolated_attention)(q, k, v, spans).flatten(1).to(q.dtype)
         mlp = self.act_mlp(split_lora(self.proj_mlp, normed, tail))
         out = split_lora(self.proj_out, torch.cat([attended, mlp], -1), tail)
-        return _within_half(hidden_states + gate * out)
+        return _within_half(gated(hidden_states, gate, out, spans, asked))
 
     def _project(self, layer: Any, x: Tensor, tail: int, norm: Any, rope: Rope) -> Tensor:
         return _rotate(norm(_heads(split_lora(layer, x, tail), self.attn)), rope)

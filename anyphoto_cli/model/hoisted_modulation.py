@@ -17,6 +17,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from anyphoto_cli.model.identity_modulation import Rows
 from anyphoto_cli.model.token_pruning import LocationTokens
 
 Bring = Callable[[Sequence[nn.Module]], AbstractContextManager[Any]]
@@ -27,7 +28,7 @@ class StepModulation:
     """One step. y: [B, dim], for the last norm. blocks: what each block's `modulation` gives, double blocks first."""
 
     y: Tensor
-    blocks: tuple[tuple[Tensor, ...], ...]
+    blocks: tuple[tuple[Rows, ...], ...]
 
 
 def left_alone(modules: Sequence[nn.Module]) -> AbstractContextManager[Any]:
@@ -50,13 +51,12 @@ def hoist_modulation(
     bfloat16, 290 MB for 28 steps of 4 people.
     """
     inputs = [transformer.modulation_inputs(t, guidance, pooled, faces, pooled.dtype) for t in timesteps]
-    identities = sum(len(face.lengths) for face in faces)
-    steps: list[list[tuple[Tensor, ...]]] = [[] for _ in inputs]
+    steps: list[list[tuple[Rows, ...]]] = [[] for _ in inputs]
     for block in blocks_of(transformer):
         with bring(modulation_layers(block)):
-            for step, (_, rows) in zip(steps, inputs, strict=True):
-                step.append(block.modulation(rows, len(pooled), identities))
-    return [StepModulation(y, tuple(step)) for (y, _), step in zip(inputs, steps, strict=True)]
+            for step, rows in zip(steps, inputs, strict=True):
+                step.append(block.modulation(rows))
+    return [StepModulation(rows.y, tuple(step)) for rows, step in zip(inputs, steps, strict=True)]
 
 
 def blocks_of(transformer: Any) -> list[Any]:
@@ -72,11 +72,11 @@ def modulation_layers(block: Any) -> list[nn.Module]:
 
 def can_hoist(transformer: Any) -> bool:
     """Whether modulation layers can be called outside their blocks: not where group offloading brings weights in the
-    order of a whole forward pass, or another hook waits for the block itself.
+    order of a whole forward pass, nor where a hook, or FSDP, waits for the block itself to be called.
     """
     for block in blocks_of(transformer):
         parts = [block, *(part for layer in modulation_layers(block) for part in layer.modules())]
-        if hasattr(block, "_hf_hook") or any(map(_is_offloaded_in_groups, parts)):
+        if hasattr(block, "_hf_hook") or hasattr(block, "unshard") or any(map(_is_offloaded_in_groups, parts)):
             return False
     return True
 

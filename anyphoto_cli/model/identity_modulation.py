@@ -1,13 +1,13 @@
 """Identity-adaptive modulation: each identity's tokens have a modulation of their own. Paper 3.3, Eq. 15-18; A.1.
 
-Rows, not tokens: y and y + Δ_1 .. y + Δ_N go through each modulation layer once, and what comes out is spread over the
-tokens it belongs to.
+Rows, not tokens: y and y + Δ_1 .. y + Δ_N go through each modulation layer once, and what comes out is broadcast over
+the tokens it belongs to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,24 +34,87 @@ class IdentityProjector(nn.Module):
         return cast(Tensor, self.fc2(F.gelu(self.fc1(embeddings.to(self.fc1.weight.dtype)))))
 
 
-def identity_rows(y: Tensor, y_identity: Tensor, delta: Tensor | None, counts: Sequence[int]) -> Tensor:
-    """[y_1 .. y_B | y'_1,1 .. y'_B,N], y' = y + Δ. Source: Eq. 17.
+class Rows(NamedTuple):
+    """What modulation is made from. y: [B, d] of the noise and text tokens. own: [ΣN, d] of the identities."""
+
+    y: Tensor
+    own: Tensor
+
+    def parts(self, count: int) -> list[Rows]:
+        """[.., count * d] -> `count` x [.., d]."""
+        return [Rows(y, own) for y, own in zip(self.y.chunk(count, -1), self.own.chunk(count, -1), strict=True)]
+
+
+def identity_rows(y: Tensor, y_identity: Tensor, delta: Tensor | None, counts: Sequence[int]) -> Rows:
+    """y' = y + Δ. Source: Eq. 17.
 
     y: [B, dim] of the noise tokens. y_identity: [B, dim], the same unless identity_time is "zero". delta: [ΣN, dim],
-    None for an untrained model. counts: identities of each sample. Returns [B + ΣN, dim].
+    None for an untrained model. counts: identities of each sample.
     """
     if not sum(counts):
-        return y
+        return Rows(y, y[:0])
     own = spread(y_identity, counts)
-    return torch.cat([y, own if delta is None else own + delta.to(own.dtype)])
+    return Rows(y, own if delta is None else own + delta.to(own.dtype))
 
 
-def modulation_rows(linear: nn.Module, rows: Tensor, identities: int) -> Tensor:
+def modulation_rows(linear: nn.Module, rows: Rows) -> Rows:
     """γ, β, α .. = Mod(y'): the modulation layer once per row, LoRA on the identity rows alone. Source: Eq. 18.
 
-    linear: `norm.linear` of a block, [dim -> chunks * dim]. rows: [B + ΣN, dim]. Returns [B + ΣN, chunks * dim].
+    linear: `norm.linear` of a block, [dim -> chunks * dim]. Returns rows of chunks * dim.
     """
-    return split_lora(linear, F.silu(rows), tail=identities)
+    batch, identities = len(rows.y), len(rows.own)
+    out = split_lora(linear, F.silu(torch.cat(rows) if identities else rows.y), tail=identities)
+    y, own = out.split([batch, identities])
+    # Rows do not mix: where y is a constant, so is what a frozen layer makes of it. Said here, since it is one product
+    # with rows that are not: else every noise token would be kept for a gradient that nobody wants.
+    return Rows(y if rows.y.requires_grad else y.detach(), own)
+
+
+def modulate(x: Tensor, scale: Rows, shift: Rows, spans: Spans, stream: str) -> Tensor:
+    """x (1 + γ) + β, each token with its row's. Source: Eq. 10.
+
+    x: [S, d] of a stream, a norm's fresh output, which is overwritten where no gradient is asked for.
+    """
+    return _apply(x, (scale, shift), _modulate, _modulate_, spans, stream)
+
+
+def gated(residual: Tensor, gate: Rows, x: Tensor, spans: Spans, stream: str) -> Tensor:
+    """residual + α x, each token with its row's. Source: Eq. 11. x: overwritten as in `modulate`."""
+    if torch.is_grad_enabled() or spans.index is not None:
+        return residual + _apply(x, (gate,), torch.mul, Tensor.mul_, spans, stream)
+    return _apply(x, (gate,), torch.mul, Tensor.mul_, spans, stream).add_(residual)
+
+
+def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return x * (1 + scale) + shift
+
+
+def _modulate_(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return x.mul_(1 + scale).add_(shift)
+
+
+def _apply(
+    x: Tensor, rows: Sequence[Rows], by: Callable[..., Tensor], in_place: Callable[..., Tensor], spans: Spans,
+    stream: str,
+) -> Tensor:  # fmt: skip
+    """by(x, *rows), each token with its rows: a row a sample is broadcast over noise and text, never written out."""
+    if spans.index is not None:
+        return by(x, *(torch.cat(row).index_select(0, spans.index[stream]) for row in rows))
+    batch, counts = spans.batch, spans.counts(stream)
+    sizes = [batch * count for count in counts]
+    pieces = x.split([*sizes, len(x) - sum(sizes)])
+    change = by if torch.is_grad_enabled() else in_place
+    bases = [
+        change(piece.unflatten(0, (batch, count)), *(row.y[:, None] for row in rows)).flatten(0, 1)
+        for piece, count in zip(pieces, counts, strict=False)
+    ]
+    if len(pieces[-1]):
+        # A slice would keep all of x alive for the backward pass.
+        own = pieces[-1].clone() if torch.is_grad_enabled() else pieces[-1]
+        bases.append(change(own, *(spread(row.own, spans.flat_lengths) for row in rows)))
+    if not torch.is_grad_enabled():
+        return x
+    return bases[0] if len(bases) == 1 else torch.cat(bases)
 
 
 def spread(rows: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -61,25 +124,3 @@ def spread(rows: Tensor, lengths: Sequence[int]) -> Tensor:
     """
     parts = [row.expand(n, -1) for row, n in zip(rows.split(1), lengths, strict=True)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def over_image(rows: Tensor, spans: Spans) -> Tensor:
-    """[B + ΣN, d] -> [B|X| + ΣL, d]: to every token of the image stream the row it belongs to."""
-    if spans.index is not None:
-        return rows.index_select(0, spans.index.image)
-    return spread(rows, [spans.noise] * spans.batch + spans.flat_lengths)
-
-
-def over_text(rows: Tensor, spans: Spans) -> Tensor:
-    """[B, d] -> [B|T|, d]."""
-    if spans.index is not None:
-        return rows.index_select(0, spans.index.text)
-    return spread(rows, [spans.text] * spans.batch)
-
-
-def over_joint(rows: Tensor, spans: Spans) -> Tensor:
-    """[B + ΣN, d] -> [S, d] over the joint stream; text and noise of a sample share its row y."""
-    if spans.index is not None:
-        return rows.index_select(0, spans.index.joint)
-    over = [spans.text] * spans.batch + [spans.noise] * spans.batch + spans.flat_lengths
-    return spread(torch.cat([rows[: spans.batch], rows]), over)

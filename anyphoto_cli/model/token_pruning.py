@@ -6,7 +6,7 @@ location tokens share one leading RoPE index: noise (0, h, w), location (1, h, w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -89,16 +89,8 @@ def prune(latents: Tensor, masks: Tensor, embeddings: Tensor, rope_index: int = 
     )
 
 
-@dataclass(frozen=True, eq=False)
-class RowIndex:
-    """Which modulation row belongs to each token of a stream: long tensors on the model's device.
-
-    A compiled block gathers by these, since plain numbers would make it another block for every layout.
-    """
-
-    image: Tensor
-    text: Tensor
-    joint: Tensor
+NOISE, TEXT, IMAGE, JOINT = "noise", "text", "image", "joint"
+"""Streams of a batch: [X_1 .. X_B], [T_1 .. T_B], [X | E], [T | X | E]."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +100,8 @@ class Spans:
     The image stream is [X_1 .. X_B | E_1,1 .. E_B,N], the joint stream puts [T_1 .. T_B] before it (Eq. 14). Samples
     may have different faces: location tokens are never padded. lengths: n of each identity, by sample. attention: a
     name of `isolated_attention.KERNELS`. located, identities: location tokens and identities of the whole batch.
+    index: for compiled blocks, stream -> [tokens] numbers of modulation rows: plain ints would make every layout
+    another block.
     """
 
     batch: int
@@ -117,7 +111,7 @@ class Spans:
     attention: str = "split"
     located: int = 0
     identities: int = 0
-    index: RowIndex | None = None
+    index: Mapping[str, Tensor] | None = None
 
     @classmethod
     def of(cls, batch: int, text: int, noise: int, faces: Sequence[LocationTokens], attention: str) -> Spans:
@@ -129,16 +123,19 @@ class Spans:
         return cls(batch, text, noise, lengths, attention, located, identities)
 
     def indexed(self, device: torch.device) -> Spans:
-        """The same, with a `RowIndex`."""
-        image, text = (torch.tensor(self._over(count)) for count in (self.noise, self.text))
+        """The same, with an index on the device."""
         own = torch.arange(self.batch, self.batch + self.identities)
         located = own.repeat_interleave(torch.tensor(self.flat_lengths, dtype=torch.long))
-        image = torch.cat([image, located])
-        index = RowIndex(*(rows.to(device, torch.long) for rows in (image, text, torch.cat([text, image]))))
-        return replace(self, index=index)
+        noise, text = (torch.arange(self.batch).repeat_interleave(count) for count in (self.noise, self.text))
+        streams = {NOISE: [noise], TEXT: [text], IMAGE: [noise, located], JOINT: [text, noise, located]}
+        return replace(self, index={name: torch.cat(parts).to(device) for name, parts in streams.items()})
 
-    def _over(self, count: int) -> list[int]:
-        return [sample for sample in range(self.batch) for _ in range(count)]
+    def counts(self, stream: str) -> tuple[int, ...]:
+        """Tokens of a sample in a stream, kind after kind; location tokens, where the stream has some, come after."""
+        if stream == JOINT:
+            # One sample's text and noise lie side by side, and share their row.
+            return (self.text + self.noise,) if self.batch == 1 else (self.text, self.noise)
+        return (self.text,) if stream == TEXT else (self.noise,)
 
     @property
     def flat_lengths(self) -> list[int]:

@@ -17,7 +17,7 @@ from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.model.blocks import AnyPhotoSingleTransformerBlock, AnyPhotoTransformerBlock
 from anyphoto_cli.model.first_block_cache import FirstBlockCache
 from anyphoto_cli.model.hoisted_modulation import StepModulation
-from anyphoto_cli.model.identity_modulation import IdentityProjector, identity_rows
+from anyphoto_cli.model.identity_modulation import IdentityProjector, Rows, identity_rows
 from anyphoto_cli.model.isolated_attention import OPEN, choose_kernel
 from anyphoto_cli.model.location_lora import ADAPTER, add_location_lora, split_lora
 from anyphoto_cli.model.token_pruning import LocationTokens, Spans
@@ -157,8 +157,8 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
             spans = spans.indexed(hidden_states.device)
         by_block: Iterator[Any]
         if hoisted is None:
-            y, rows = self.modulation_inputs(timestep, guidance, pooled_projections, faces, hidden_states.dtype)
-            by_block = itertools.repeat(rows)
+            rows = self.modulation_inputs(timestep, guidance, pooled_projections, faces, hidden_states.dtype)
+            y, by_block = rows.y, itertools.repeat(rows)
         else:
             y, by_block = hoisted.y, iter(hoisted.blocks)
         rope = self.pos_embed(self._ids(txt_ids, img_ids, faces, batch))
@@ -205,8 +205,8 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         pooled: Tensor,
         faces: Sequence[LocationTokens],
         dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor]:
-        """y [B, dim] and the rows of Eq. 17 [B + ΣN, dim]; arguments as in `forward`, dtype: of hidden_states."""
+    ) -> Rows:
+        """The rows of Eq. 17; arguments as in `forward`, dtype: of hidden_states."""
 
         def embed(t: Tensor) -> Tensor:
             times = [t * 1000] if guidance is None else [t * 1000, guidance.to(dtype) * 1000]
@@ -214,12 +214,16 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
 
         y = embed(timestep)
         if not faces:
-            return y, y
+            return Rows(y, y[:0])
         y_identity = y if self.method.identity_time == "noise" else embed(torch.zeros_like(timestep))
         embeddings = torch.cat([face.embeddings for face in faces])
         silent = self.id_projector is None or not self.method.modulation
         delta = None if silent else cast(IdentityProjector, self.id_projector)(embeddings)
-        return y, identity_rows(y, y_identity, delta, [len(face.lengths) for face in faces])
+        rows = identity_rows(y, y_identity, delta, [len(face.lengths) for face in faces])
+        if self.compiled_blocks and len(rows.own) == 1:
+            # A second row that no token has: to the compiler a length of one is a block of its own.
+            return Rows(rows.y, torch.cat([rows.own, rows.own]))
+        return rows
 
     @staticmethod
     def _ids(txt_ids: Tensor, img_ids: Tensor, faces: Sequence[LocationTokens], batch: int) -> Tensor:

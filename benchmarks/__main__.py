@@ -1,6 +1,6 @@
 """Run benchmarks, print tables, write JSON and Markdown under docs/performance/.
 
-python -m benchmarks [startup] [preprocess] [bench] [train [--device cuda]]
+python -m benchmarks [startup] [preprocess] [attention] [generate] [memory] [train] [bench] [scale] [--device cuda]
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import bench, preprocess, startup, train
+from benchmarks import attention, bench, generate, memory, preprocess, scale, startup, train
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "performance"
 Rows = list[dict[str, object]]
@@ -32,8 +34,11 @@ def table(rows: Rows) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def write(name: str, title: str, bar: str, note: str, tables: dict[str, Rows]) -> None:
-    about = f"{datetime.date.today()}, {machine()}; `python -m benchmarks {name}`{note}"
+def write(name: str, title: str, bar: str, note: str, tables: dict[str, Rows], command: str) -> None:
+    """Under docs/performance; of a GPU beside, not over, the CPU's page."""
+    name = f"{name}_gpu" if "cuda" in command else name
+    versions = f"torch {version('torch')}, diffusers {version('diffusers')}"
+    about = f"{datetime.date.today()}, {machine()}, {versions}; `python -m benchmarks {command}`{note}"
     text = "\n\n".join(f"## {part}\n\n{table(rows)}" if part else table(rows) for part, rows in tables.items())
     print(text, about, sep="\n")
     PAGES.mkdir(parents=True, exist_ok=True)
@@ -41,26 +46,29 @@ def write(name: str, title: str, bar: str, note: str, tables: dict[str, Rows]) -
     (PAGES / f"{name}.json").write_text(json.dumps({"about": about, "tables": tables}, indent=2) + "\n")
 
 
+STARTUP = ("Start-up", startup.LIMIT, lambda given: ("; medians of 15 interleaved rounds.", {"": startup.measure()}))
+QUIET = "; medians of {} interleaved rounds, nothing else running."
+PARTS: dict[str, tuple[str, str, Callable[[list[str]], tuple[str, dict[str, Rows]]]]] = {
+    "startup": STARTUP,
+    "preprocess": ("Preprocess", preprocess.LIMITS, lambda given: (QUIET.format(5), preprocess.measure())),
+    "attention": ("Attention", attention.LIMITS, attention.measure),
+    "generate": ("Rendering", generate.LIMITS, generate.measure),
+    "memory": ("Memory", memory.LIMITS, memory.measure),
+    "train": ("Training step", train.LIMITS, train.measure),
+    "bench": ("Bench", bench.LIMITS, lambda given: (QUIET.format(bench.ROUNDS), bench.measure())),
+    "scale": ("Scale", scale.LIMITS, scale.measure),
+}
+"""Name -> title, bar, and what measures: words of the command line -> (a note, tables by title)."""
+
+
 def main() -> None:
-    wanted = sys.argv[1:] or ["startup", "preprocess", "train", "bench"]
-    if "startup" in wanted:
-        note = "; medians of 15 interleaved rounds."
-        write("startup", "Start-up", startup.LIMIT, note, {"": startup.measure()})
-    if "preprocess" in wanted:
-        note = "; medians of 5 interleaved rounds, nothing else running."
-        write("preprocess", "Preprocess", preprocess.LIMITS, note, preprocess.measure())
-    if "bench" in wanted:
-        note = f"; medians of {bench.ROUNDS} interleaved rounds, nothing else running."
-        write("bench", "Bench", bench.LIMITS, note, bench.measure())
-    if "train" in wanted:
-        given = [
-            word
-            for word in sys.argv[1:]
-            if word.startswith("-") or word not in ("startup", "preprocess", "train", "bench")
-        ]
-        note, tables = train.measure(given)
-        name = "train" if "cuda" not in given else "train_gpu"
-        write(name, "Training step", train.LIMITS, note, tables)
+    words = sys.argv[1:]
+    wanted = [word for word in words if word in PARTS] or list(PARTS)
+    options = [word for word in words if word not in PARTS]
+    for name in wanted:
+        title, bar, measured = PARTS[name]
+        note, tables = measured(options)
+        write(name, title, bar, note, tables, " ".join([name, *options]))
 
 
 if __name__ == "__main__":

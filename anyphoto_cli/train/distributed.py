@@ -1,6 +1,6 @@
 """Ranks: who they are, and what they do together. `torchrun` and `accelerate launch` say it through the environment.
 
-Only the adapter is trained, so gradients are averaged by hand as one flat sum; the frozen base is never sent around.
+Only the adapter is trained, so its gradients are averaged by hand; the frozen base is never sent around.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -46,23 +47,96 @@ class Ranks:
         return summed
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """The mean over all ranks, in place. Who got no gradient counts as zero."""
+        """The mean over all ranks, in place, in one piece when all gradients are there; `Averager`'s literal twin."""
         if self.world == 1:
             return
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         with _everybody():
+            flat = _flat(parameters)
             dist.all_reduce(flat)
-        flat /= self.world
-        parts: Sequence[Tensor] = flat.split([gradient.numel() for gradient in gradients])
-        for parameter, part in zip(parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter).clone()
+        _give_back(flat, parameters, self.world)
 
     def wait(self) -> None:
         """Until all are here."""
         if self.world > 1:
             with _everybody():
                 dist.barrier()
+
+
+class Averager:
+    """The mean of gradients over all ranks, sent while the backward pass still goes on.
+
+    parameters: in the order of the forward pass. They are cut into buckets from the end, where the backward pass
+    begins, and each is sent as soon as its last gradient is there and all before it are sent: every rank sends the same
+    in the same order, whatever its faces. Who got no gradient counts as zero.
+    """
+
+    BUCKET = 2**23
+    """Numbers: 34 MB in float32, about what a network likes at once."""
+
+    def __init__(self, ranks: Ranks, parameters: Sequence[nn.Parameter]) -> None:
+        self._ranks, self._buckets = ranks, list(_buckets(list(parameters)[::-1], self.BUCKET))
+        self._sent: list[tuple[Tensor, Any]] = []
+        self._missing: list[int] = []
+        self._armed = False
+        if ranks.world > 1:
+            for number, bucket in enumerate(self._buckets):
+                for parameter in bucket:
+                    parameter.register_post_accumulate_grad_hook(lambda _, number=number: self._arrived(number))
+
+    @contextmanager
+    def during(self, last: bool) -> Iterator[None]:
+        """Around a backward pass; last: of the micro-steps, whose gradients are the sums to be sent."""
+        self._armed = last and self._ranks.world > 1
+        self._missing = [len(bucket) for bucket in self._buckets]
+        self._sent = []
+        yield
+        self._armed = False
+
+    def finish(self) -> None:
+        """Send what is left, and wait for all. Raises EnvironmentFault where a rank is gone."""
+        if self._ranks.world == 1:
+            return
+        while len(self._sent) < len(self._buckets):
+            self._send()
+        with _everybody():
+            for (flat, work), bucket in zip(self._sent, self._buckets, strict=True):
+                work.wait()
+                _give_back(flat, bucket, self._ranks.world)
+        self._sent = []
+
+    def _arrived(self, number: int) -> None:
+        if not self._armed:
+            return
+        self._missing[number] -= 1
+        while len(self._sent) < len(self._buckets) and self._missing[len(self._sent)] == 0:
+            self._send()
+
+    def _send(self) -> None:
+        flat = _flat(self._buckets[len(self._sent)])
+        with _everybody():
+            self._sent.append((flat, dist.all_reduce(flat, async_op=True)))
+
+
+def _buckets(parameters: Sequence[nn.Parameter], size: int) -> Iterator[list[nn.Parameter]]:
+    bucket: list[nn.Parameter] = []
+    for parameter in parameters:
+        bucket.append(parameter)
+        if sum(p.numel() for p in bucket) >= size:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket
+
+
+def _flat(parameters: Sequence[nn.Parameter]) -> Tensor:
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    return torch.cat([gradient.reshape(-1) for gradient in gradients])
+
+
+def _give_back(flat: Tensor, parameters: Sequence[nn.Parameter], world: int) -> None:
+    flat /= world
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter).clone()
 
 
 @contextmanager

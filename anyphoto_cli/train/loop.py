@@ -21,12 +21,12 @@ from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import only_one
 from anyphoto_cli.train.batches import ShardedSamples, batches
 from anyphoto_cli.train.checkpoint import Checkpoint, newest_whole, read_optimiser, save_checkpoint
-from anyphoto_cli.train.distributed import Ranks, joined
+from anyphoto_cli.train.distributed import Averager, Ranks, joined
 from anyphoto_cli.train.examples import Bank, Example
 from anyphoto_cli.train.metrics import Meter, spoken
 from anyphoto_cli.train.models import Models, open_models, open_text, training_device
 from anyphoto_cli.train.objective import objective
-from anyphoto_cli.train.optimiser import Optimiser, trained_parameters
+from anyphoto_cli.train.optimiser import Optimiser, in_forward_order, trained_parameters
 from anyphoto_cli.train.plots import CONFIG, METRICS
 from anyphoto_cli.train.text import CachedText, cache_text, not_cached
 from anyphoto_cli.train.trackers import Nobody, Tracker, open_tracker
@@ -172,12 +172,12 @@ def _cached_text(config: TrainConfig, samples: ShardedSamples, ranks: Ranks, lis
 def _steps(run: _Run, examples: Iterator[list[Example]], first: int, stop: Callable[[], bool]) -> tuple[int, float]:
     """(steps done, last loss)."""
     config, ranks, loss, told = run.config, run.ranks, float("nan"), ""
-    parameters = list(trained_parameters(run.models.transformer).values())
+    averager = Averager(ranks, in_forward_order(trained_parameters(run.models.transformer)))
     meter = Meter(config, ranks, run.models.transformer, run.models.parts.device)
     for step in range(first, config.max_train_steps):
-        loss = _gradients(run, examples, step, meter)
+        loss = _gradients(run, examples, step, meter, averager)
         with meter.sections.of("update"):
-            ranks.average_gradients(parameters)
+            averager.finish()
             norm = run.optimiser.clip()
         if ranks.any(not (math.isfinite(loss) and math.isfinite(norm))):
             remedy = "Nothing was updated; the last checkpoint is whole. Lower learning_rate, or look at the data"
@@ -208,7 +208,9 @@ def _validate(run: _Run, step: int) -> None:
     run.ranks.wait()
 
 
-def _gradients(run: _Run, examples: Iterator[list[Example]], step: int, meter: Meter) -> float:
+def _gradients(
+    run: _Run, examples: Iterator[list[Example]], step: int, meter: Meter, averager: Averager
+) -> float:  # fmt: skip
     """Accumulate one optimiser step's gradients; this rank's mean loss."""
     config, total = run.config, 0.0
     for micro in range(config.gradient_accumulation_steps):
@@ -219,7 +221,8 @@ def _gradients(run: _Run, examples: Iterator[list[Example]], step: int, meter: M
             batch, run.models.parts, config.loss, config.method, seed=config.seed, step=number, rank=run.ranks.rank,
             sections=meter.sections,
         )  # fmt: skip
-        with meter.sections.of("backward"):
+        last = micro + 1 == config.gradient_accumulation_steps
+        with meter.sections.of("backward"), averager.during(last):
             (terms.loss / config.gradient_accumulation_steps).backward()
         meter.add(terms, batch)
         total += float(terms.loss.detach()) / config.gradient_accumulation_steps

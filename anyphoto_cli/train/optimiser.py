@@ -22,6 +22,16 @@ def trained_parameters(transformer: Any) -> dict[str, nn.Parameter]:
     return dict(sorted(found.items()))
 
 
+def in_forward_order(parameters: Mapping[str, nn.Parameter]) -> list[nn.Parameter]:
+    """By the block they belong to: before the blocks, double blocks, single blocks."""
+
+    def place(name: str) -> tuple[int, int]:
+        kind = 2 if "single_transformer_blocks." in name else 1 if "transformer_blocks." in name else 0
+        return kind, int(name.split("transformer_blocks.")[1].split(".")[0]) if kind else 0
+
+    return [parameters[name] for name in sorted(parameters, key=place)]
+
+
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Of an optimiser step, a pure function of it: warm-up, then constant or a cosine to 0."""
     warm = min(1.0, (step + 1) / max(config.lr_warmup_steps, 1))

@@ -1,0 +1,92 @@
+"""Gradients sent while the backward pass goes on are those sent in one piece afterwards, on ranks that differ."""
+
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from anyphoto_cli.train.distributed import Averager, Ranks
+from anyphoto_cli.train.optimiser import in_forward_order
+
+
+class Net(nn.Module):
+    """Four layers, of which a rank may leave one out."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x, without):
+        for number, layer in enumerate(self.layers):
+            if number != without:
+                x = torch.tanh(layer(x))
+        return x.square().sum()
+
+
+def averaged(rank, world, port, micro, results):
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    ranks, found = Ranks(rank, world), []
+    Averager.BUCKET = 60  # a layer each
+    try:
+        for overlapping in (False, True):
+            net = Net()
+            averager = Averager(ranks, list(net.parameters())) if overlapping else None
+            for step in range(2):
+                net.zero_grad()
+                for number in range(micro):
+                    g = torch.Generator().manual_seed(100 * rank + 10 * step + number)
+                    loss = net(torch.randn(5, 8, generator=g), without=2 if rank == 1 else None)
+                    if averager is None:
+                        loss.backward()
+                    else:
+                        with averager.during(number + 1 == micro):
+                            loss.backward()
+                        early = len(averager._sent)
+                if averager is None:
+                    ranks.average_gradients(list(net.parameters()))
+                else:
+                    # Buckets of the last layers go early; where a rank has no gradient, it waits with that one.
+                    assert (early > 0) and (rank == 0 or early < len(averager._buckets))
+                    averager.finish()
+                found.append([p.grad.clone() for p in net.parameters()])
+        half = len(found) // 2
+        results[rank] = all(
+            torch.equal(a, b)
+            for x, y in zip(found[:half], found[half:], strict=True)
+            for a, b in zip(x, y, strict=True)
+        )
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("micro", [1, 3])
+def test_overlapping_gives_the_numbers_of_one_piece(micro):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    results = torch.multiprocessing.get_context("spawn").Manager().dict()
+    torch.multiprocessing.spawn(averaged, (2, port, micro, results), nprocs=2)
+    assert dict(results) == {0: True, 1: True}
+
+
+def test_buckets_are_cut_from_the_end_of_the_forward_pass():
+    names = [
+        "single_transformer_blocks.10.a", "single_transformer_blocks.9.a", "transformer_blocks.2.a", "x_embedder.a",
+        "transformer_blocks.11.a", "id_projector.fc1.weight",
+    ]  # fmt: skip
+    parameters = {name: nn.Parameter(torch.full((1,), float(k))) for k, name in enumerate(names)}
+    order = [names[int(p)] for p in in_forward_order(parameters)]
+    assert order == [names[3], names[5], names[2], names[4], names[1], names[0]]
+
+
+def test_one_rank_sends_nothing():
+    net = Net()
+    averager = Averager(Ranks(), list(net.parameters()))
+    with averager.during(True):
+        net(torch.ones(1, 8), None).backward()
+    kept = [p.grad.clone() for p in net.parameters()]
+    averager.finish()
+    assert all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), kept, strict=True))

@@ -142,7 +142,9 @@ def branch_rows(rounds: int) -> Table:
         return split_lora(block.proj_out, wide, sum(lengths))
 
     @torch.no_grad()
-    def toggled() -> Tensor:
+    def toggled(each_token: bool = False) -> Tensor:
+        """each_token: modulation by a row for every token, as XVerse has it."""
+
         def call(layer: Any, x: Tensor, on: bool) -> Tensor:
             scaling, layer.scaling[ADAPTER] = layer.scaling[ADAPTER], layer.scaling[ADAPTER] if on else 0.0
             out: Tensor = layer(x)
@@ -153,16 +155,18 @@ def branch_rows(rounds: int) -> Table:
         for number, (part, part_wide) in enumerate(zip(x.split(cuts), wide.split(cuts), strict=True)):
             for layer in layers:
                 call(layer, part, number > 0)
-            call(block.norm.linear, rows[number : number + 1], number > 0)
+            own = rows[number : number + 1]
+            call(block.norm.linear, own.expand(len(part), -1) if each_token else own, number > 0)
             out.append(call(block.proj_out, part_wide, number > 0))
         return torch.cat(out)
 
     torch.testing.assert_close(by_rows(), toggled(), rtol=0, atol=1e-3)
-    taken = interleaved({"by rows": by_rows, "toggled": toggled}, rounds)
+    taken = interleaved({"by rows": by_rows, "toggled": toggled, "each": partial(toggled, True)}, rounds)
     return [{
         "tokens": total, "people": len(lengths), "rank": 128, "ms, by rows": milliseconds(taken["by rows"]),
         "ms, toggled branches": milliseconds(taken["toggled"]),
         "toggled / by rows": round(ratio(taken, "toggled", "by rows"), 2),
+        "toggled, modulated by token / by rows": round(ratio(taken, "each", "by rows"), 2),
     }]  # fmt: skip
 
 
@@ -185,7 +189,7 @@ def mini() -> Any:
     from anyphoto_cli.mini.shipped import adapter_folder, base_folder
     from anyphoto_cli.model.pipeline import AnyPhotoPipeline
 
-    pipeline = AnyPhotoPipeline.from_pretrained(str(base_folder()))
+    pipeline = AnyPhotoPipeline.from_pretrained(str(base_folder()), dtype=torch.float32)
     pipeline.load_anyphoto(adapter_folder())
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -113,6 +113,10 @@ class TrainConfig(BaseModel):
     guidance_scale: float = Field(1.0, ge=0, description="What a guidance-distilled base is told in training. Ours "
                                   "(OminiControl's, UNO's).")  # fmt: skip
     gradient_checkpointing: bool = Field(True, description="Compute blocks again in the backward pass: less memory.")
+    activation_memory_gb: float | None = Field(
+        None, gt=0, description="With gradient_checkpointing: as many blocks as fit into so many GB of a device are "
+        "not computed again. null: none."
+    )  # fmt: skip
     compile: bool = Field(False, description="torch.compile of the blocks.")
     checkpointing_steps: int = Field(1000, ge=1, description="Steps between checkpoints.")
     checkpoints_total_limit: int = Field(3, ge=2, description="Checkpoints that are kept; two at least, should the "

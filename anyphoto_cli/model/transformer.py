@@ -29,7 +29,8 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
     Without faces it is stock FLUX, number for number. `from_pretrained` opens any FLUX.1 transformer folder;
     `from_flux` re-types one that is loaded already, quantised or not. `method`: the choices its weights were trained
     with. `id_projector`: Δ of Eq. 16, None until an adapter is added. `card`: of a loaded adapter. `attention`: auto,
-    split, merged or masked.
+    split, merged or masked. `kept_blocks`: so many, counted from the last, are not computed again under gradient
+    checkpointing: each costs its memory and saves its forward pass.
     """
 
     _no_split_modules = ["AnyPhotoTransformerBlock", "AnyPhotoSingleTransformerBlock"]
@@ -46,6 +47,7 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
     attention: str
     card: Any
     compiled_blocks: bool
+    kept_blocks: int
     id_projector: IdentityProjector | None
 
     @register_to_config
@@ -92,7 +94,7 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         for block in self.single_transformer_blocks:
             block.__class__ = AnyPhotoSingleTransformerBlock
         self.method, self.attention, self.id_projector, self.card = MethodConfig(), "auto", None, None
-        self.compiled_blocks = False
+        self.compiled_blocks, self.kept_blocks = False, 0
 
     def add_anyphoto(self, method: MethodConfig, embedding: int = 512) -> None:
         """Add a fresh, untrained adapter: LoRA with B = 0 and a projector with Δ = 0, both in float32.
@@ -167,8 +169,8 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         text = self.context_embedder(encoder_hidden_states.flatten(0, 1))
 
         own, before, after_first, rest = slice(0, batch * noise), image, None, None
-        for block in self.transformer_blocks:
-            text, image = self._run(block, image, text, next(by_block), rope, spans)
+        for number, block in enumerate(self.transformer_blocks):
+            text, image = self._run(number, block, image, text, next(by_block), rope, spans)
             if cache is not None and after_first is None:
                 after_first = image[own]
                 rest = cache.rest_for(after_first - before[own])
@@ -185,16 +187,21 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
 
     def _single_blocks(self, joint: Tensor, by_block: Iterator[Any], rope: Any, spans: Spans) -> Tensor:
         """The joint stream through the single blocks -> the noise tokens [B|X|, dim]."""
-        last, located = len(self.single_transformer_blocks) - 1, bool(spans.located)
+        last, located, before = (
+            len(self.single_transformer_blocks) - 1,
+            bool(spans.located),
+            len(self.transformer_blocks),
+        )
         for i, block in enumerate(self.single_transformer_blocks):
             # Without faces nothing is left out, so that every number is stock FLUX's own.
-            joint = self._run(block, joint, next(by_block), rope, spans, i == last and located)
+            joint = self._run(before + i, block, joint, next(by_block), rope, spans, i == last and located)
         if located and last >= 0:
             return joint
         return joint[spans.batch * spans.text : spans.batch * (spans.text + spans.noise)]
 
-    def _run(self, block: Any, *args: Any) -> Any:
-        if torch.is_grad_enabled() and self.gradient_checkpointing:
+    def _run(self, number: int, block: Any, *args: Any) -> Any:
+        again = number < len(self.transformer_blocks) + len(self.single_transformer_blocks) - self.kept_blocks
+        if torch.is_grad_enabled() and self.gradient_checkpointing and again:
             return self._gradient_checkpointing_func(block, *args)
         return block(*args)
 

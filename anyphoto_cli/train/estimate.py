@@ -11,6 +11,7 @@ import numpy as np
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.data.bank import read_index
 from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.train.activations import kept_gigabytes
 from anyphoto_cli.train.batches import ShardedSamples
 from anyphoto_cli.train.optimiser import trained_parameters
 
@@ -100,12 +101,15 @@ def _skeleton(config: TrainConfig) -> Any:
 def _gigabytes(config: TrainConfig, transformer: Any, base: float, trained: float, tokens: float) -> float:
     """Weights, gradients and Adam's two moments in float32, and what blocks keep for the backward pass.
 
-    Kept: with checkpointing one input a block, and one block in full (some 34 widths a token); else all blocks in full.
+    Kept: with checkpointing one input a block, one block in full, and what `activation_memory_gb` allows; else all.
     """
     optimiser = trained * (4 + 4 + (2 if config.use_8bit_adam else 8))
     blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
     width, number = transformer.inner_dim, config.train_batch_size * (tokens + config.method.t5_length)
-    kept = (blocks + 34) if config.gradient_checkpointing else 34 * blocks
+    kept = kept_gigabytes(transformer, int(number), blocks)
+    if config.gradient_checkpointing:
+        fewest = 2 * blocks * width * number / 1e9 + kept_gigabytes(transformer, int(number), 1)
+        kept = min(kept, fewest + (config.activation_memory_gb or 0.0))
     text_and_vae = 0.8 * base  # T5-XXL, CLIP, VAE and recogniser beside FLUX.1: 9.9 of 11.9 billion numbers
     weights = base * _BYTES[config.base_storage] + text_and_vae * 1.0
-    return float((weights + optimiser + 2 * kept * width * number) / 1e9)
+    return float((weights + optimiser) / 1e9 + kept)

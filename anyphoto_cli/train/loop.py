@@ -19,6 +19,7 @@ from anyphoto_cli.layout.schema import load_layout
 from anyphoto_cli.model.adapter import copy_weights, read_card, read_weights, save_adapter
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import only_one
+from anyphoto_cli.train.activations import blocks_to_keep
 from anyphoto_cli.train.batches import ShardedSamples, batches
 from anyphoto_cli.train.checkpoint import Checkpoint, newest_whole, read_optimiser, save_checkpoint
 from anyphoto_cli.train.distributed import Averager, Ranks, joined
@@ -35,8 +36,8 @@ from anyphoto_cli.train.validation import Validation, open_validation, summary, 
 ADAPTER_FOLDER = "adapter"
 FREE = {
     "output_dir", "checkpointing_steps", "checkpoints_total_limit", "logging_steps", "timeout_s", "device",
-    "gradient_checkpointing", "compile", "data.workers", "data.shards", "data.bad_shards", "report_to",
-    "validation_steps", "validation_layouts",
+    "gradient_checkpointing", "activation_memory_gb", "compile", "data.workers", "data.shards", "data.bad_shards",
+    "report_to", "validation_steps", "validation_layouts",
 }  # fmt: skip
 """Keys that may differ when a run goes on: they change no number of it. Shards are known by their manifest's hash."""
 
@@ -111,6 +112,7 @@ def _train(config: TrainConfig, ranks: Ranks, resume: bool, listener: Listener, 
         what = f"were made with another face pack than {models.card.face_pack.name}"
         remedy = "Embeddings of two packs do not mix: name the shards' own with face_pack"
         raise InputError(what, file=shards, field="face_pack", remedy=remedy)
+    _keep_blocks(config, models, samples, listener)
     parameters = trained_parameters(models.transformer)
     run_ = _Run(
         config, ranks, models, Optimiser(parameters, config), _facts(config, ranks, models, samples), listener,
@@ -134,6 +136,18 @@ def _train(config: TrainConfig, ranks: Ranks, resume: bool, listener: Listener, 
         _write_adapter(run_, step)
     ranks.wait()
     return Trained(run_.folder, run_.folder / ADAPTER_FOLDER, step, finished, loss)
+
+
+def _keep_blocks(config: TrainConfig, models: Models, samples: ShardedSamples, listener: Listener) -> None:
+    """As many blocks as the budget holds are spared their second forward pass, for the largest sample there is."""
+    if config.activation_memory_gb is None or not config.gradient_checkpointing:
+        return
+    most = (config.data.resolution // 16) ** 2 + config.method.t5_length + int(samples.costs.max())
+    transformer, bytes_each = models.transformer, models.parts.dtype.itemsize
+    kept = blocks_to_keep(transformer, config.train_batch_size * most, config.activation_memory_gb, bytes_each)
+    transformer.kept_blocks = kept
+    every = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
+    listener.notice(f"{every - kept} of {every} blocks are computed again in the backward pass")
 
 
 def _read_shards(config: TrainConfig, ranks: Ranks, listener: Listener) -> ShardedSamples:

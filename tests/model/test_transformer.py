@@ -150,15 +150,20 @@ def test_fresh_adapter_has_float32_masters_on_a_bfloat16_base():
     assert model(**given, faces=[located(4).to("cpu", torch.bfloat16)])[0].dtype == torch.bfloat16
 
 
-def test_checkpointed_equals_eager_bit_for_bit():
-    results = []
-    for checkpointed in (False, True):
-        model = transformer()
-        if checkpointed:
+def test_checkpointed_equals_eager_bit_for_bit_and_kept_blocks_run_once():
+    results, runs = [], []
+    for kept in (None, 0, 1, 3, 4):  # of 2 double and 2 single blocks; None: no checkpointing at all
+        model, calls = transformer(), []
+        if kept is not None:
             model.enable_gradient_checkpointing()
+            model.kept_blocks = kept
+        for block in [*model.transformer_blocks, *model.single_transformer_blocks]:
+            block.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         out = model(**inputs(2), faces=[located(4, 3), located(2, seed=4)])[0]
         results.append((out, *torch.autograd.grad(out.square().sum(), trainable(model))))
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+        runs.append(len(calls))
+    assert runs == [4, 8, 7, 5, 4]
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
 def test_location_tokens_may_have_a_time_of_their_own():

@@ -61,5 +61,7 @@ class GenerateConfig(BaseModel):
         "(.05 to .15). Default: never.",
     )  # fmt: skip
     lora: tuple[str, ...] = Field(
-        (), strict=False, description="Another LoRA on all tokens, a style or a turbo: FILE|ID[@SCALE]; experimental."
+        (),
+        strict=False,
+        description="Another LoRA on all tokens, a style or a turbo; FILE@0.8: at that strength. Experimental.",
     )

@@ -195,8 +195,19 @@ def card(report: dict[str, Any]) -> str:
     return text.format(
         date=report["date"], machine=report["machine"], table="\n".join(table(report)), styles="\n".join(styles),
         adapter=_adapter_part(report), sizes=told, total=f"{sum(sizes.values()):.1f}",
-        pictures=report["base"]["pictures"],
+        pictures=report["base"]["pictures"], people=_by_people(report["base"]),
     )  # fmt: skip
+
+
+def _by_people(base: dict[str, Any]) -> str:
+    """One sentence: how the renders' count compares with the drawn pictures' own."""
+    if "people_drawn" not in base:
+        return ""
+    rows = [f"{n}: {base['by_people'][n]:.2f} of {base['people_drawn'][n]:.2f}" for n in base["people_drawn"]]
+    return (
+        f"As many faces as people, by their number, beside what drawn pictures themselves reach, where in groups one\n"
+        f"sometimes hides another: {', '.join(rows)}.\n"
+    )
 
 
 def _adapter_part(report: dict[str, Any]) -> str:

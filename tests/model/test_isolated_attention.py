@@ -86,3 +86,16 @@ def test_kernel_follows_device_and_size():
     with pytest.raises(ValueError, match="auto, masked, split, merged; got 'open'"):
         choose_kernel("open", torch.device("cpu"), 10)
     assert set(KERNELS) == {"masked", "split", "merged", "open"}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_form_for_gpus_has_the_calls_and_shapes_that_torch_wants(dtype):
+    """On the meta device the merged form takes its CUDA branch: signatures and shapes of torch's own flash kernels,
+    forward and backward. That the numbers are right only a GPU can show.
+    """
+    lengths, shape = [16, 3], (2, 3, 40 + 19, 64)
+    q, k, v = (torch.empty(shape, device="meta", dtype=dtype, requires_grad=True) for _ in range(3))
+    out = joined_attention(q, k, v, lengths)
+    assert out.shape == shape and out.dtype == dtype
+    for gradient in grad(out.sum(), (q, k, v)):
+        assert gradient.shape == shape and gradient.dtype == dtype

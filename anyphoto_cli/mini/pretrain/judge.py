@@ -85,9 +85,9 @@ def prompts(count: int) -> list[tuple[str, int, str, str]]:
 
 def measure_base(pipeline: Any, pack: Path, pictures: int = 192) -> dict[str, Any]:
     """Shares of pictures with as many faces as asked for, in the place and style asked for."""
-    asked = prompts(pictures)
+    asked, faces = prompts(pictures), open_faces(pack)
     drawn = render(pipeline, [prompt for prompt, *_ in asked])
-    found = [sum(face.score >= LEGIBLE for face in faces) for faces in open_faces(pack).detect(drawn)]
+    found = _legible(faces, drawn)
     read = read_scene_and_style(drawn)
     count = [got == people for got, (_, people, _, _) in zip(found, asked, strict=True)]
     scene = [got == wanted for (got, _), (_, _, wanted, _) in zip(read, asked, strict=True)]
@@ -96,11 +96,26 @@ def measure_base(pipeline: Any, pack: Path, pictures: int = 192) -> dict[str, An
         "people": float(np.mean(count)),
         "scene": float(np.mean(scene)),
         "style": float(np.mean(style)),
+        "people_drawn": _drawn_by_people(faces, pictures // 4),
         "by_people": {str(n): _share(count, [people == n for _, people, _, _ in asked]) for n in range(1, 5)},
         "by_scene": {name: _share(scene, [wanted == name for _, _, wanted, _ in asked]) for name in SCENES},
         "by_style": {name: _share(style, [wanted == name for *_, wanted in asked]) for name in STYLES},
         "pictures": pictures,
     }
+
+
+def _legible(faces: Any, pictures: Sequence[Picture]) -> list[int]:
+    return [sum(face.score >= LEGIBLE for face in found) for found in faces.detect(pictures)]
+
+
+def _drawn_by_people(faces: Any, each: int) -> dict[str, float]:
+    """The share that drawn pictures themselves reach, by number of people: in groups one may hide another."""
+    shares = {}
+    for count in range(1, 5):
+        people = [held_out_identities(Chance("drawn", count, number), count) for number in range(each)]
+        drawn = [draw_picture(HELD_OUT + number, identities=who).pixels for number, who in enumerate(people)]
+        shares[str(count)] = float(np.mean([got == count for got in _legible(faces, drawn)]))
+    return shares
 
 
 def _share(hits: Sequence[bool], chosen: Sequence[bool]) -> float:

@@ -226,7 +226,7 @@ def _gradients(
     run: _Run, examples: Iterator[list[Example]], step: int, meter: Meter, averager: Averager
 ) -> float:  # fmt: skip
     """Accumulate one optimiser step's gradients; this rank's mean loss."""
-    config, total = run.config, 0.0
+    config, losses = run.config, []
     for micro in range(config.gradient_accumulation_steps):
         number = step * config.gradient_accumulation_steps + micro
         with meter.sections.of("data"):
@@ -239,8 +239,8 @@ def _gradients(
         with meter.sections.of("backward"), averager.during(last):
             (terms.loss / config.gradient_accumulation_steps).backward()
         meter.add(terms, batch)
-        total += float(terms.loss.detach()) / config.gradient_accumulation_steps
-    return total
+        losses.append(terms.loss.detach())
+    return sum(float(loss) / config.gradient_accumulation_steps for loss in losses)
 
 
 def _facts(config: TrainConfig, ranks: Ranks, models: Models, samples: ShardedSamples) -> dict[str, Any]:

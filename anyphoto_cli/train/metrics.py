@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.train.distributed import Ranks
@@ -23,7 +24,7 @@ class Meter:
 
     def __init__(self, config: TrainConfig, ranks: Ranks, transformer: Any, device: torch.device) -> None:
         self._config, self._ranks, self._transformer, self._device = config, ranks, transformer, device
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, Any] = {}
         self._began = time.monotonic()
         self.sections = Sections(device)
 
@@ -32,14 +33,15 @@ class Meter:
         noise = (self._config.data.resolution // 16) ** 2
         faces = [example.masks.reshape(len(example.masks), -1).sum(1).tolist() for example in examples]
         text = self._config.method.t5_length
-        told = {
+        told: dict[str, Any] = {
             "micro": 1.0, "samples": float(len(examples)), "flow": terms.flow, "face": terms.face,
             "asked": float(terms.with_faces), "valid": float(terms.valid), "cosines": terms.cosines,
             "time": terms.time,
             "flops": sum(step_flops(self._transformer, noise, text, counts) for counts in faces),
         }  # fmt: skip
         for key, value in told.items():
-            self._sums[key] = self._sums.get(key, 0.0) + value
+            # In float64, and on the device until a line is asked for.
+            self._sums[key] = self._sums.get(key, 0.0) + (value.double() if isinstance(value, Tensor) else value)
 
     def line(self, step: int, norm: float, rate: float) -> dict[str, float]:
         """Of all ranks; the sums begin anew. step: done so far. `data_wait`: share of the time. `mfu` on known GPUs.
@@ -47,7 +49,7 @@ class Meter:
         """
         self._sums |= {f"s_{name}": seconds for name, seconds in self.sections.take().items()}
         keys = list(self._sums)
-        total = dict(zip(keys, self._ranks.sum([self._sums[key] for key in keys]), strict=True))
+        total = dict(zip(keys, self._ranks.sum([float(self._sums[key]) for key in keys]), strict=True))
         seconds = max(time.monotonic() - self._began, 1e-9)
         self._sums, self._began = {}, time.monotonic()
         asked, valid, data = max(total["asked"], 1.0), total["valid"], self._config.data

@@ -40,14 +40,15 @@ class Parts:
 @dataclass(frozen=True, eq=False)
 class Terms:
     """loss: what is minimised. Without gradient: flow, face (0 when not asked for), valid: faces that counted, the sum
-    of their cosines, whether the identity loss was asked for, mean time.
+    of their cosines, whether the identity loss was asked for, mean time. Numbers of the device stay there: reading one
+    here would have the host wait for the forward pass before it can launch the backward pass.
     """
 
     loss: Tensor
-    flow: float
-    face: float
+    flow: Tensor
+    face: Tensor
     valid: int
-    cosines: float
+    cosines: Tensor
     with_faces: bool
     time: float
     extra: dict[str, float] = field(default_factory=dict)
@@ -74,7 +75,7 @@ def objective(
     with sections.of("transformer"):
         said = unpack(_velocity(pack(noisy), t, states, pooled, faces, parts, clean.shape), *_grid(clean)).float()
     flow = flow_loss(said, clean, noise)
-    total, told, valid, cosines = flow, 0.0, 0, 0.0
+    total, told, valid, cosines = flow, torch.zeros(()), 0, torch.zeros(())
     if times.with_faces and loss.face_weight and parts.recogniser is not None:
         margin = loss.face_margin if loss.face_decode == "crop" else None
         targets = [_targets(example, loss.face_target) for example in examples]
@@ -84,8 +85,8 @@ def objective(
                 recompute=parts.recompute,
             )  # fmt: skip
         total = flow + loss.face_weight * found.loss
-        told, valid, cosines = float(found.loss.detach()), found.valid, float(found.cosines.sum())
-    return Terms(total, float(flow.detach()), told, valid, cosines, times.with_faces, float(times.t.mean()))
+        told, valid, cosines = found.loss.detach(), found.valid, found.cosines.sum()
+    return Terms(total, flow.detach(), told, valid, cosines, times.with_faces, float(times.t.mean()))
 
 
 def _latents(examples: Sequence[Example], parts: Parts, seed: int, step: int, rank: int) -> Tensor:

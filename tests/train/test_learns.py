@@ -69,7 +69,7 @@ def measured(config: TrainConfig, adapter: Path | None) -> tuple[float, float]:
         ]
     faces = sum(term.valid for term in terms)
     assert faces > 24
-    return sum(term.flow for term in terms) / len(terms), sum(term.cosines for term in terms) / faces
+    return float(sum(term.flow for term in terms)) / len(terms), float(sum(term.cosines for term in terms)) / faces
 
 
 def test_four_real_photos_are_learnt_by_heart(real_shards, face_pack_folder, tmp_path):

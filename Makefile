@@ -12,7 +12,7 @@ TORCH_BACKEND ?= auto
 UV = $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)",UV_TORCH_BACKEND=$(TORCH_BACKEND)) \
      $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
-.PHONY: help install demo test lint fix mini mini-report ablation benchmarks clean
+.PHONY: help install demo test test-slow lint fix mini mini-report ablation benchmarks clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ demo: install  ## Photos, shards, training, pictures and scores in the small wor
 
 test: install  ## Run the tests
 	@$(BIN)/python -m pytest
+
+test-slow: install  ## Also what takes minutes: a small ablation from photos to scores
+	@$(BIN)/python -m pytest -m slow
 
 lint: install  ## ruff, mypy, and the import direction
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

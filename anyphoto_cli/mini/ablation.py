@@ -48,13 +48,18 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Plan:
-    """folder: everything, ignored by git. processes: ranks of training, one thread each."""
+    """folder: everything, ignored by git. processes: ranks of training, one thread each. people, photos: to train on.
+    layouts: of held-out people, to be rendered by every row.
+    """
 
     folder: Path
     steps: int = 1200
     seeds: tuple[int, ...] = (0, 1, 2)
     rows: tuple[str, ...] = tuple(PRESETS)
     processes: int = 2
+    people: int = 200
+    photos: int = 1500
+    layouts: int = 120
 
 
 def main() -> None:
@@ -86,19 +91,12 @@ def run(plan: Plan, minutes: float | None = None) -> None:
     """All rows that are not finished, seed by seed. Raises EnvironmentFault where a command fails."""
     out, began = plan.folder, time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    _do(out, "mini", "photos", "--people", "200", "--groups", "1500", "-o", "world")
-    _do(
-        out,
-        "preprocess",
-        "world/photos.jsonl",
-        "--refs",
-        "world/refs",
-        "-o",
-        "data",
-        "--config",
-        "world/preprocess.yaml",
-    )
-    _do(out, "mini", "photos", "--people", "60", "--groups", "120", "--held-out", "--layouts", "-o", "held_out")
+    many = ("--people", str(plan.people), "--groups", str(plan.photos), "--style", "any")
+    _do(out, "mini", "photos", *many, "-o", "world")
+    refs = ("--refs", "world/refs", "--config", "world/preprocess.yaml")
+    _do(out, "preprocess", "world/photos.jsonl", "-o", "data", *refs)
+    groups = ("--people", str(plan.layouts // 2), "--groups", str(plan.layouts))
+    _do(out, "mini", "photos", *groups, "--held-out", "--layouts", "-o", "held_out")
     _bench(out, NO_ADAPTER, None)
     for seed in plan.seeds:
         for row in plan.rows:

@@ -1,10 +1,11 @@
-"""The ablation's arithmetic and page, on made-up scores: nothing is trained here."""
+"""The ablation's arithmetic and page, on made-up scores; and all of it, small, in a slow test."""
 
 import json
 
 import numpy as np
 import pytest
 
+from anyphoto_cli.mini import ablation
 from anyphoto_cli.mini.ablation import (
     BEGIN,
     END,
@@ -94,3 +95,18 @@ def test_a_command_that_fails_ends_it_with_one_line(tmp_path, monkeypatch, capsy
     [line] = capsys.readouterr().err.splitlines()
     assert "`anyphoto mini photos" in line and "is not an empty folder" in line
     assert not (tmp_path / "a.md").exists()
+
+
+@pytest.mark.slow
+def test_one_seed_of_three_rows_shows_that_training_is_what_gains(tmp_path):
+    """The whole of `make ablation`, small: photos, shards, training, pictures of held-out people, scores, the page."""
+    plan = ablation.Plan(tmp_path / "work", steps=160, seeds=(0,), rows=("full",), people=60, photos=400, layouts=32)
+    ablation.run(plan)
+    rows = [ablation.measured(plan.folder, row, None) for row in (ablation.NO_ADAPTER, ablation.UNTRAINED)]
+    rows.append(ablation.measured(plan.folder, "full", plan.seeds))
+    base, untrained, trained = (float(np.nanmean(row.cases["sim_ref"])) for row in rows)
+    assert base < untrained + 0.02 and trained > untrained + 0.02, (base, untrained, trained)
+    assert rows[2].found > rows[1].found > rows[0].found  # places: at random, by aligned tokens, learnt
+    ablation.write_page(plan, tmp_path / "ablation.md")
+    text = (tmp_path / "ablation.md").read_text()
+    assert "owed" in text and all(row.label in text for row in rows)

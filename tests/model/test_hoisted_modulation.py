@@ -14,6 +14,7 @@ from anyphoto_cli.model.hoisted_modulation import blocks_of, can_hoist, hoist_mo
 from anyphoto_cli.model.location_lora import ADAPTER
 from anyphoto_cli.model.pipeline import AnyPhotoPipeline
 
+from .flux import METHOD as FLUX_METHOD
 from .flux import inputs, located, transformer
 from .test_pipeline import FACES, METHOD, SMALL, prepared, trained
 
@@ -55,6 +56,16 @@ def test_bit_equal_to_rows_computed_in_the_blocks(lengths, dtype):
         expected = model(**now)[0]
         with mock.patch.object(AnyPhotoSingleTransformerBlock, "modulation", side_effect=AssertionError("was called")):
             assert torch.equal(model(**now, hoisted=rows)[0], expected)
+
+
+@torch.no_grad()
+def test_a_base_without_guidance_and_identities_with_a_time_of_their_own():
+    """FLUX.1-schnell is told no guidance; `identity_time: zero` gives identities another row than the noise has."""
+    method = FLUX_METHOD.model_copy(update={"identity_time": "zero"})
+    model, faces = transformer(guidance_embeds=False, method=method), [located(4, 3)]
+    given = inputs() | {"guidance": None}
+    [rows] = hoist_modulation(model, [given["timestep"]], None, given["pooled_projections"], faces)
+    assert torch.equal(model(**given, faces=faces, hoisted=rows)[0], model(**given, faces=faces)[0])
 
 
 @pytest.mark.parametrize("more", [{}, {"negative_prompt": "rain", "true_cfg_scale": 2.0}], ids=["plain", "cfg"])

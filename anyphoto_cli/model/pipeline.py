@@ -107,11 +107,14 @@ class AnyPhotoPipeline(FluxPipeline):
     def _execution_device(self) -> Any:
         return self._visitors.device if self._visitors else super()._execution_device
 
-    def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
-        """As in FluxPipeline."""
-        if self._visitors:
+    def encode_prompt(
+        self, prompt: Any, prompt_2: Any = None, device: Any = None, num_images_per_prompt: int = 1,
+        prompt_embeds: Tensor | None = None, *more: Any, **named: Any,
+    ) -> Any:  # fmt: skip
+        """As in FluxPipeline. The encoders come to the device only where there is something to read."""
+        if self._visitors and prompt_embeds is None:
             self._visitors.call("text")
-        return super().encode_prompt(*args, **kwargs)
+        return super().encode_prompt(prompt, prompt_2, device, num_images_per_prompt, prompt_embeds, *more, **named)
 
     @property
     def method(self) -> MethodConfig:

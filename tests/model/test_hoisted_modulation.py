@@ -94,6 +94,18 @@ def test_pictures_are_the_same_and_unused_weights_are_in_main_memory(pipeline, m
     assert pipeline._execution_device == FAKE_GPU
 
 
+def test_seeds_of_a_layout_leave_the_transformer_where_it_is(pipeline):
+    pipeline.enable_hoisting(FAKE_GPU)
+    embeds, pooled, _ = pipeline.encode_prompt("two friends", None, FAKE_GPU, max_sequence_length=32)
+    came = []
+    kept = pipeline._visitors.call
+    pipeline._visitors.call = lambda name: (came.append(name) if name != pipeline._visitors._here else None, kept(name))
+    made = [
+        picture(pipeline, prompt=None, seed=seed, prompt_embeds=embeds, pooled_prompt_embeds=pooled) for seed in (0, 1)
+    ]
+    assert came == ["transformer"] and not np.array_equal(*made)
+
+
 def test_rows_are_shared_by_the_pictures_of_a_layout_and_never_stale(pipeline):
     calls = []
     kept = AnyPhotoSingleTransformerBlock.modulation

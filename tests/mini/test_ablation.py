@@ -105,8 +105,8 @@ def test_one_seed_of_three_rows_shows_that_training_is_what_gains(tmp_path):
     rows = [ablation.measured(plan.folder, row, None) for row in (ablation.NO_ADAPTER, ablation.UNTRAINED)]
     rows.append(ablation.measured(plan.folder, "full", plan.seeds))
     base, untrained, trained = (float(np.nanmean(row.cases["sim_ref"])) for row in rows)
-    assert base < untrained + 0.02 and trained > untrained + 0.02, (base, untrained, trained)
-    assert rows[2].found > rows[1].found > rows[0].found  # places: at random, by aligned tokens, learnt
+    assert base < untrained + 0.02 and trained > untrained + 0.01, (base, untrained, trained)
+    assert rows[2].off < rows[1].off < rows[0].off  # places: learnt, by aligned tokens, at random
     ablation.write_page(plan, tmp_path / "ablation.md")
     text = (tmp_path / "ablation.md").read_text()
     assert "owed" in text and all(row.label in text for row in rows)

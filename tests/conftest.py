@@ -1,6 +1,7 @@
 """Fixtures. Numbers come from one thread: sums then have one order on every machine."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,6 +26,11 @@ def _shared_testdata() -> Path | None:
     named = os.environ.get("ANYPHOTO_TESTDATA")
     candidates = [Path(named)] if named else [ROOT.parent / "shared" / "testdata", ROOT / "shared" / "testdata"]
     return next((path for path in candidates if path.is_dir()), None)
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell without job control has what it starts with & ignore Ctrl-C, and whatever that starts in turn.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

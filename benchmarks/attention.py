@@ -6,14 +6,13 @@ python -m benchmarks attention --device cuda     FLUX.1's: 24 heads of 128, bflo
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from anyphoto_cli.model.isolated_attention import joined_attention, masked_attention, open_attention, split_attention
-from benchmarks.rounds import interleaved, milliseconds, ratio
+from anyphoto_cli.model.isolated_attention import masked_attention, merged_attention, open_attention, split_attention
+from benchmarks.rounds import asked, interleaved, milliseconds, ratio
 
 LIMITS = (
     "the pairs that Eq. 19 keeps, over those of text and noise alone; forward at most 1.05 x it on a CPU, forward and "
@@ -69,7 +68,7 @@ def rows_of(px: int, people: int, side: int, device: torch.device, rounds: int, 
 
     cases = {
         "text and noise alone": run(open_attention, shared, []), "no mask (wrong)": run(open_attention),
-        "dense mask": run(masked_attention), "split": run(split_attention), "merged": run(joined_attention),
+        "dense mask": run(masked_attention), "split": run(split_attention), "merged": run(merged_attention),
     }  # fmt: skip
     if not backward and people > 1:
         cases["FlexAttention"] = flex(q, k, v, lengths)
@@ -91,19 +90,13 @@ def rows_of(px: int, people: int, side: int, device: torch.device, rounds: int, 
 
 def measure(arguments: list[str]) -> tuple[str, dict[str, list[dict[str, object]]]]:
     """(a note, tables by title)."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=7)
-    given = parser.parse_args(arguments)
-    device = torch.device(given.device)
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+    device, rounds = asked(arguments)
     cases = CASES + (MORE_ON_A_GPU if device.type == "cuda" else ())
     tables = {
         f"{title}, over text and noise alone": [
-            rows_of(*case, device=device, rounds=given.rounds, backward=backward) for case in cases
+            rows_of(*case, device=device, rounds=rounds, backward=backward) for case in cases
         ]
         for title, backward in (("Forward", False), ("Forward and backward", True))
     }
     where = torch.cuda.get_device_name() if device.type == "cuda" else "one thread, 2 heads of 128, float32"
-    return f"; medians of {given.rounds} interleaved rounds, {where}, nothing else running.", tables
+    return f"; medians of {rounds} interleaved rounds, {where}, nothing else running.", tables

@@ -7,7 +7,6 @@ python -m benchmarks generate --device cuda      the first table at FLUX.1's siz
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +22,7 @@ from anyphoto_cli.model.hoisted_modulation import hoist_modulation
 from anyphoto_cli.model.location_lora import ADAPTER, lora_parameters, split_lora
 from anyphoto_cli.model.token_pruning import LocationTokens, grid_ids
 from anyphoto_cli.train.flops import forward_flops
-from benchmarks.rounds import interleaved, milliseconds, ratio
+from benchmarks.rounds import asked, interleaved, milliseconds, ratio
 from benchmarks.train import built, naive
 
 LIMITS = (
@@ -297,20 +296,15 @@ def compile_rows(rounds: int) -> Table:
 
 def measure(arguments: list[str]) -> tuple[str, dict[str, Table]]:
     """(a note, tables by title)."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=7)
-    given = parser.parse_args(arguments)
-    device = torch.device(given.device)
+    device, rounds = asked(arguments)
     if device.type == "cuda":
         where = torch.cuda.get_device_name()
-        return f"; {where}, random weights.", {"One step": step_rows(device, given.rounds)}
-    torch.set_num_threads(1)
+        return f"; {where}, random weights.", {"One step": step_rows(device, rounds)}
     tables = {
-        "One step of a small FLUX (width 384, 2 + 4 blocks)": step_rows(device, given.rounds),
-        "Linear layers of one block of FLUX.1's width": branch_rows(max(given.rounds // 2, 3)),
-        "Whole pictures": picture_rows(given.rounds),
-        "First-block cache (inexact, off by default)": cache_rows(given.rounds),
-        "Compiled blocks (inductor)": compile_rows(given.rounds),
+        "One step of a small FLUX (width 384, 2 + 4 blocks)": step_rows(device, rounds),
+        "Linear layers of one block of FLUX.1's width": branch_rows(max(rounds // 2, 3)),
+        "Whole pictures": picture_rows(rounds),
+        "First-block cache (inexact, off by default)": cache_rows(rounds),
+        "Compiled blocks (inductor)": compile_rows(rounds),
     }
-    return f"; medians of {given.rounds} interleaved rounds, one thread, nothing else running.", tables
+    return f"; medians of {rounds} interleaved rounds, one thread, nothing else running.", tables

@@ -82,15 +82,15 @@ def mode_rows(found: dict[str, float]) -> Table:
     """Weights on the device at most, by mode; what is left to the bar is for activations (about 3 GB at 1024 px)."""
     flux, rows, t5 = found["transformer"], found["of it modulation layers"], found["T5-XXL encoder"]
     rest = found["CLIP-L text"] + found["VAE"]
-    # The largest block is a double one; of groups two are there, one at work and the next.
-    block = 2 * (flux - 0.1) / 57 * 1.6
+    # Of layers two are there, one at work and the next; the largest is T5's table of words.
+    layer = 32128 * 4096 / 1e9
     weights = {
         "full": 2 * (flux + t5 + rest),
         "offload": 2 * max(flux, t5),
         "hoisted": max(2 * (flux - rows + found["VAE"]) + modulation_table(4), 2 * (t5 + rest)),
-        "fp8": max(flux, 2 * t5),
+        "fp8": max(flux - rows + 2 * rows, 2 * t5),  # modulation layers stay in bfloat16
         "nf4": 0.57 * max(flux, t5) + 2 * found["VAE"],
-        "group": 2 * block,
+        "group": 2 * 2 * layer + 2 * found["VAE"],
     }
     return [
         {

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+
+
+def asked(words: Sequence[str]) -> tuple[torch.device, int]:
+    """(device, rounds) of a command line; on a CPU one thread from here on."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=7)
+    given = parser.parse_args(words)
+    device = torch.device(given.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    return device, given.rounds
 
 
 def interleaved(cases: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:

@@ -6,7 +6,6 @@ python -m benchmarks train --device cuda         FLUX.1's size with random weigh
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -28,6 +27,7 @@ from anyphoto_cli.model.transformer import AnyPhotoTransformer
 from anyphoto_cli.train.examples import Example
 from anyphoto_cli.train.flops import peak_flops, step_flops
 from anyphoto_cli.train.objective import Parts, objective
+from benchmarks.rounds import asked
 
 LIMITS = (
     "at least 1.25 x a naive AnyPhoto (dense mask, LoRA computed for all tokens, whole picture decoded) with the same "
@@ -290,19 +290,13 @@ def loader_rows(seconds: float = 6.0) -> list[dict[str, object]]:
 
 def measure(arguments: list[str]) -> tuple[str, dict[str, list[dict[str, object]]]]:
     """(a note, tables by title)."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=7)
-    given = parser.parse_args(arguments)
-    device = torch.device(given.device)
+    device, rounds = asked(arguments)
     cuda = device.type == "cuda"
-    if not cuda:
-        torch.set_num_threads(1)
     side, rank = 512, 128 if cuda else 16
     tables = {
-        f"One step, {faces} faces": step_rows(device, side, faces, rank, given.rounds) for faces in (2, 4)
+        f"One step, {faces} faces": step_rows(device, side, faces, rank, rounds) for faces in (2, 4)
     }  # fmt: skip
     if not cuda:
         tables["The loader"] = loader_rows()
     where = torch.cuda.get_device_name() if cuda else "one thread"
-    return f"; medians of {given.rounds} interleaved rounds, {where}, random weights.", tables
+    return f"; medians of {rounds} interleaved rounds, {where}, random weights.", tables

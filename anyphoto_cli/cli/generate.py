@@ -17,6 +17,73 @@ from anyphoto_cli.errors import InputError
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 SPEED, LOOKING, CREDENTIALS = "Speed and memory", "Looking at the pictures", "Content credentials"
+Device = Annotated[str | None, described(GenerateConfig, "device", rich_help_panel=SPEED)]
+Dtype = Annotated[str | None, described(GenerateConfig, "dtype", rich_help_panel=SPEED)]
+Memory = Annotated[str | None, described(GenerateConfig, "memory", rich_help_panel=SPEED)]
+Attention = Annotated[str | None, described(GenerateConfig, "attention", rich_help_panel=SPEED)]
+Compile = Annotated[
+    bool | None,
+    described(
+        GenerateConfig,
+        "compile",
+        "--compile/--no-compile",
+        rich_help_panel=SPEED,
+        envvar="ANYPHOTO_GENERATE_COMPILE",
+    ),
+]
+Batch = Annotated[int | None, described(GenerateConfig, "batch", rich_help_panel=SPEED)]
+Cache = Annotated[float | None, described(GenerateConfig, "cache", metavar="CHANGE", rich_help_panel=SPEED)]
+Verify = Annotated[
+    bool, typer.Option("--verify", rich_help_panel=LOOKING, help="Look at each picture: who is there, and where.")
+]
+Annotate = Annotated[
+    bool,
+    typer.Option(
+        "--annotate",
+        rich_help_panel=LOOKING,
+        help="Also write copies with boxes and names; looks as --verify does.",
+    ),
+]
+BestOf = Annotated[
+    int | None,
+    typer.Option(
+        "--best-of", rich_help_panel=LOOKING, help="Render K seeds for each picture, keep the best.", metavar="K"
+    ),
+]
+RetryUntil = Annotated[
+    float | None,
+    typer.Option(
+        "--retry-until",
+        rich_help_panel=LOOKING,
+        help="Seed after seed until every face reaches this cosine.",
+        metavar="COS",
+    ),
+]
+MaxTries = Annotated[
+    int | None,
+    typer.Option("--max-tries", rich_help_panel=LOOKING, help="Most seeds of --retry-until; default: 8.", metavar="K"),
+]
+C2pa = Annotated[
+    bool,
+    typer.Option(
+        "--c2pa",
+        rich_help_panel=CREDENTIALS,
+        help="Sign the pictures with content credentials; see anyphoto provenance.",
+    ),
+]
+C2paCert = Annotated[
+    Path | None,
+    typer.Option(
+        "--c2pa-cert",
+        rich_help_panel=CREDENTIALS,
+        help="Your certificate chain; default: a local test one.",
+        metavar="PEM",
+    ),
+]
+C2paKey = Annotated[
+    Path | None,
+    typer.Option("--c2pa-key", rich_help_panel=CREDENTIALS, help="Its private key, ES256.", metavar="PEM"),
+]
 _EXAMPLES = f"""Examples:
 
 anyphoto generate examples/two_people.json -o out
@@ -44,79 +111,25 @@ def generate(
     seed: Annotated[int | None, described(GenerateConfig, "seed")] = None,
     num_images: Annotated[int | None, described(GenerateConfig, "num_images", "--num-images", "-n")] = None,
     steps: Annotated[int | None, described(GenerateConfig, "steps")] = None,
-    device: Annotated[str | None, described(GenerateConfig, "device", rich_help_panel=SPEED)] = None,
-    dtype: Annotated[str | None, described(GenerateConfig, "dtype", rich_help_panel=SPEED)] = None,
-    memory: Annotated[str | None, described(GenerateConfig, "memory", rich_help_panel=SPEED)] = None,
-    attention: Annotated[str | None, described(GenerateConfig, "attention", rich_help_panel=SPEED)] = None,
-    compile_: Annotated[
-        bool | None,
-        described(
-            GenerateConfig,
-            "compile",
-            "--compile/--no-compile",
-            rich_help_panel=SPEED,
-            envvar="ANYPHOTO_GENERATE_COMPILE",
-        ),
-    ] = None,
-    batch: Annotated[int | None, described(GenerateConfig, "batch", rich_help_panel=SPEED)] = None,
-    cache: Annotated[float | None, described(GenerateConfig, "cache", metavar="CHANGE", rich_help_panel=SPEED)] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    memory: Memory = None,
+    attention: Attention = None,
+    compile_: Compile = None,
+    batch: Batch = None,
+    cache: Cache = None,
     lora: Annotated[list[str] | None, described(GenerateConfig, "lora", metavar="FILE|ID[@SCALE]")] = None,
     refs_root: RefsRoot = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace pictures that exist.")] = False,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="Leave refused layouts out; exit code 3.")] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", rich_help_panel=LOOKING, help="Look at each picture: who is there, and where.")
-    ] = False,
-    annotate: Annotated[
-        bool,
-        typer.Option(
-            "--annotate",
-            rich_help_panel=LOOKING,
-            help="Also write copies with boxes and names; looks as --verify does.",
-        ),
-    ] = False,
-    best_of: Annotated[
-        int | None,
-        typer.Option(
-            "--best-of", rich_help_panel=LOOKING, help="Render K seeds for each picture, keep the best.", metavar="K"
-        ),
-    ] = None,
-    retry_until: Annotated[
-        float | None,
-        typer.Option(
-            "--retry-until",
-            rich_help_panel=LOOKING,
-            help="Seed after seed until every face reaches this cosine.",
-            metavar="COS",
-        ),
-    ] = None,
-    max_tries: Annotated[
-        int | None,
-        typer.Option(
-            "--max-tries", rich_help_panel=LOOKING, help="Most seeds of --retry-until; default: 8.", metavar="K"
-        ),
-    ] = None,
-    c2pa: Annotated[
-        bool,
-        typer.Option(
-            "--c2pa",
-            rich_help_panel=CREDENTIALS,
-            help="Sign the pictures with content credentials; see anyphoto provenance.",
-        ),
-    ] = False,
-    c2pa_cert: Annotated[
-        Path | None,
-        typer.Option(
-            "--c2pa-cert",
-            rich_help_panel=CREDENTIALS,
-            help="Your certificate chain; default: a local test one.",
-            metavar="PEM",
-        ),
-    ] = None,
-    c2pa_key: Annotated[
-        Path | None,
-        typer.Option("--c2pa-key", rich_help_panel=CREDENTIALS, help="Its private key, ES256.", metavar="PEM"),
-    ] = None,
+    verify: Verify = False,
+    annotate: Annotate = False,
+    best_of: BestOf = None,
+    retry_until: RetryUntil = None,
+    max_tries: MaxTries = None,
+    c2pa: C2pa = False,
+    c2pa_cert: C2paCert = None,
+    c2pa_key: C2paKey = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, load no model, render nothing.")
     ] = False,

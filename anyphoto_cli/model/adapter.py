@@ -21,8 +21,9 @@ from torch import Tensor
 
 from anyphoto_cli import __version__
 from anyphoto_cli.config.method import MethodConfig
-from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed, sha256_of
+from anyphoto_cli.model.hub import hub_folder
 from anyphoto_cli.model.location_lora import ADAPTER
 
 LORA_FILE, PROJECTOR_FILE, CARD_FILE = (
@@ -190,17 +191,7 @@ def find_adapter(
     text = str(source)
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise InputError("no such folder", file=text, field="--adapter", remedy="Give a folder, or a hub id: org/name")
-    from huggingface_hub import snapshot_download
-
     prefix = f"{subfolder}/" if subfolder else ""
-    try:
-        folder = snapshot_download(
-            text,
-            revision=revision,
-            token=token,
-            allow_patterns=[prefix + name for name in (LORA_FILE, PROJECTOR_FILE, CARD_FILE)],
-        )
-    except Exception as error:  # the hub raises requests', httpx' and its own kinds
-        reason = type(error).__name__
-        raise EnvironmentFault(f"the adapter {text!r} could not be had from the hub ({reason})") from error
-    return Path(folder, subfolder) if subfolder else Path(folder)
+    wanted = [prefix + name for name in (LORA_FILE, PROJECTOR_FILE, CARD_FILE)]
+    folder = hub_folder("the adapter", text, wanted, revision=revision, token=token)
+    return folder / subfolder if subfolder else folder

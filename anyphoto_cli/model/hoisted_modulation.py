@@ -48,7 +48,7 @@ def hoist_modulation(
     """One entry per timestep [B]; guidance [B], pooled [B, 768], faces: as in `AnyPhotoTransformer.forward`.
 
     bring: holds a block's modulation layers where they can be called. At FLUX.1's size: 2.1 MB a step and row in
-    bfloat16, 290 MB for 28 steps of 4 people.
+    bfloat16, 290 MB for 28 steps of 4 people, and so much for each picture of a batch.
     """
     inputs = [transformer.modulation_inputs(t, guidance, pooled, faces, pooled.dtype) for t in timesteps]
     steps: list[list[tuple[Rows, ...]]] = [[] for _ in inputs]
@@ -92,14 +92,12 @@ class ModulationCache:
     Weights that are written to past autograd (`parameter.data.copy_`) are not noticed.
     """
 
-    KEPT = 2
-    """One of the prompt, one of the negative prompt."""
-
     def __init__(self) -> None:
-        self._kept: list[tuple[list[Tensor], _State, list[StepModulation]]] = []
+        self._kept: dict[str, tuple[list[Tensor], _State, list[StepModulation]]] = {}
 
     def of(
         self,
+        branch: str,
         transformer: Any,
         timesteps: Sequence[Tensor],
         guidance: Tensor | None,
@@ -107,15 +105,21 @@ class ModulationCache:
         faces: Sequence[LocationTokens],
         bring: Bring = left_alone,
     ) -> list[StepModulation]:
-        """As `hoist_modulation`."""
+        """As `hoist_modulation`. branch: of classifier-free guidance; each has its own last render."""
         given = [*timesteps, pooled, *(face.embeddings for face in faces), *([] if guidance is None else [guidance])]
         state = _State(transformer, [face.lengths for face in faces])
-        for tensors, then, rows in self._kept:
+        if branch in self._kept:
+            tensors, then, rows = self._kept[branch]
             if then.is_still(state) and len(tensors) == len(given) and all(map(_same, tensors, given)):
                 return rows
+            del self._kept[branch], tensors, rows  # before the new ones need their memory
         rows = hoist_modulation(transformer, timesteps, guidance, pooled, faces, bring)
-        self._kept = [*self._kept, (given, state, rows)][-self.KEPT :]
+        self._kept[branch] = given, state, rows
         return rows
+
+    def forget(self, branch: str) -> None:
+        """Of a branch that the present render does not have."""
+        self._kept.pop(branch, None)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -48,13 +48,6 @@ def split_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> 
     return torch.cat(out, -2)
 
 
-def joined_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
-    """The same in unmasked parts that are joined by their log-sum-exp; for one identity or none, one dense call."""
-    if len(lengths) <= 1:
-        return F.scaled_dot_product_attention(q, k, v)
-    return merged_attention(q, k, v, lengths)
-
-
 def open_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
     """Everything sees everything: what Eq. 19 is compared with. Source: Table A, "all visible"."""
     return F.scaled_dot_product_attention(q, k, v)
@@ -64,7 +57,7 @@ OPEN = "open"
 KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]] = {
     "masked": masked_attention,
     "split": split_attention,
-    "merged": joined_attention,
+    "merged": merged_attention,
     OPEN: open_attention,
 }
 

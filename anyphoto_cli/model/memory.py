@@ -35,7 +35,7 @@ EXPLAINED = {
     "hoisted": "the same, without the modulation layers: their rows are computed once a layout",
     "fp8": "transformer weights in 8-bit floats (norms and modulation in bfloat16), with offload",
     "nf4": "transformer and T5 in 4-bit NF4 (bitsandbytes), with offload",
-    "group": "every block comes to the device when it is called: exact, and slow",
+    "group": "every layer comes to the device when it is called: exact, and slow",
 }
 
 

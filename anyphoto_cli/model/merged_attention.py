@@ -16,16 +16,20 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Part = tuple[Tensor, Tensor, Tensor]
 _ATEN = torch.ops.aten
 
 
 def merged_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Eq. 19 in 2 + N unmasked flash calls. q, k, v, lengths, returns: as in `masked_attention`, lengths not empty.
+    """Eq. 19 in 2 + N unmasked flash calls; for one identity or none, one dense call.
 
-    On CUDA: float16 or bfloat16, and a head_dim that flash takes (FLUX's 128 is one).
+    q, k, v, lengths, returns: as in `masked_attention`. On CUDA: float16 or bfloat16, and a head_dim that flash takes
+    (FLUX's 128 is one).
     """
+    if len(lengths) <= 1:
+        return F.scaled_dot_product_attention(q, k, v)
     return cast(Tensor, _Merged.apply(q, k, v, tuple(lengths)))
 
 

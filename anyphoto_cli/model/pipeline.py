@@ -8,6 +8,7 @@ picture = pipe("two friends on a beach", faces=prepared_faces).images[0]
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +51,19 @@ from anyphoto_cli.model.visiting import Visitors, tensors_of
 from anyphoto_cli.types import PreparedFace
 
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(eq=False)
+class _Branch:
+    """One side of classifier-free guidance. text: T5 states, CLIP's pooled vector, ids. faces: one entry a picture, or
+    none. rows: of all steps, or None: the blocks make them.
+    """
+
+    name: str
+    text: tuple[Tensor, Tensor, Tensor]
+    faces: list[LocationTokens]
+    rows: list[StepModulation] | None = None
+    cache: FirstBlockCache | None = None
 
 
 class AnyPhotoPipeline(FluxPipeline):
@@ -256,68 +270,59 @@ class AnyPhotoPipeline(FluxPipeline):
 
         # The number format of t is diffusers' own: rounded as the latents are, so that no faces = FluxPipeline.
         times = [t.expand(len(noise)).to(noise.dtype) / 1000 for t in timesteps]
-        nobody = [face.dropped() for face in located]
         if self._visitors:
             self._visitors.call("transformer")
-        rows = self._modulation(times, guidance, text[1], located)
-        rows_negative = self._modulation(times, guidance, negative[1], nobody) if negative is not None else None
+        branches = [_Branch("cond", text, located)]
+        if negative is not None:
+            branches.append(_Branch("uncond", negative, [face.dropped() for face in located]))
+        else:
+            self._rows.forget("uncond")
+        for branch in branches:
+            branch.rows = self._modulation(branch, times, guidance)
+            branch.cache = FirstBlockCache(cache_threshold) if cache_threshold else None
 
-        def velocity(
-            i: int, text: tuple[Tensor, Tensor, Tensor], located: list[LocationTokens],
-            rows: list[StepModulation] | None, cache: FirstBlockCache | None,
-        ) -> Tensor:  # fmt: skip
-            return cast(
-                Tensor,
-                self.transformer(
-                    hidden_states=noise,
-                    timestep=times[i],
-                    guidance=guidance,
-                    pooled_projections=text[1],
-                    encoder_hidden_states=text[0],
-                    txt_ids=text[2],
-                    img_ids=img_ids,
-                    faces=located,
-                    hoisted=rows[i] if rows else None,
-                    cache=cache,
-                    return_dict=False,
-                )[0],
-            )
+        def velocity(i: int, branch: _Branch) -> Tensor:
+            states, pooled, txt_ids = branch.text
+            with self.transformer.cache_context(branch.name):
+                said = self.transformer(
+                    hidden_states=noise, timestep=times[i], guidance=guidance, pooled_projections=pooled,
+                    encoder_hidden_states=states, txt_ids=txt_ids, img_ids=img_ids, faces=branch.faces,
+                    hoisted=branch.rows[i] if branch.rows else None, cache=branch.cache, return_dict=False,
+                )  # fmt: skip
+            return cast(Tensor, said[0])
 
-        caches = [FirstBlockCache(cache_threshold) if cache_threshold else None for _ in range(2)]
         with self.progress_bar(total=len(timesteps)) as progress:
             for i, t in enumerate(timesteps):
                 if self.interrupt:
                     continue
                 self._current_timestep = t
-                with self.transformer.cache_context("cond"):
-                    v = velocity(i, text, located, rows, caches[0])
-                if negative is not None:
-                    with self.transformer.cache_context("uncond"):
-                        v_negative = velocity(i, negative, nobody, rows_negative, caches[1])
+                v, *others = (velocity(i, branch) for branch in branches)
+                for v_negative in others:
                     v = v_negative + true_cfg_scale * (v - v_negative)
                 noise = self.scheduler.step(v, t, noise, return_dict=False)[0]
                 if callback_on_step_end is not None:
-                    state = {"latents": noise, "prompt_embeds": text[0]}
+                    told = branches[0]
+                    state = {"latents": noise, "prompt_embeds": told.text[0]}
                     wanted = {name: state[name] for name in callback_on_step_end_tensor_inputs}
                     changed = callback_on_step_end(self, i, t, wanted)
                     noise = changed.pop("latents", noise)
-                    text = (changed.pop("prompt_embeds", text[0]), *text[1:])
+                    told.text = (changed.pop("prompt_embeds", told.text[0]), *told.text[1:])
                 progress.update()
         self._current_timestep = None
-        self.reused_steps = sum(cache.reused for cache in caches if cache is not None)
+        self.reused_steps = sum(branch.cache.reused for branch in branches if branch.cache is not None)
 
         images = noise if output_type == "latent" else self._decode(noise, height, width, output_type)
         self.maybe_free_model_hooks()
         return FluxPipelineOutput(images=images) if return_dict else (images,)
 
     def _modulation(
-        self, times: list[Tensor], guidance: Tensor | None, pooled: Tensor, faces: list[LocationTokens]
-    ) -> list[StepModulation] | None:
+        self, branch: _Branch, times: list[Tensor], guidance: Tensor | None
+    ) -> list[StepModulation] | None:  # fmt: skip
         """The modulation rows of all steps at once; None where an offloading hook has to see each block called."""
         if not self.hoist_modulation or not can_hoist(self.transformer):
             return None
         bring = self._visitors.briefly if self._visitors else left_alone
-        return self._rows.of(self.transformer, times, guidance, pooled, faces, bring)
+        return self._rows.of(branch.name, self.transformer, times, guidance, branch.text[1], branch.faces, bring)
 
     def _locate(
         self,

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import sha256_of
+from anyphoto_cli.model.hub import hub_folder
 
 FIELD = "--lora"
 
@@ -50,7 +51,8 @@ def find_style_lora(named: str) -> StyleLora:
     parts = source.split("/")
     if len(parts) not in (2, 3) or source.startswith((".", "/", "~")):
         raise InputError("no such file", file=source, field=FIELD, remedy="Give a .safetensors file, or org/name")
-    return StyleLora(source, _the_one_in(_downloaded("/".join(parts[:2]), parts[2:])), scale)
+    folder = hub_folder("the LoRA", "/".join(parts[:2]), parts[2:] or ["*.safetensors"])
+    return StyleLora(source, _the_one_in(folder.joinpath(*parts[2:])), scale)
 
 
 def _the_one_in(path: Path) -> Path:
@@ -63,17 +65,6 @@ def _the_one_in(path: Path) -> Path:
     if file.suffix != ".safetensors":
         raise InputError("is no .safetensors", file=file, field=FIELD, remedy="Pickled weights are not loaded")
     return file
-
-
-def _downloaded(repository: str, file: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(repository, allow_patterns=list(file) or ["*.safetensors"]))
-    except Exception as error:  # the hub raises requests', httpx' and its own kinds
-        reason = type(error).__name__
-        raise EnvironmentFault(f"the LoRA {repository!r} could not be had from the hub ({reason})") from error
-    return folder.joinpath(*file)
 
 
 def load_style_loras(pipeline: Any, loras: Sequence[StyleLora]) -> None:

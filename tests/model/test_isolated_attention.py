@@ -10,12 +10,12 @@ from anyphoto_cli.model.isolated_attention import (
     KERNELS,
     MERGE_FROM,
     choose_kernel,
-    joined_attention,
     masked_attention,
+    merged_attention,
     split_attention,
 )
 
-FAST = [split_attention, joined_attention]
+FAST = [split_attention, merged_attention]
 
 
 def qkv(lengths, n_global=11, seed=0):
@@ -49,7 +49,7 @@ def test_merged_is_exact_for_any_shape_and_size_of_logits(lengths, n_global, hea
     shape = (1, 2, n_global + sum(lengths), head_dim)
     q, k, v = ((torch.randn(shape, generator=g) * factor).to(dtype).requires_grad_() for factor in (size, 1, 1))
     exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
-    fast, reference = joined_attention(q, k, v, lengths), masked_attention(*exact, lengths)
+    fast, reference = merged_attention(q, k, v, lengths), masked_attention(*exact, lengths)
     assert fast.isfinite().all()
     torch.testing.assert_close(fast.double(), reference, rtol=0, atol=tolerance * reference.abs().max().item())
     w = torch.randn(fast.shape, generator=g).to(dtype)
@@ -60,7 +60,7 @@ def test_merged_is_exact_for_any_shape_and_size_of_logits(lengths, n_global, hea
 
 def test_merged_passes_gradcheck():
     q, k, v = (x.detach()[:1, :1, :, :4].requires_grad_() for x in qkv([2, 3], n_global=3))
-    assert torch.autograd.gradcheck(lambda *x: joined_attention(*x, [2, 3]), (q, k, v))
+    assert torch.autograd.gradcheck(lambda *x: merged_attention(*x, [2, 3]), (q, k, v))
 
 
 @pytest.mark.parametrize("attention", [*FAST, masked_attention])
@@ -95,7 +95,7 @@ def test_the_form_for_gpus_has_the_calls_and_shapes_that_torch_wants(dtype):
     """
     lengths, shape = [16, 3], (2, 3, 40 + 19, 64)
     q, k, v = (torch.empty(shape, device="meta", dtype=dtype, requires_grad=True) for _ in range(3))
-    out = joined_attention(q, k, v, lengths)
+    out = merged_attention(q, k, v, lengths)
     assert out.shape == shape and out.dtype == dtype
     for gradient in grad(out.sum(), (q, k, v)):
         assert gradient.shape == shape and gradient.dtype == dtype

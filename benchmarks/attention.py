@@ -21,6 +21,9 @@ LIMITS = (
 TEXT = 512
 # px, people, side of a face in px: smaller faces in larger groups.
 CASES = ((512, 1, 192), (512, 2, 128), (512, 4, 96), (512, 8, 64), (768, 4, 144), (1024, 2, 256), (1024, 4, 192))
+FEW = ((64, 2, 16), (128, 2, 48), (160, 3, 48), (192, 3, 64), (256, 3, 64), (320, 3, 80), (384, 4, 80))
+"""Pictures of the small world, whose texts have 48 tokens: where the merged form begins to pay on a CPU."""
+FEW_TEXT = 48
 MORE_ON_A_GPU = ((1024, 1, 384), (1024, 8, 128), (1536, 4, 288), (1536, 8, 192))
 
 
@@ -44,11 +47,13 @@ def flex(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Callable[[]
     return lambda: compiled(q, k, v, block_mask=mask)
 
 
-def rows_of(px: int, people: int, side: int, device: torch.device, rounds: int, backward: bool) -> dict[str, object]:
+def rows_of(
+    px: int, people: int, side: int, device: torch.device, rounds: int, backward: bool, text: int = TEXT
+) -> dict[str, object]:  # fmt: skip
     """One line of the table."""
     cuda = device.type == "cuda"
     heads, width, dtype = (24, 128, torch.bfloat16) if cuda else (2, 128, torch.float32)
-    shared, lengths = TEXT + (px // 16) ** 2, [(side // 16) ** 2] * people
+    shared, lengths = text + (px // 16) ** 2, [(side // 16) ** 2] * people
     total = shared + sum(lengths)
     # Strided as in the model: [S, heads, width] seen as [heads, S, width].
     q, k, v = (
@@ -70,7 +75,8 @@ def rows_of(px: int, people: int, side: int, device: torch.device, rounds: int, 
         "text and noise alone": run(open_attention, shared, []), "no mask (wrong)": run(open_attention),
         "dense mask": run(masked_attention), "split": run(split_attention), "merged": run(merged_attention),
     }  # fmt: skip
-    if not backward and people > 1:
+    flexed = not backward and people > 1 and text == TEXT
+    if flexed:
         cases["FlexAttention"] = flex(q, k, v, lengths)
     taken = interleaved(cases, rounds)
     alone = "text and noise alone"
@@ -80,8 +86,8 @@ def rows_of(px: int, people: int, side: int, device: torch.device, rounds: int, 
     }  # fmt: skip
     for name in ("no mask (wrong)", "dense mask", "split", "merged"):
         told[name] = round(ratio(taken, name, alone), 3)
-    if not backward:
-        told["FlexAttention"] = round(ratio(taken, "FlexAttention", alone), 2) if people > 1 else "n/a"
+    if not backward and text == TEXT:
+        told["FlexAttention"] = round(ratio(taken, "FlexAttention", alone), 2) if flexed else "n/a"
     best = min(("split", "merged"), key=lambda name: ratio(taken, name, alone))
     told["best / dense mask"] = round(ratio(taken, best, "dense mask"), 3)
     told["ms, text and noise alone"] = milliseconds(taken[alone])
@@ -98,5 +104,12 @@ def measure(arguments: list[str]) -> tuple[str, dict[str, list[dict[str, object]
         ]
         for title, backward in (("Forward", False), ("Forward and backward", True))
     }
+    if device.type == "cpu":
+        for title, backward in (("forward", False), ("forward and backward", True)):
+            tables[f"Few tokens: {title}, {FEW_TEXT} of text, over text and noise alone"] = [
+                {"tokens": FEW_TEXT + (px // 16) ** 2 + people * (side // 16) ** 2}
+                | rows_of(px, people, side, device, 8 * rounds, backward, FEW_TEXT)
+                for px, people, side in FEW
+            ]
     where = torch.cuda.get_device_name() if device.type == "cuda" else "one thread, 2 heads of 128, float32"
     return f"; medians of {rounds} interleaved rounds, {where}, nothing else running.", tables

@@ -111,13 +111,14 @@ def test_without_faces_a_lora_does_what_it_does_in_flux_pipeline(style, tmp_path
     assert not np.array_equal(pixels(plain), pixels(made))
 
 
-def test_beside_an_adapter_it_is_recorded_and_rendered_again(style, adapter, layout_file, tmp_path):  # noqa: F811
+def test_beside_an_adapter_it_is_recorded_and_rendered_again(style, adapter, layout_file, tmp_path, run):  # noqa: F811
     heard = Heard()
     config = toy(adapter=str(adapter), lora=(str(style),))
     [made] = render([layout_file], tmp_path / "out", config, listener=heard).pictures
     assert any("experimental" in notice for notice in heard.notices)
     [lora] = read_record(made.path)["loras"]
     assert lora["scale"] == 1 and len(lora["sha256"]) == 64
+    assert f"  LoRA: {style} at 1, {lora['sha256']}" in run("provenance", made.path)[1].replace("\n", "")
     again, same = render_again(made.path)
     assert same and again.path.name == f"{made.path.stem}_again.png"
     with pytest.raises(InputError, match="exists and was made from something else"):

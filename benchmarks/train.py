@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,9 +25,11 @@ from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.config.train import LossConfig
 from anyphoto_cli.model.location_lora import ADAPTER, _delta, location_lora_config
 from anyphoto_cli.model.transformer import AnyPhotoTransformer
+from anyphoto_cli.train.ahead import encoded
 from anyphoto_cli.train.examples import Example
 from anyphoto_cli.train.flops import peak_flops, step_flops
-from anyphoto_cli.train.objective import Parts, objective
+from anyphoto_cli.train.frozen import Parts, encode_batch
+from anyphoto_cli.train.objective import objective
 from benchmarks.rounds import asked
 
 LIMITS = (
@@ -168,12 +171,25 @@ def steps(device: torch.device, side: int, faces: int, rank: int) -> dict[str, t
         )[0]  # fmt: skip
         return (said.float() - (noise - packed).float()).square().mean()
 
-    return {
-        "ours": (ours, loss("crop"), nullcontext),
+    found: dict[str, tuple[Any, Step, Any]] = {"ours": (ours, loss("crop"), nullcontext)}
+    if device.type == "cuda":
+        found["ours, encoded ahead"] = (ours, ahead([example], parts, ours.method), nullcontext)
+    return found | {
         "naive": (ours, loss("full"), naive),
         "naive, full checkpointing": (ours, loss("full"), naive),
         "plain LoRA step of stock FLUX, no faces": (plain, plain_loss, nullcontext),
     }
+
+
+def ahead(examples: list[Example], parts: Parts, method: MethodConfig) -> Step:
+    """The step whose VAE and captions were done beside the one before."""
+
+    def encode(batch: Any, number: int) -> Any:
+        return encode_batch(batch, parts, method, seed=0, step=0, rank=0)
+
+    work = encoded(repeat(examples), encode, range(1_000_000), parts.device)
+    config = LossConfig(face_t_max=1.0)
+    return lambda: objective(examples, parts, config, method, seed=0, step=0, rank=0, encoded=next(work)[1]).loss
 
 
 def run_step(name: str, model: Any, loss: Step, around: Any, device: torch.device) -> tuple[float, float]:

@@ -20,10 +20,12 @@ from anyphoto_cli.model.adapter import copy_weights, read_card, read_weights, sa
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import only_one
 from anyphoto_cli.train.activations import blocks_to_keep
+from anyphoto_cli.train.ahead import Batch, encoded
 from anyphoto_cli.train.batches import ShardedSamples, batches
 from anyphoto_cli.train.checkpoint import Checkpoint, newest_whole, read_optimiser, save_checkpoint
 from anyphoto_cli.train.distributed import Averager, Ranks, joined
 from anyphoto_cli.train.examples import Bank, Example
+from anyphoto_cli.train.frozen import Encoded, encode_batch
 from anyphoto_cli.train.metrics import Meter, spoken
 from anyphoto_cli.train.models import Models, open_models, open_text, training_device
 from anyphoto_cli.train.objective import objective
@@ -36,8 +38,8 @@ from anyphoto_cli.train.validation import Validation, open_validation, summary, 
 ADAPTER_FOLDER = "adapter"
 FREE = {
     "output_dir", "checkpointing_steps", "checkpoints_total_limit", "logging_steps", "timeout_s", "device",
-    "gradient_checkpointing", "activation_memory_gb", "compile", "data.workers", "data.shards", "data.bad_shards",
-    "report_to", "validation_steps", "validation_layouts",
+    "gradient_checkpointing", "activation_memory_gb", "overlap_encoding", "compile", "data.workers", "data.shards",
+    "data.bad_shards", "report_to", "validation_steps", "validation_layouts",
 }  # fmt: skip
 """Keys that may differ when a run goes on: they change no number of it. Shards are known by their manifest's hash."""
 
@@ -188,8 +190,9 @@ def _steps(run: _Run, examples: Iterator[list[Example]], first: int, stop: Calla
     config, ranks, loss, told = run.config, run.ranks, float("nan"), ""
     averager = Averager(ranks, in_forward_order(trained_parameters(run.models.transformer)))
     meter = Meter(config, ranks, run.models.transformer, run.models.parts.device)
+    work = _encoded(run, examples, first, meter)
     for step in range(first, config.max_train_steps):
-        loss = _gradients(run, examples, step, meter, averager)
+        loss = _gradients(run, work, step, meter, averager)
         with meter.sections.of("update"):
             averager.finish()
             norm = run.optimiser.clip()
@@ -215,6 +218,8 @@ def _steps(run: _Run, examples: Iterator[list[Example]], first: int, stop: Calla
 
 def _validate(run: _Run, step: int) -> None:
     """The first rank renders, the others wait."""
+    if run.models.parts.device.type == "cuda":
+        torch.cuda.synchronize()  # the next batch may be in the encoders, which rendering uses on this stream
     if run.validation is not None:
         folder = run.folder / "validation" / f"step-{step:06d}" if run.ranks.first else None
         scores = validate(run.validation, run.models.pipeline, run.models.parts.encode_text, folder, run.models.steps)
@@ -222,18 +227,37 @@ def _validate(run: _Run, step: int) -> None:
     run.ranks.wait()
 
 
+def _encoded(
+    run: _Run, examples: Iterator[list[Example]], first: int, meter: Meter
+) -> Iterator[tuple[Batch, Encoded]]:  # fmt: skip
+    """All micro-steps' batches from optimiser step `first` on, as the transformer takes them."""
+    config, parts, each = run.config, run.models.parts, run.config.gradient_accumulation_steps
+
+    def waited() -> Iterator[Batch]:
+        while True:
+            with meter.sections.of("data"):
+                batch = next(examples)
+            yield batch
+
+    def encode(batch: Batch, micro: int) -> Encoded:
+        with meter.sections.of("encode"):
+            return encode_batch(batch, parts, config.method, seed=config.seed, step=micro, rank=run.ranks.rank)
+
+    numbers = range(first * each, config.max_train_steps * each)
+    return encoded(waited(), encode, numbers, parts.device, config.overlap_encoding)
+
+
 def _gradients(
-    run: _Run, examples: Iterator[list[Example]], step: int, meter: Meter, averager: Averager
+    run: _Run, work: Iterator[tuple[Batch, Encoded]], step: int, meter: Meter, averager: Averager
 ) -> float:  # fmt: skip
     """Accumulate one optimiser step's gradients; this rank's mean loss."""
     config, losses = run.config, []
     for micro in range(config.gradient_accumulation_steps):
         number = step * config.gradient_accumulation_steps + micro
-        with meter.sections.of("data"):
-            batch = next(examples)
+        batch, ready = next(work)
         terms = objective(
             batch, run.models.parts, config.loss, config.method, seed=config.seed, step=number, rank=run.ranks.rank,
-            sections=meter.sections,
+            sections=meter.sections, encoded=ready,
         )  # fmt: skip
         last = micro + 1 == config.gradient_accumulation_steps
         with meter.sections.of("backward"), averager.during(last):

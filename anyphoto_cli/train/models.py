@@ -17,7 +17,7 @@ from anyphoto_cli.model import bases, memory
 from anyphoto_cli.model.adapter import AdapterCard, FacePackCard, copy_weights, find_adapter, read_card, read_weights
 from anyphoto_cli.seams import FaceAnalyzer
 from anyphoto_cli.train.distributed import Ranks
-from anyphoto_cli.train.objective import Parts
+from anyphoto_cli.train.frozen import Parts
 from anyphoto_cli.train.sharding import shard_frozen
 from anyphoto_cli.train.text import CachedText, LiveText
 

@@ -115,8 +115,6 @@ def _trained(plan: Plan, row: str, seed: int) -> str:
     """Its adapter, relative to the folder."""
     name = _name(row, seed)
     settings = [f"seed={seed}", f"max_train_steps={plan.steps}", "data.workers=0", "train_batch_size=8"]
-    if PRESETS[row][1].get("loss.face_weight") is None:
-        settings.append("loss.face_weight=0.3")
     return _train(plan, f"runs/{name}", row, settings)
 
 

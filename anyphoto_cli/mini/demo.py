@@ -52,7 +52,7 @@ def run_demo(out: Path, steps: int = 40, adapter: Path | None = None, listener: 
     do("train", "init", "--model", "mini", "--shards", "data", "-o", "run.yaml", "--output-dir", "run", "--overwrite")
     adapter = adapter or shipped.adapter_folder()
     begin = [f"adapter={adapter}", "lr_scheduler=constant", "learning_rate=0.0003"] if adapter else []
-    often = ("logging_steps=5", "loss.face_weight=0.3", "data.workers=0")
+    often = ("logging_steps=5", "data.workers=0")
     do("train", "run.yaml", f"max_train_steps={steps}", *often, *begin)
     do("mini", "photos", "--people", "12", "--groups", "12", "--held-out", "--layouts", "-o", "held_out")
     write_layouts(out / "held_out", out / "layouts")

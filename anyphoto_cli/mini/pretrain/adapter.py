@@ -13,7 +13,7 @@ from anyphoto_cli.mini.pretrain.loop import STEPS as ASKED_STEPS
 WORLD = ("--people", "1200", "--groups", "8000", "--references", "4", "--style", "any")
 STEPS = 4000
 SETTINGS = (
-    "data.workers=0", "train_batch_size=8", "loss.face_weight=0.5", "data.replacement_max=0.9", "lr_scheduler=cosine",
+    "data.workers=0", "train_batch_size=8", "data.replacement_max=0.9", "lr_scheduler=cosine",
 )  # fmt: skip
 """References here are always other photos than the target: training is asked the same question most of the time."""
 RUN, BEGUN = "run", "begun"

@@ -16,13 +16,13 @@ from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed, sweep
 from anyphoto_cli.layout.schema import load_layout
-from anyphoto_cli.model.adapter import copy_weights, read_card, read_weights, save_adapter
+from anyphoto_cli.model.adapter import save_adapter
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import only_one
 from anyphoto_cli.train.activations import blocks_to_keep
 from anyphoto_cli.train.ahead import Batch, encoded
 from anyphoto_cli.train.batches import ShardedSamples, batches
-from anyphoto_cli.train.checkpoint import Checkpoint, newest_whole, read_optimiser, save_checkpoint
+from anyphoto_cli.train.checkpoint import save_checkpoint
 from anyphoto_cli.train.distributed import Averager, Ranks, joined
 from anyphoto_cli.train.examples import Bank, Example
 from anyphoto_cli.train.frozen import Encoded, encode_batch
@@ -31,17 +31,12 @@ from anyphoto_cli.train.models import Models, open_models, open_text, training_d
 from anyphoto_cli.train.objective import objective
 from anyphoto_cli.train.optimiser import Optimiser, in_forward_order, trained_parameters
 from anyphoto_cli.train.plots import CONFIG, METRICS
+from anyphoto_cli.train.resume import cut_metrics, facts_of, go_on
 from anyphoto_cli.train.text import CachedText, cache_text, not_cached
 from anyphoto_cli.train.trackers import Nobody, Tracker, open_tracker
 from anyphoto_cli.train.validation import Validation, open_validation, summary, validate
 
 ADAPTER_FOLDER = "adapter"
-FREE = {
-    "output_dir", "checkpointing_steps", "checkpoints_total_limit", "logging_steps", "timeout_s", "device",
-    "gradient_checkpointing", "activation_memory_gb", "overlap_encoding", "compile", "data.workers", "data.shards",
-    "data.bad_shards", "report_to", "validation_steps", "validation_layouts",
-}  # fmt: skip
-"""Keys that may differ when a run goes on: they change no number of it. Shards are known by their manifest's hash."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +112,14 @@ def _train(config: TrainConfig, ranks: Ranks, resume: bool, listener: Listener, 
     _keep_blocks(config, models, samples, listener)
     parameters = trained_parameters(models.transformer)
     run_ = _Run(
-        config, ranks, models, Optimiser(parameters, config), _facts(config, ranks, models, samples), listener,
+        config, ranks, models, Optimiser(parameters, config), facts_of(config, ranks, models, samples), listener,
         # Sharded blocks are gathered by all ranks together: all render, the first one keeps.
         open_validation(config, models.analyzer) if ranks.first or config.sharding == "fsdp" else None,
     )  # fmt: skip
-    first = _go_on(run_, resume)
+    first = go_on(run_.folder, run_.facts, models, run_.optimiser, listener, resume)
     if ranks.first:
         _keep_config(run_)
-        _cut_metrics(run_.folder / METRICS, first)
+        cut_metrics(run_.folder / METRICS, first)
         run_.tracker = open_tracker(config, first, listener)
     listener.work("Training", config.max_train_steps, first)
     try:
@@ -267,75 +262,9 @@ def _gradients(
     return sum(float(loss) / config.gradient_accumulation_steps for loss in losses)
 
 
-def _facts(config: TrainConfig, ranks: Ranks, models: Models, samples: ShardedSamples) -> dict[str, Any]:
-    """What a run that goes on must have in common with the one that began, flat."""
-    import hashlib
-
-    manifest = Path(config.data.shards) / "manifest.json"
-    flat: dict[str, Any] = {}
-    for key, value in config.told().items():
-        if isinstance(value, dict) and key in ("data", "loss", "method"):
-            flat |= {f"{key}.{inner}": told for inner, told in value.items()}
-        else:
-            flat[key] = value
-    kept = {key: value for key, value in flat.items() if key not in FREE}
-    return kept | {
-        "world size": ranks.world, "threads": torch.get_num_threads() if models.parts.device.type == "cpu" else 0,
-        "shards' manifest": hashlib.sha256(manifest.read_bytes()).hexdigest(), "base": models.card.base_revision,
-        "face pack": models.card.face_pack.sha256, "shards left out": samples.left_out,
-    }  # fmt: skip
-
-
-def _go_on(run: _Run, resume: bool) -> int:
-    """The step to begin with. Raises InputError for a folder that holds another run, or one that is not to go on."""
-    found, complaints = newest_whole(run.folder)
-    for complaint in complaints:
-        run.listener.caution(complaint)
-    if found is None:
-        return 0
-    if not resume:
-        remedy = "Give a new output_dir, or let it go on"
-        raise InputError(f"holds a run at step {found.step}", file=run.folder, field="output_dir", remedy=remedy)
-    _compare(run, found)
-    _load(run, found)
-    run.listener.notice(f"Going on from step {found.step}")
-    return found.step
-
-
-def _compare(run: _Run, found: Checkpoint) -> None:
-    for key in sorted({*run.facts, *found.facts}):
-        before, now = found.facts.get(key), run.facts.get(key)
-        if before != now:
-            told = f"this run began with {before!r}, now it is {now!r}"[:300]
-            remedy = "Go on with what it began with, or give a new output_dir"
-            raise InputError(told, file=run.folder, field=key, remedy=remedy)
-
-
-def _load(run: _Run, found: Checkpoint) -> None:
-    card = read_card(found.folder)
-    copy_weights(run.models.transformer, *read_weights(found.folder, card), found.folder, card)
-    run.optimiser.load_state(read_optimiser(found))
-
-
 def _keep_config(run: _Run) -> None:
     with committed(run.folder / CONFIG) as out:
         out.write((json.dumps(run.config.told(), indent=2) + "\n").encode())
-
-
-def _cut_metrics(file: Path, step: int) -> None:
-    """Lines of steps that will be done again go."""
-    if not file.is_file():
-        return
-    lines = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
-    with committed(file) as out:
-        out.write("".join(line + "\n" for line in lines).encode())
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # torn when the run was cut off
-        return math.inf
 
 
 def _log(run: _Run, line: Mapping[str, float]) -> None:

@@ -10,6 +10,7 @@ it outside the two marks is left alone.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from anyphoto_cli.bench.tables import ablation_rows
 from anyphoto_cli.errors import AnyPhotoError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.mini.commands import run_command
+from anyphoto_cli.train.plots import METRICS as METRICS_FILE
 from anyphoto_cli.train.presets import PRESETS
 
 METRICS = {"sim_gt": "Sim(GT)", "sim_ref": "Sim(Ref)", "copy_paste": "CP"}
@@ -151,7 +153,8 @@ def _do(out: Path, *words: str, launcher: Sequence[str] = ()) -> None:
 @dataclass(frozen=True)
 class Measured:
     """One row over its seeds. cases: metric -> [cases] means over seeds, nan where a case has none. found: share of
-    the people found at their places. off: mean error there, face heights. swapped: share of those found.
+    the people found at their places. off: mean error there, face heights. swapped: share of those found. minutes: of
+    training, in the mean; nan where there was none.
     """
 
     label: str
@@ -160,6 +163,7 @@ class Measured:
     found: float
     off: float
     swapped: float
+    minutes: float = float("nan")
 
 
 def measured(folder: Path, row: str, seeds: Sequence[int] | None) -> Measured | None:
@@ -176,7 +180,16 @@ def measured(folder: Path, row: str, seeds: Sequence[int] | None) -> Measured | 
     return Measured(
         LABELS.get(row, row), len(runs), values, found / max(expected, 1), float(np.mean(errors)) if errors else np.nan,
         sum(one["swapped"] for one in placed) / max(found, 1),
+        float(np.mean([minutes for name in names if (minutes := _minutes(folder / "runs" / name)) > 0] or [np.nan])),
     )  # fmt: skip
+
+
+def _minutes(run: Path) -> float:
+    """That training took; 0 where it is not known."""
+    file = run / METRICS_FILE
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    steps = np.diff([0, *(line["step"] for line in lines)])
+    return sum(16 * int(n) / line["samples_per_s"] for n, line in zip(steps, lines, strict=True)) / 60
 
 
 def _per_case(runs: Sequence[Sequence[Mapping[str, Any]]], metric: str) -> NDArray[np.float64]:
@@ -233,13 +246,14 @@ def _around(page: Path) -> tuple[str, str]:
 def _lines(plan: Plan, known: Mapping[str, Measured]) -> list[str]:
     paper = {row.system: row.values for row in ablation_rows()}
     head = ["row", "seeds", *(f"{title}, ours" for title in METRICS.values()),
-            *(f"{title}, paper" for title in METRICS.values()), "found", "off by", "swapped"]  # fmt: skip
+            *(f"{title}, paper" for title in METRICS.values()), "found", "off by", "swapped", "minutes"]  # fmt: skip
     lines = [f"{datetime.now(UTC).date()}; {plan.steps} steps of 16 samples a row.", "",
              f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]  # fmt: skip
     for name, one in known.items():
         own = [_with_interval(one.cases[metric]) for metric in METRICS]
         theirs = [_three(paper.get(name, {}).get(metric)) for metric in METRICS]
-        told = [one.label, str(one.seeds), *own, *theirs, f"{one.found:.2f}", f"{one.off:.3f}", f"{one.swapped:.3f}"]
+        told = [one.label, str(one.seeds), *own, *theirs, f"{one.found:.2f}", f"{one.off:.3f}", f"{one.swapped:.3f}",
+                f"{one.minutes:.0f}" if np.isfinite(one.minutes) else ""]  # fmt: skip
         lines.append(f"| {' | '.join(told)} |")
     lines += ["", "| the paper's ordering | ours: the difference | |", "|---|---|---|"]
     for metric, less, more in ORDERINGS:

@@ -63,12 +63,16 @@ def test_the_page_keeps_what_was_written_by_hand_and_says_what_is_owed(tmp_path)
     scores(tmp_path, "no adapter", [0.0, 0.1])
     scores(tmp_path, "no-modulation-0", [0.3, 0.4])
     scores(tmp_path, "full-0", [0.5, 0.6])
+    (tmp_path / "runs" / "full-0").mkdir(parents=True)
+    lines = [{"step": 10, "samples_per_s": 2.0}, {"step": 20, "samples_per_s": 4.0}]
+    (tmp_path / "runs" / "full-0" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     write_page(plan, page)
     text = page.read_text()
     assert text.startswith("# By hand\n\nbefore") and text.endswith("after\n") and "stale" not in text
     assert "| Sim(GT): no-modulation < full | +0.200 [+0.200, +0.200], 2 cases | holds |" in text
     assert "| CP: full < no-modulation | -0.200 [-0.200, -0.200], 2 cases | **reversed** |" in text
     assert text.count("| owed | owed |") == len(ORDERINGS) - 2
+    assert "| 0.000 | 2 |" in text  # 160 samples at 2 and 160 at 4 a second: two minutes
     assert "| (e) no-modulation | 1 | 0.350" in text and "| 0.365 |" in text
     assert (page.parent / "images" / "ablation.png").stat().st_size > 5000
     write_page(plan, page)

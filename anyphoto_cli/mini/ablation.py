@@ -189,7 +189,7 @@ def _minutes(run: Path) -> float:
     file = run / METRICS_FILE
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     steps = np.diff([0, *(line["step"] for line in lines)])
-    return sum(16 * int(n) / line["samples_per_s"] for n, line in zip(steps, lines, strict=True)) / 60
+    return float(sum(16 * int(n) / line["samples_per_s"] for n, line in zip(steps, lines, strict=True))) / 60
 
 
 def _per_case(runs: Sequence[Sequence[Mapping[str, Any]]], metric: str) -> NDArray[np.float64]:

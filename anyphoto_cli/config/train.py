@@ -59,8 +59,8 @@ class LossConfig(BaseModel):
     model_config = _STRICT
 
     face_weight: float = Field(0.1, ge=0, description="Lambda of Eq. 25; 0: no identity loss. Ours (WithAnyone's).")
-    face_t_max: float = Field(0.6, ge=0, le=1, description="The identity loss counts where t is at most this. Ours; 1: "
-                              "the paper's text.")  # fmt: skip
+    face_t_max: float = Field(1.0, ge=0, le=1, description="The identity loss counts where t is at most this. 1: "
+                              "always, as in the paper's text; WithAnyone: 0.6.")  # fmt: skip
     face_target: Literal["reference", "picture"] = Field(
         "reference", description="Whom a face must resemble: the pasted reference (Eq. 24), or the picture's own face."
     )

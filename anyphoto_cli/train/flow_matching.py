@@ -36,12 +36,12 @@ def flow_loss(said: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
 class TimeRule:
     """How times are drawn. mean, std: of the normal whose logistic is t (logit-normal; ours, the paper is silent).
 
-    face_max: the face loss is asked for where t is at most this: beyond it one step cannot show a face. 1: always.
+    face_max: the face loss is asked for where t is at most this. 1: always, as the paper's text has it.
     """
 
     mean: float = 0.0
     std: float = 1.0
-    face_max: float = 0.6
+    face_max: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ def test_the_loss_is_computed_in_float32():
 
 
 def test_all_ranks_share_the_coin_and_nothing_else():
-    rule = TimeRule()
+    rule = TimeRule(face_max=0.6)
     for step in range(200):
         first, second = (draw_times(3, rule, 7, step, rank) for rank in (0, 1))
         assert first.with_faces == second.with_faces
@@ -45,7 +45,13 @@ def test_all_ranks_share_the_coin_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    "rule", [TimeRule(), TimeRule(mean=-0.4, std=1.3, face_max=0.3), TimeRule(face_max=1.0), TimeRule(face_max=0.0)]
+    "rule",
+    [
+        TimeRule(face_max=0.6),
+        TimeRule(mean=-0.4, std=1.3, face_max=0.3),
+        TimeRule(face_max=1.0),
+        TimeRule(face_max=0.0),
+    ],
 )
 def test_times_are_logit_normal_whatever_the_gate(rule):
     drawn = torch.cat([draw_times(4, rule, 0, step, 0).t for step in range(3000)]).double()

@@ -149,7 +149,7 @@ def steps(device: torch.device, side: int, faces: int, rank: int) -> dict[str, t
     example = random_example(side, faces, np.random.default_rng(0))
 
     def loss(decode: str) -> Step:
-        config = LossConfig(face_t_max=1.0, face_decode=decode)
+        config = LossConfig(face_decode=decode)
         return lambda: objective([example], parts, config, ours.method, seed=0, step=0, rank=0).loss
 
     plain = built(device, side, rank, plain=True)
@@ -188,8 +188,7 @@ def ahead(examples: list[Example], parts: Parts, method: MethodConfig) -> Step:
         return encode_batch(batch, parts, method, seed=0, step=0, rank=0)
 
     work = encoded(repeat(examples), encode, range(1_000_000), parts.device)
-    config = LossConfig(face_t_max=1.0)
-    return lambda: objective(examples, parts, config, method, seed=0, step=0, rank=0, encoded=next(work)[1]).loss
+    return lambda: objective(examples, parts, LossConfig(), method, seed=0, step=0, rank=0, encoded=next(work)[1]).loss
 
 
 def run_step(name: str, model: Any, loss: Step, around: Any, device: torch.device) -> tuple[float, float]:

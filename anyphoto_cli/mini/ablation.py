@@ -44,6 +44,8 @@ ORDERINGS: tuple[tuple[str, str, str], ...] = (
     ("sim_gt", "all-visible", "full"), ("sim_gt", "fixed-replacement", "full"),
 )  # fmt: skip
 """(metric, the row with less, the row with more), as the paper has them."""
+BATCH = 8
+"""Samples of a rank's step."""
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 RESAMPLES = 2000
 
@@ -63,13 +65,18 @@ class Plan:
     photos: int = 1500
     layouts: int = 120
 
+    @property
+    def samples(self) -> int:
+        """Of a step, all ranks together."""
+        return BATCH * self.processes
+
 
 def main() -> None:
     """Parse, run, write the page."""
     parser = argparse.ArgumentParser(prog="make ablation", description=__doc__,
                                      formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
     parser.add_argument("--folder", type=Path, default=Path(".ablation"))
-    parser.add_argument("--steps", type=int, default=1200, help="of training, each row; 16 samples a step")
+    parser.add_argument("--steps", type=int, default=1200, help="of training, each row; 8 samples a process")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--rows", default=",".join(PRESETS))
     parser.add_argument("--processes", type=int, default=2)
@@ -116,7 +123,7 @@ def _name(row: str, seed: int) -> str:
 def _trained(plan: Plan, row: str, seed: int) -> str:
     """Its adapter, relative to the folder."""
     name = _name(row, seed)
-    settings = [f"seed={seed}", f"max_train_steps={plan.steps}", "data.workers=0", "train_batch_size=8"]
+    settings = [f"seed={seed}", f"max_train_steps={plan.steps}", "data.workers=0", f"train_batch_size={BATCH}"]
     return _train(plan, f"runs/{name}", row, settings)
 
 
@@ -166,8 +173,9 @@ class Measured:
     minutes: float = float("nan")
 
 
-def measured(folder: Path, row: str, seeds: Sequence[int] | None) -> Measured | None:
+def measured(plan: Plan, row: str, seeds: Sequence[int] | None) -> Measured | None:
     """From the scores of a row, over those seeds that are there; None without any. seeds: None for rows without."""
+    folder = plan.folder
     names = [row] if seeds is None else [_name(row, seed) for seed in seeds]
     runs = [all_lines(folder / "rows" / name / "scores") for name in names]
     runs = [lines for lines in runs if lines]
@@ -180,16 +188,16 @@ def measured(folder: Path, row: str, seeds: Sequence[int] | None) -> Measured | 
     return Measured(
         LABELS.get(row, row), len(runs), values, found / max(expected, 1), float(np.mean(errors)) if errors else np.nan,
         sum(one["swapped"] for one in placed) / max(found, 1),
-        float(np.mean([minutes for name in names if (minutes := _minutes(folder / "runs" / name)) > 0] or [np.nan])),
+        float(np.mean([minutes for name in names if (minutes := _minutes(plan, name)) > 0] or [np.nan])),
     )  # fmt: skip
 
 
-def _minutes(run: Path) -> float:
+def _minutes(plan: Plan, name: str) -> float:
     """That training took; 0 where it is not known."""
-    file = run / METRICS_FILE
+    file = plan.folder / "runs" / name / METRICS_FILE
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     steps = np.diff([0, *(line["step"] for line in lines)])
-    return float(sum(16 * int(n) / line["samples_per_s"] for n, line in zip(steps, lines, strict=True))) / 60
+    return float(sum(plan.samples * int(n) / line["samples_per_s"] for n, line in zip(steps, lines, strict=True))) / 60
 
 
 def _per_case(runs: Sequence[Sequence[Mapping[str, Any]]], metric: str) -> NDArray[np.float64]:
@@ -222,8 +230,8 @@ def verdict(gap: tuple[float, float, float, int]) -> str:
 
 def write_page(plan: Plan, page: Path) -> None:
     """The measured part of the page, and its chart beside it."""
-    rows = {row: measured(plan.folder, row, plan.seeds) for row in plan.rows}
-    bare = {name: measured(plan.folder, name, None) for name in (NO_ADAPTER, UNTRAINED)}
+    rows = {row: measured(plan, row, plan.seeds) for row in plan.rows}
+    bare = {name: measured(plan, name, None) for name in (NO_ADAPTER, UNTRAINED)}
     known = {name: found for name, found in (bare | rows).items() if found is not None}
     text = "\n".join([BEGIN, *_lines(plan, known), END])
     before, after = _around(page)
@@ -247,7 +255,7 @@ def _lines(plan: Plan, known: Mapping[str, Measured]) -> list[str]:
     paper = {row.system: row.values for row in ablation_rows()}
     head = ["row", "seeds", *(f"{title}, ours" for title in METRICS.values()),
             *(f"{title}, paper" for title in METRICS.values()), "found", "off by", "swapped", "minutes"]  # fmt: skip
-    lines = [f"{datetime.now(UTC).date()}; {plan.steps} steps of 16 samples a row.", "",
+    lines = [f"{datetime.now(UTC).date()}; {plan.steps} steps of {plan.samples} samples a row.", "",
              f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]  # fmt: skip
     for name, one in known.items():
         own = [_with_interval(one.cases[metric]) for metric in METRICS]

@@ -38,11 +38,11 @@ def scores(folder, name, values, swapped=0):
 def test_a_row_is_the_mean_over_its_seeds_case_by_case(tmp_path):
     scores(tmp_path, "full-0", [0.2, 0.4, None, None])
     scores(tmp_path, "full-1", [0.4, None, 0.6, None])
-    row = measured(tmp_path, "full", (0, 1, 2))
+    row = measured(Plan(tmp_path), "full", (0, 1, 2))
     assert row.seeds == 2
     assert np.allclose(row.cases["sim_gt"], [0.3, 0.4, 0.6, np.nan], equal_nan=True)
     assert row.found == pytest.approx(4 / 8) and row.off == pytest.approx(0.1)
-    assert measured(tmp_path, "location", (0, 1)) is None
+    assert measured(Plan(tmp_path), "location", (0, 1)) is None
 
 
 def test_differences_are_paired(tmp_path):
@@ -106,8 +106,8 @@ def test_one_seed_of_three_rows_shows_that_training_is_what_gains(tmp_path):
     """The whole of `make ablation`, small: photos, shards, training, pictures of held-out people, scores, the page."""
     plan = ablation.Plan(tmp_path / "work", steps=160, seeds=(0,), rows=("full",), people=60, photos=400, layouts=32)
     ablation.run(plan)
-    rows = [ablation.measured(plan.folder, row, None) for row in (ablation.NO_ADAPTER, ablation.UNTRAINED)]
-    rows.append(ablation.measured(plan.folder, "full", plan.seeds))
+    rows = [ablation.measured(plan, row, None) for row in (ablation.NO_ADAPTER, ablation.UNTRAINED)]
+    rows.append(ablation.measured(plan, "full", plan.seeds))
     base, untrained, trained = (float(np.nanmean(row.cases["sim_ref"])) for row in rows)
     assert base < untrained + 0.02 and trained > untrained + 0.01, (base, untrained, trained)
     assert rows[2].off < rows[1].off < rows[0].off  # places: learnt, by aligned tokens, at random

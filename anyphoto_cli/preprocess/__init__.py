@@ -6,7 +6,7 @@
 from importlib import import_module
 from typing import Any
 
-_PUBLIC = {"run": "stages", "Preprocessed": "stages"}
+_PUBLIC = {"run": "stages", "Preprocessed": "finishing"}
 __all__ = [*_PUBLIC]
 
 

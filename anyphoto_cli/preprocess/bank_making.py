@@ -1,0 +1,64 @@
+"""The reference bank of a run: from photos of known people, or from groups of faces that look alike. Paper A.2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from anyphoto_cli import __version__
+from anyphoto_cli.data.bank import INDEX, list_references, read_identity, write_identity, write_index
+from anyphoto_cli.preprocess.discovery import cluster, discovered_identity, good_faces
+from anyphoto_cli.preprocess.pieces import BankPiece
+from anyphoto_cli.preprocess.stage_run import StageRun
+from anyphoto_cli.runtime.run_record import read_record
+
+
+def make_bank(run: StageRun) -> None:
+    """The bank, and beside it (in work/, without their use for training) the people who must not be in the data."""
+    if run.config.discover:
+        return _discovered_bank(run)
+    references = list_references(run.refs) if run.refs else []
+    excluded = run.exclusions.identities
+    for folder, wanted in (
+        (run.bank, tuple(r for r in references if r.name not in excluded)),
+        (run.work.folder / "shunned", tuple(r for r in references if r.name in excluded)),
+    ):
+        if (folder / INDEX).is_file() or not (wanted or folder == run.bank):
+            continue
+        todo = [k for k in range(len(wanted)) if not (folder / f"{k:06d}.npz").is_file()]
+        run.listener.work("Reference bank", len(wanted), len(wanted) - len(todo))
+        try:
+            for _ in run.do(BankPiece(wanted, folder, run.config, run.device), todo):
+                run.listener.done(1)
+        finally:
+            run.listener.end()
+        _index(run, folder, [one.name for one in wanted])
+
+
+def _discovered_bank(run: StageRun) -> None:
+    if (run.bank / INDEX).is_file():
+        return
+    run.listener.stage("Grouping faces into identities")
+    faces = good_faces(run.photos, run.work, run.config)
+    groups = cluster(faces, run.config.discover_least)
+    names = [f"person_{k + 1:03d}" for k in range(len(groups))]
+    run.listener.work("Reference bank", len(groups))
+    for k, (name, group) in enumerate(zip(names, groups, strict=True)):
+        write_identity(run.bank, k, discovered_identity(name, group, faces, run.photos, run.work, run.config))
+        run.listener.done(1)
+    run.listener.end()
+    _index(run, run.bank, names)
+
+
+def _index(run: StageRun, folder: Path, names: Sequence[str]) -> None:
+    files = {name: f"{k:06d}.npz" for k, name in enumerate(names)}
+    counts, left_out = {}, []
+    for name, file in files.items():
+        identity = read_identity(folder / file)
+        counts[name] = len(identity.patches)
+        left_out += [list(entry) for entry in identity.left_out]
+    for source, reason in left_out[:20]:
+        run.listener.caution(f"reference {source} {reason}: left out")
+    facts = {"patch_size": run.config.patch_size, "faces_sha256": read_record(run.out)["models"]["faces"],
+             "anyphoto": __version__, "left_out": left_out}  # fmt: skip
+    write_index(folder, files, counts, facts)

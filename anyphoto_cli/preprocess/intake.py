@@ -1,0 +1,85 @@
+"""What a run is given, looked through before hours of work: options, packages, and the list of the photos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from anyphoto_cli.config.preprocess import STAGES, PreprocessConfig
+from anyphoto_cli.data.bank import list_references
+from anyphoto_cli.data.sources import PhotoInput, list_photos
+from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.preprocess.work import PhotoList, open_photo_list, write_photo_list
+from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.runtime.run_record import keep_options
+
+LIST = "photos.jsonl"
+
+
+def check_input(
+    sources: Sequence[Path], out: Path, refs: Path | None, config: PreprocessConfig, stages: Sequence[str]
+) -> None:
+    """Raises InputError for what does not go together, EnvironmentFault for a package that a stage would miss."""
+    _need_packages(config)
+    if unknown := [stage for stage in stages if stage not in STAGES]:
+        raise InputError(f"{unknown[0]!r} is no stage", field="--stages", remedy=f"Stages: {', '.join(STAGES)}")
+    if not sources:
+        raise InputError("name a folder of photos, a tar, or a list", field="SOURCE")
+    for source in [*sources, *([refs] if refs else [])]:
+        if not source.exists():
+            raise InputError("no such file or folder", file=source)
+        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+            raise InputError("lies inside the photos", file=out, field="--out", remedy="Choose a folder beside them")
+    if refs and config.discover:
+        raise InputError("takes no --refs beside it", field="--discover")
+    if not refs and not config.discover and config.min_identified and "match" in stages:
+        remedy = "Give --refs DIR (refs/NAME/*.jpg) or --discover"
+        raise InputError("nobody is known", field="--refs", remedy=remedy)
+    # What a later stage would refuse is refused before hours of work.
+    if refs and "match" in stages:
+        list_references(refs)
+
+
+def _need_packages(config: PreprocessConfig) -> None:
+    """Raises EnvironmentFault for a package that only a later stage would miss."""
+    wanted = [
+        "imagehash",
+        "jinja2",
+        *(["sklearn"] if config.discover else []),
+        *(["pycocotools"] if config.masks else []),
+    ]
+    if missing := [name for name in wanted if find_spec(name) is None]:
+        raise EnvironmentFault(f"preprocess needs {missing[0]}", remedy='Run: pip install "anyphoto[preprocess]"')
+
+
+def photo_list(sources: Sequence[Path], out: Path, refs: Path | None, listener: Listener) -> PhotoList:
+    """Listed anew each time: a run must go on with the photos it began with."""
+    listener.stage("Listing photos")
+    record = {"sources": [str(source.resolve()) for source in sources], "refs": str(refs.resolve()) if refs else ""}
+    begun = (out / "work" / "detect").is_dir()
+    keep_options(out, "input", record, begun)
+    file = out / "work" / LIST
+    if not (begun and file.is_file()):
+        photos = write_photo_list(file, _all_photos(sources))
+    else:
+        photos = open_photo_list(file)
+        again = write_photo_list(out / "work" / "again.jsonl", _all_photos(sources))
+        again.file.unlink()
+        if again.sha256 != photos.sha256:
+            what = f"the photos are no longer those it began with ({photos.count} then, {again.count} now)"
+            raise InputError(what, file=out, remedy="Give a new folder with -o")
+    if not photos.count:
+        file.unlink()
+        raise InputError("holds no files", file=sources[0])
+    return photos
+
+
+def _all_photos(sources: Sequence[Path]) -> Iterator[PhotoInput]:
+    """Several sources: their ids begin with the source's name, which must differ then."""
+    for source in sources:
+        for photo in list_photos(source):
+            if len(sources) == 1:
+                yield photo
+            else:
+                yield PhotoInput.from_json({**photo.to_json(), "id": f"{source.name}/{photo.id}"})

@@ -1,0 +1,52 @@
+"""What every stage of one call of `anyphoto preprocess` needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anyphoto_cli.config.preprocess import PreprocessConfig, RunOptions
+from anyphoto_cli.preprocess.exclusions import Exclusions
+from anyphoto_cli.preprocess.work import PhotoList, Work
+from anyphoto_cli.runtime.executors import run_through
+from anyphoto_cli.runtime.jobs import Job
+from anyphoto_cli.runtime.progress import Listener
+
+
+@dataclass(frozen=True, eq=False)
+class StageRun:
+    """refs: known faces, or None. workers: processes of a stage."""
+
+    out: Path
+    refs: Path | None
+    config: PreprocessConfig
+    options: RunOptions
+    exclusions: Exclusions
+    photos: PhotoList
+    work: Work
+    listener: Listener
+    device: str
+    workers: int
+
+    @property
+    def bank(self) -> Path:
+        """Of the known faces, as training reads it."""
+        return self.out / "bank"
+
+    def do(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """Through the executor that was asked for."""
+        return run_through(
+            self.options.executor, job, numbers, self.workers, address=self.options.ray_address,
+            gpus=1.0 if self.device.startswith("cuda") else 0.0,
+        )  # fmt: skip
+
+    def left(self, stage: str) -> int:
+        """Pieces of a stage that are not done."""
+        return len(self.work.missing(stage, len(self.photos)))
+
+    def begun(self, stage: str) -> bool:
+        """Whether anything was made with the options of a stage: until then a mistake in them costs nothing."""
+        made = next(self.work.folder.glob(f"{stage}/*"), None) is not None
+        return made or (stage == "match" and self.bank.is_dir())

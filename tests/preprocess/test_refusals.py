@@ -1,0 +1,214 @@
+"""Bad options, bad photos, changed folders: one line or one row each, and nothing half-written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anyphoto_cli.errors import EnvironmentFault, InputError
+from tests.conftest import ROOT
+from tests.preprocess import fakes
+from tests.preprocess.runs import fake_run, hashes
+
+
+def test_a_second_run_on_the_same_folder_is_refused(drawn, tmp_path):
+    from anyphoto_cli.runtime.run_record import only_one
+
+    with (
+        only_one(tmp_path / "out" / "work"),
+        pytest.raises(InputError, match=r"in use by another run \(process \d+ on"),
+    ):
+        fake_run(drawn, tmp_path / "out")
+
+
+def test_changed_options_and_photos_are_refused_by_name(drawn, tmp_path):
+    out = tmp_path / "out"
+    fake_run(drawn, out, stages=["detect"])
+    with pytest.raises(InputError, match=r"face_score: this run began with 0.5, now it is 0.6"):
+        fake_run(drawn, out, settings={"face_score": 0.6})
+    fake_run(drawn, out, stages=["match"], settings={"match_threshold": 0.9})  # a later stage is still free
+    with pytest.raises(InputError, match=r"match_threshold: this run began with 0.9, now it is 0.95"):
+        fake_run(drawn, out)
+    more = tmp_path / "more"
+    shutil.copytree(drawn, more)
+    fake_run(more, tmp_path / "out2", stages=["detect"])
+    shutil.copy(more / "photos" / "000.png", more / "photos" / "999.png")
+    with pytest.raises(InputError, match=r"no longer those it began with \(40 then, 41 now\)"):
+        fake_run(more, tmp_path / "out2")
+
+
+def test_a_mistake_before_anything_was_made_may_be_corrected(drawn, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="--person-model: no such file"):
+        fake_run(drawn, out, settings={"person_model": "nowhere.onnx"})
+    assert fake_run(drawn, out).kept == 40
+
+
+def test_a_photo_that_changed_meanwhile_stops_the_run(drawn, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(drawn, own)
+    fake_run(own, tmp_path / "out", stages=["detect", "match", "caption"])
+    Image.fromarray(fakes.paint([fakes.colour_of(3)], seed=99)).save(own / "photos" / "005.png")
+    with pytest.raises(EnvironmentFault, match=r"005.png: has changed since this run first read it"):
+        fake_run(own, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["nowhere", "-o", "out"], "nowhere: no such file or folder"),
+        (["photos", "-o", "photos/out", "--refs", "refs"], "photos/out: --out: lies inside the photos. Choose a folder beside them"),
+        (["photos", "-o", "out"], "--refs: nobody is known. Give --refs DIR (refs/NAME/*.jpg) or --discover"),
+        (["photos", "-o", "out", "--refs", "empty"], "empty: --refs: holds no reference photos"),
+        (["empty", "-o", "out", "--refs", "refs"], "empty: holds no files"),
+        (["photos", "-o", "out", "--refs", "refs", "--stages", "detect,dance"], "--stages: 'dance' is no stage. Stages: detect, match, caption, pack"),
+        (["photos", "-o", "out", "--refs", "refs", "--set", "min_fase=3"], "--set min_fase: is no key here. Did you mean min_face?"),
+        (["photos", "-o", "out", "--refs", "refs", "--set", "face_score=3"], "--set face_score: 3: input should be less than or equal to 1"),
+        (["photos", "-o", "out", "--refs", "refs", "--captioner", "poet"], "--captioner: 'poet'"),
+        (["photos", "-o", "out", "--refs", "refs", "--discover"], "--discover: takes no --refs beside it"),
+        (["photos", "-o", "out", "--refs", "refs", "--exclude", "no.txt"], "no.txt: --exclude: cannot be read"),
+        (["photos", "-o", "out", "--refs", "refs", "--person-model", "yolo.txt"], "--person-model: 'yolo.txt' is no person model"),
+        (["photos", "-o", "out", "--refs", "refs", "--face-pack", "./empty"], "empty"),
+    ],
+)  # fmt: skip
+def test_every_refusal_is_one_line_and_writes_nothing(run, drawn, tmp_path, monkeypatch, arguments, line):
+    for name in ("photos", "refs"):
+        (tmp_path / name).symlink_to(drawn / name)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    settings = [
+        f"--set={key}={value}" for key, value in fakes.SETTINGS.items() if f"--{key.replace('_', '-')}" not in arguments
+    ]
+    code, out, err = run("preprocess", *arguments, *settings, "--executor", "here")
+    told = [text for text in err.splitlines() if text.startswith("Error")]
+    assert code == 2 and out == "" and len(told) == 1 and line in told[0], err
+    assert "Traceback" not in err and not (tmp_path / "out" / "shards").exists()
+
+
+# ---- bad input
+
+
+def bomb(width, height):
+    """A PNG of almost no bytes."""
+
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x00\x00\x00\x00"
+    body = zlib.compress(b"\0" * (width + 1) * min(height, 64), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="module")
+def awful(drawn, tmp_path_factory):
+    """Two good photos among everything that a folder of photos may hold."""
+    folder = tmp_path_factory.mktemp("awful") / "photos"
+    folder.mkdir()
+    good = (drawn / "photos" / "001.png").read_bytes()
+    files = {
+        "a good.png": good, "ünï 人 [red].png": (drawn / "photos" / "002.png").read_bytes(), "empty.jpg": b"", "text.jpg": b"hello",
+        "cut.png": good[: len(good) // 2], "bomb.png": bomb(60_000, 60_000), "large.png": bomb(20_000, 12_000),
+        "page.svg": b"<svg/>", "script.eps": b"%!PS-Adobe-3.0 EPSF-3.0\nshowpage", "pickle.npy": b"\x80\x04cos\nsystem\n.",
+        "zip.jpg": b"PK\x03\x04" + b"\0" * 64, "noise.jpg": np.random.default_rng(0).bytes(4096), "thin.png": bomb(3, 3),
+        "Thumbs.db": b"x", "broken.tar": b"not a tar", "half.part": good,
+    }  # fmt: skip
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "zero.jpg").symlink_to("/dev/zero")
+    (folder / "dead.jpg").symlink_to(folder / "nowhere.jpg")
+    (folder / "ring").symlink_to(folder / "ring")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "up").symlink_to(folder)
+    return folder
+
+
+@pytest.mark.parametrize("environment", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_every_entry_gets_one_row_and_nothing_hangs_or_swells(drawn, awful, tmp_path, environment):
+    command = [sys.executable, "-m", "tests.preprocess.fakes", awful, drawn / "refs", tmp_path / "out"]
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env=os.environ | environment)  # fmt: skip
+    assert "Traceback" not in done.stderr and done.returncode == 0, done.stderr
+    assert int(done.stdout) < 1.5 * 2**20  # KiB
+    found = [json.loads(line) for line in (tmp_path / "out" / "report.jsonl").read_text().splitlines()]
+    entries = {p.relative_to(awful).as_posix() for p in awful.rglob("*")} - {"sub"}
+    ids = [row["id"].rstrip("/") for row in found]
+    assert sorted(ids) == sorted(entries) and len(set(ids)) == len(ids)
+    kept = {row["id"] for row in found if row["status"] == "kept"}
+    assert kept == {"a good.png", "ünï 人 [red].png"}
+    assert all(row["reason"] for row in found if row["status"] != "kept")
+
+
+def test_unreadable_photos_are_exit_code_3_and_too_many_stop_the_run(run, drawn, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(drawn / "photos", folder)
+    (folder / "bad.jpg").write_bytes(b"x")
+    settings = [f"--set={key}={value}" for key, value in fakes.SETTINGS.items()]
+    command = ["preprocess", folder, "--refs", drawn / "refs", "-o", tmp_path / "out", *settings, "--executor", "here"]
+    code, said, err = run(*command)
+    assert code == 3 and "40 of 41 photos" in said and "failed 1" in said, err
+    for n in range(60):
+        (folder / f"bad{n}.jpg").write_bytes(b"x")
+    code, _, err = run(*command[:5], tmp_path / "more", *command[6:])
+    assert code == 1 and "photos could not be read (limit 50%)" in err and "--max-failed" in err
+    code, _, err = run(*command[:5], tmp_path / "more", *command[6:], "--max-failed", "1")
+    assert code == 3, err
+
+
+def test_failed_photos_are_tried_again_when_asked(drawn, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(drawn, own)
+    good = (own / "photos" / "005.png").read_bytes()
+    (own / "photos" / "005.png").write_bytes(good[:100])
+    out = tmp_path / "out"
+    assert fake_run(own, out).failed == 1
+    (own / "photos" / "005.png").write_bytes(good)
+    assert fake_run(own, out).failed == 1  # what is done stays done
+    done = fake_run(own, out, retry_failed=True)
+    assert (done.failed, done.kept) == (0, 40)
+    fake_run(own, tmp_path / "fresh")
+    assert hashes(out) == hashes(tmp_path / "fresh", leave=())
+
+
+def test_a_dry_run_estimates_and_writes_nothing(run, drawn, tmp_path):
+    settings = [f"--set={key}={value}" for key, value in fakes.SETTINGS.items()]
+    code, said, err = run(
+        "preprocess", drawn / "photos", "--refs", drawn / "refs", "-o", tmp_path / "out", *settings, "--dry-run"
+    )
+    assert code == 0, err
+    assert "40 photos, 8 references (not written: dry run)" in said and "hours with" in said and "GB" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_photo_that_kills_its_worker_costs_itself_alone(tmp_path):
+    """Workers that die on a photo twice leave it out, and say so; its neighbours stay."""
+    from anyphoto_cli.runtime.local_executor import run_local
+    from tests.preprocess.deadly import DeadlyJob
+
+    found = dict(run_local(DeadlyJob(tmp_path), [0, 1, 2], workers=2))
+    assert found == {0: [0, 1, 2, 3], 1: [0, 1, 3], 2: [0, 1, 2, 3]}
+
+
+def test_memory_is_flat_in_the_number_of_photos(tmp_path):
+    """The plan of two million photos takes some 50 bytes a photo; nothing else may grow with their number."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom tests.preprocess.fakes import peak_kib\n"
+        "from anyphoto_cli.data.sources import PhotoInput\nfrom anyphoto_cli.preprocess.work import write_photo_list\n"
+        "before = peak_kib()\n"
+        "photos = (PhotoInput(f'{n:08d}.jpg', f'/photos/{n:08d}.jpg') for n in range(int(sys.argv[2])))\n"
+        "listed = write_photo_list(Path(sys.argv[1]), photos)\n"
+        "assert len(listed.photos(len(listed) - 1)) > 0\n"
+        "print(peak_kib() - before)\n"
+    )
+    grown = []
+    for count in (20_000, 400_000):
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / f"{count}.jsonl"), str(count)], cwd=ROOT,
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        grown.append(int(done.stdout) * 1024)
+    assert (grown[1] - grown[0]) / 380_000 < 50, grown

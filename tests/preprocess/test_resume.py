@@ -1,0 +1,177 @@
+"""How a run came about leaves no trace: executors, stages, kills, a full disk, the order of files."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anyphoto_cli.config.preprocess import PreprocessConfig, RunOptions
+from anyphoto_cli.data.shards import read_shard
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.preprocess import run as preprocess
+from tests.conftest import ROOT
+from tests.preprocess.runs import HERE, fake_run, hashes, start
+
+
+def test_local_ray_and_this_process_write_the_same_bytes(tmp_path):
+    from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
+
+    world = draw_photos(tmp_path / "world", PhotosConfig(people=4, groups=24, references=2)).folder
+    from anyphoto_cli.config.load import load_config
+
+    config = load_config(PreprocessConfig, world / "preprocess.yaml", {"shard_size": 9}, [])
+    for name, options in {
+        "here": HERE,
+        "local": RunOptions(executor="local", workers=2, batch=3),
+        "ray": RunOptions(executor="ray", workers=2),
+    }.items():
+        preprocess(world / "photos", tmp_path / name, world / "refs", config, options)
+    assert hashes(tmp_path / "here") == hashes(tmp_path / "local") == hashes(tmp_path / "ray")
+    assert len(list((tmp_path / "here" / "shards").glob("*.tar"))) == 3
+
+
+def test_stages_one_by_one_are_all_at_once(drawn, whole, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="stage detect is not done"):
+        fake_run(drawn, out, stages=["match"])
+    for stage in ("detect", "match", "caption", "pack"):
+        done = fake_run(drawn, out, stages=[stage])
+        assert done.finished == (stage == "pack")
+    assert hashes(out) == hashes(whole)
+    before = {file: file.stat().st_mtime_ns for file in (out / "shards").glob("*.tar")}
+    fake_run(drawn, out)  # again: nothing is left to do
+    assert hashes(out) == hashes(whole) and before == {file: file.stat().st_mtime_ns for file in before}
+
+
+def test_neither_hash_seed_nor_time_zone_nor_the_order_on_disk_shows(drawn, whole, tmp_path):
+    turned = tmp_path / "turned"
+    for folder in ("photos", *(f"refs/p{k}" for k in range(4))):
+        (turned / folder).mkdir(parents=True)
+        for file in sorted((drawn / folder).iterdir(), reverse=True):
+            shutil.copy(file, turned / folder / file.name)
+    for k, environment in enumerate(
+        ({"PYTHONHASHSEED": "0"}, {"PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "LC_ALL": "C"})
+    ):
+        out = tmp_path / f"{k}"
+        assert start(turned if k else drawn, out, **environment).wait(120) == 0
+        # run.json alone says where the photos lay.
+        assert hashes(out, leave=["run.json", "photos.jsonl"] if k else []).items() <= hashes(whole).items()
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(drawn, whole, tmp_path):
+    """Files may have 60 kB at most: shards do not fit."""
+    out = tmp_path / "out"
+    worker = start(drawn, out, "bash", "-c", 'ulimit -f 60; exec "$@"', "bash")
+    err = worker.communicate(timeout=120)[1]
+    assert worker.returncode == 1 and "cannot write here (File too large)" in err and "Traceback" not in err
+    assert_nothing_torn(out)
+    finish(drawn, out)
+    assert hashes(out) == hashes(whole)
+
+
+def finish(drawn, out):
+    """The same command again, to its end."""
+    assert start(drawn, out).wait(120) == 0
+
+
+def assert_nothing_torn(out):
+    """What has its final name is whole: at any moment."""
+    for shard in (out / "shards").glob("*.tar"):
+        assert all(set(sample.members) == {"jpg", "json", "npz"} for sample in read_shard(shard))
+
+
+def test_killed_at_any_time_it_goes_on_to_the_same_bytes(drawn, whole, tmp_path):
+    wanted, rng = hashes(whole), np.random.default_rng(5)
+    began = time.monotonic()
+    finish(drawn, tmp_path / "timed")
+    length, cut = time.monotonic() - began, 0
+    for trial in range(20):
+        out = tmp_path / f"{trial}"
+        worker = start(drawn, out)
+        time.sleep(length * rng.uniform(0.3, 0.98))
+        worker.kill()
+        cut += worker.wait() != 0
+        assert_nothing_torn(out)
+        finish(drawn, out)
+        assert hashes(out) == wanted, trial
+        shutil.rmtree(out)
+    assert cut >= 10
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace to kill at a given system call")
+def test_killed_at_every_kind_of_moment_of_a_commit_it_goes_on_to_the_same_bytes(drawn, whole, tmp_path):
+    """At the k-th write, fsync or rename; k at equal steps through all of a run."""
+    wanted, cut = hashes(whole), 0
+    calls = {"write": 140, "fsync": 66, "rename": 32}
+    moments = [(call, 1 + k * most // 10) for call, most in calls.items() for k in range(10)]
+    for call, k in moments:
+        out = tmp_path / f"{call}{k}"
+        inject = f"inject={call}:signal=KILL:when={k}"
+        cut += (
+            start(drawn, out, "strace", "-f", "-qqq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject).wait(120)
+            != 0
+        )
+        assert_nothing_torn(out)
+        finish(drawn, out)
+        assert hashes(out) == wanted, (call, k)
+        shutil.rmtree(out)
+    assert cut >= 25
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace to see system calls")
+def test_files_reach_the_disk_before_they_get_their_names(drawn, tmp_path):
+    log = tmp_path / "calls.txt"
+    start(drawn, tmp_path / "out", "strace", "-f", "-qq", "-y", "-o", log, "-e", "trace=fsync,rename").wait(120)
+    synced, renames = set(), 0
+    for line in log.read_text().splitlines():
+        if "fsync(" in line:
+            synced.add(line.split("<", 1)[1].split(">")[0])
+        elif "rename(" in line:
+            source = line.split('"')[1]
+            assert any(path.endswith(Path(source).name) for path in synced), line
+            renames += 1
+    assert renames >= 25
+
+
+@pytest.mark.parametrize("sign, code", [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_ended_leaves_no_workers_and_a_folder_that_goes_on(tmp_path, sign, code):
+    from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
+
+    world, out = (
+        draw_photos(tmp_path / "world", PhotosConfig(people=4, groups=60, references=1)).folder,
+        tmp_path / "out",
+    )
+    command = [sys.executable, "-m", "anyphoto_cli", "preprocess", world / "photos", "--refs", world / "refs", "--config",
+               world / "preprocess.yaml", "-o", out, "--workers", "2"]  # fmt: skip
+    worker = subprocess.Popen(
+        [str(part) for part in command], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list((out / "work" / "detect").glob("*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    worker.send_signal(sign)
+    assert worker.wait(60) == code
+    while (left := _commands_with(str(out))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+    assert subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True).returncode == 0
+    fresh = tmp_path / "fresh"
+    command[command.index(out)] = fresh
+    assert subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True).returncode == 0
+    assert hashes(out) == hashes(fresh)
+
+
+def _commands_with(text):
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if text in (entry / "cmdline").read_bytes().decode("utf-8", "replace"):
+                found.append(entry.name)
+        except OSError:
+            continue
+    return found

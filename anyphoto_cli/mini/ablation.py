@@ -307,6 +307,7 @@ def _chart(known: Mapping[str, Measured], file: Path) -> None:
         axes.set_title(f"{title}: ours, and grey the paper's", fontsize=9, loc="left")
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25, linewidth=0.6)
+        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     with committed(file) as out:
         figure.savefig(out, format="png", metadata={"Software": None})

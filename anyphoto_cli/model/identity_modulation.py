@@ -26,6 +26,9 @@ class IdentityProjector(nn.Module):
     def __init__(self, embedding: int, hidden: int, dim: int) -> None:
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(embedding, hidden), nn.Linear(hidden, dim)
+        # Linear's own start expects entries of size 1; a unit vector of 512 has .04. GELU would then see next to
+        # nothing, and what tells identities apart stays a sixteenth of y for a whole small run (measured).
+        nn.init.normal_(self.fc1.weight)
         nn.init.zeros_(self.fc2.weight)
         nn.init.zeros_(self.fc2.bias)
 

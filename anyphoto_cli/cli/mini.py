@@ -35,6 +35,9 @@ def photos(
             "--layouts", help="Also layouts/ and cases.jsonl: for each photo one that asks for it, to render and judge."
         ),
     ] = False,
+    worn: Annotated[
+        bool, typer.Option("--worn", help="References as bad photos: few pixels, some grey, off in colour, noisy.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Another seed, other people.", metavar="N")] = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -45,7 +48,7 @@ def photos(
     """
     from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
 
-    config = PhotosConfig(people, groups, references, width, height, style, held_out, seed, layouts)
+    config = PhotosConfig(people, groups, references, width, height, style, held_out, seed, layouts, worn)
     drawn = draw_photos(out, config, console.Terminal(quiet=quiet or as_json))
     if as_json:
         console.document({**asdict(drawn), "folder": str(drawn.folder)})

@@ -44,6 +44,10 @@ ORDERINGS: tuple[tuple[str, str, str], ...] = (
     ("sim_gt", "all-visible", "full"), ("sim_gt", "fixed-replacement", "full"),
 )  # fmt: skip
 """(metric, the row with less, the row with more), as the paper has them."""
+SETS = {"rows": ("held_out", "References as drawn"), "rows_worn": ("held_out_worn", "Worn references")}
+"""Where scores go -> the cases they are of, and their heading. The same layouts and originals, asked for once by good
+portraits and once by bad photos of these (`wear`): then the location canvas does not carry everything.
+"""
 BATCH = 8
 """Samples of a rank's step."""
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -104,8 +108,9 @@ def run(plan: Plan, minutes: float | None = None) -> None:
     _do(out, "mini", "photos", *many, "-o", "world")
     refs = ("--refs", "world/refs", "--config", "world/preprocess.yaml")
     _do(out, "preprocess", "world/photos.jsonl", "-o", "data", *refs)
-    groups = ("--people", str(plan.layouts // 2), "--groups", str(plan.layouts))
-    _do(out, "mini", "photos", *groups, "--held-out", "--layouts", "-o", "held_out")
+    groups = ("--people", str(plan.layouts // 2), "--groups", str(plan.layouts), "--held-out", "--layouts")
+    for cases, _ in SETS.values():
+        _do(out, "mini", "photos", *groups, *(["--worn"] if cases.endswith("worn") else []), "-o", cases)
     _bench(out, NO_ADAPTER, None)
     for seed in plan.seeds:
         for row in plan.rows:
@@ -146,10 +151,11 @@ def _train(plan: Plan, run_: str, row: str, settings: Sequence[str]) -> str:
 
 def _bench(out: Path, name: str, adapter: str | None) -> None:
     """adapter: None renders by the prompt alone; `--adapter none` would still have the location tokens in it."""
-    if not (out / "rows" / name / "scores" / "summary.json").is_file():
-        given = ("--adapter", adapter) if adapter else ("--system", "flux", "--model", "mini")
-        _do(out, "bench", "run", "held_out/cases.jsonl", "-o", f"rows/{name}", *given, "--face-pack", "mini",
-            "--clip", "none")  # fmt: skip
+    given = ("--adapter", adapter) if adapter else ("--system", "flux", "--model", "mini")
+    for rows, (cases, _) in SETS.items():
+        if not (out / rows / name / "scores" / "summary.json").is_file():
+            _do(out, "bench", "run", f"{cases}/cases.jsonl", "-o", f"{rows}/{name}", *given, "--face-pack", "mini",
+                "--clip", "none")  # fmt: skip
 
 
 def _do(out: Path, *words: str, launcher: Sequence[str] = ()) -> None:
@@ -173,11 +179,13 @@ class Measured:
     minutes: float = float("nan")
 
 
-def measured(plan: Plan, row: str, seeds: Sequence[int] | None) -> Measured | None:
-    """From the scores of a row, over those seeds that are there; None without any. seeds: None for rows without."""
+def measured(plan: Plan, row: str, seeds: Sequence[int] | None, rows: str = "rows") -> Measured | None:
+    """From the scores of a row, over those seeds that are there; None without any. seeds: None for rows without. rows:
+    one of SETS.
+    """
     folder = plan.folder
     names = [row] if seeds is None else [_name(row, seed) for seed in seeds]
-    runs = [all_lines(folder / "rows" / name / "scores") for name in names]
+    runs = [all_lines(folder / rows / name / "scores") for name in names]
     runs = [lines for lines in runs if lines]
     if not runs:
         return None
@@ -229,16 +237,25 @@ def verdict(gap: tuple[float, float, float, int]) -> str:
 
 
 def write_page(plan: Plan, page: Path) -> None:
-    """The measured part of the page, and its chart beside it."""
-    rows = {row: measured(plan, row, plan.seeds) for row in plan.rows}
-    bare = {name: measured(plan, name, None) for name in (NO_ADAPTER, UNTRAINED)}
-    known = {name: found for name, found in (bare | rows).items() if found is not None}
-    text = "\n".join([BEGIN, *_lines(plan, known), END])
+    """The measured part of the page, and its charts beside it."""
+    lines = [f"{datetime.now(UTC).date()}; {plan.steps} steps of {plan.samples} samples a row.", ""]
+    for rows, (cases, heading) in SETS.items():
+        known = _known(plan, rows)
+        file = page.parent / "images" / f"ablation{cases.removeprefix('held_out')}.png"
+        lines += [f"### {heading}", "", *_lines(known)]
+        if known:
+            _chart(known, file)
+            lines += ["", f"![{heading}: ours and the paper's rows](images/{file.name})", ""]
     before, after = _around(page)
     with committed(page) as out:
-        out.write((before + text + after).encode())
-    if known:
-        _chart(known, page.parent / "images" / "ablation.png")
+        out.write((before + "\n".join([BEGIN, *lines, END]) + after).encode())
+
+
+def _known(plan: Plan, rows: str) -> dict[str, Measured]:
+    """Name -> what there is of it, the rows without an adapter and with an untrained one first."""
+    found = {name: measured(plan, name, None, rows) for name in (NO_ADAPTER, UNTRAINED)}
+    found |= {row: measured(plan, row, plan.seeds, rows) for row in plan.rows}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def _around(page: Path) -> tuple[str, str]:
@@ -251,12 +268,11 @@ def _around(page: Path) -> tuple[str, str]:
     return text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
 
 
-def _lines(plan: Plan, known: Mapping[str, Measured]) -> list[str]:
+def _lines(known: Mapping[str, Measured]) -> list[str]:
     paper = {row.system: row.values for row in ablation_rows()}
     head = ["row", "seeds", *(f"{title}, ours" for title in METRICS.values()),
             *(f"{title}, paper" for title in METRICS.values()), "found", "off by", "swapped", "minutes"]  # fmt: skip
-    lines = [f"{datetime.now(UTC).date()}; {plan.steps} steps of {plan.samples} samples a row.", "",
-             f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for name, one in known.items():
         own = [_with_interval(one.cases[metric]) for metric in METRICS]
         theirs = [_three(paper.get(name, {}).get(metric)) for metric in METRICS]
@@ -271,7 +287,7 @@ def _lines(plan: Plan, known: Mapping[str, Measured]) -> list[str]:
             continue
         gap = difference(known[less].cases[metric], known[more].cases[metric])
         lines.append(f"| {said} | {gap[0]:+.3f} [{gap[1]:+.3f}, {gap[2]:+.3f}], {gap[3]} cases | {verdict(gap)} |")
-    return [*lines, "", "![Ours and the paper's rows](images/ablation.png)", ""]
+    return lines
 
 
 def _with_interval(values: NDArray[np.float64]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from anyphoto_cli.files.commit import committed
 from anyphoto_cli.mini.pen import Chance
 from anyphoto_cli.mini.picture import TRAINING_IDENTITIES, draw_picture, draw_portrait
 from anyphoto_cli.mini.types import HELD_OUT, MAX_PEOPLE, DrawnPicture
+from anyphoto_cli.mini.wear import worn
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.types import Picture
 
@@ -48,8 +49,8 @@ class PhotosConfig:
     """What to draw. people, groups >= 1: identities and group photos. references: photos a person in the bank.
 
     width, height: px of the group photos. style: of the group photos, one of STYLES; any: half of them photos, the
-    others in all styles. held_out: people that no shipped model has seen. layouts: also a layout for each photo. Raises
-    InputError.
+    others in all styles. held_out: people that no shipped model has seen. layouts: also a layout for each photo. worn:
+    references as bad photos (`wear`). Raises InputError.
     """
 
     people: int = 40
@@ -61,6 +62,7 @@ class PhotosConfig:
     held_out: bool = False
     seed: int = 0
     layouts: bool = False
+    worn: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -152,7 +154,15 @@ def name_of(rank: int) -> str:
 def _references(out: Path, config: PhotosConfig, names: dict[int, str]) -> Iterator[tuple[Path, DrawnPicture]]:
     for number, name in names.items():
         for k in range(config.references):
-            yield out / "refs" / name / f"{k + 1:02d}.png", draw_portrait(number, Chance(config.seed, k).below(2**31))
+            yield out / "refs" / name / f"{k + 1:02d}.png", _portrait(config, number, k)
+
+
+def _portrait(config: PhotosConfig, number: int, k: int) -> DrawnPicture:
+    """Reference k of a person."""
+    drawn = draw_portrait(number, Chance(config.seed, k).below(2**31))
+    if not config.worn:
+        return drawn
+    return replace(drawn, pixels=worn(drawn.pixels, Chance("worn", config.seed, number, k)))
 
 
 def _write_layout(
@@ -162,8 +172,7 @@ def _write_layout(
     faces: list[dict[str, Any]] = []
     for person in picture.people:
         name = names[person.identity]
-        portrait = draw_portrait(person.identity, Chance(config.seed, 0).below(2**31))  # the first of its references
-        _write(folder / "refs" / f"{name}.png", portrait)
+        _write(folder / "refs" / f"{name}.png", _portrait(config, person.identity, 0))
         landmarks = [[round(float(value), 2) for value in point] for point in person.landmarks]
         faces.append({"name": name, "reference": f"refs/{name}.png", "landmarks": landmarks})
     document = {
@@ -181,7 +190,10 @@ def _write_layout(
 
 def _claim(out: Path, config: PhotosConfig) -> None:
     """The folder is ours alone: its settings are in mini.json."""
-    record = json.dumps(asdict(config), indent=2).encode() + b"\n"
+    settings = asdict(config)
+    if not config.worn:
+        del settings["worn"]  # folders of before there was such a thing go on
+    record = json.dumps(settings, indent=2).encode() + b"\n"
     file = out / "mini.json"
     if file.is_file():
         if file.read_bytes() != record:

@@ -20,8 +20,8 @@ from anyphoto_cli.mini.ablation import (
 from anyphoto_cli.train.presets import PRESETS
 
 
-def scores(folder, name, values, swapped=0):
-    """rows/NAME/scores/cases.jsonl: a case a value; None: no face was found."""
+def scores(folder, name, values, swapped=0, rows="rows"):
+    """ROWS/NAME/scores/cases.jsonl: a case a value; None: no face was found."""
     lines = []
     for k, value in enumerate(values):
         found = value is not None
@@ -30,9 +30,9 @@ def scores(folder, name, values, swapped=0):
             "id": str(k), "subset": "p1", "status": "scored" if found else "no face", "legs": {"mini": leg},
             "placement": {"expected": 1, "placed": int(found), "error": 0.1 if found else None, "swapped": swapped},
         })  # fmt: skip
-    (folder / "rows" / name / "scores").mkdir(parents=True)
+    (folder / rows / name / "scores").mkdir(parents=True)
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / "rows" / name / "scores" / "cases.jsonl").write_text(text)
+    (folder / rows / name / "scores" / "cases.jsonl").write_text(text)
 
 
 def test_a_row_is_the_mean_over_its_seeds_case_by_case(tmp_path):
@@ -63,6 +63,7 @@ def test_the_page_keeps_what_was_written_by_hand_and_says_what_is_owed(tmp_path)
     scores(tmp_path, "no adapter", [0.0, 0.1])
     scores(tmp_path, "no-modulation-0", [0.3, 0.4])
     scores(tmp_path, "full-0", [0.5, 0.6])
+    scores(tmp_path, "full-0", [0.7, 0.8], rows="rows_worn")
     (tmp_path / "runs" / "full-0").mkdir(parents=True)
     lines = [{"step": 10, "samples_per_s": 2.0}, {"step": 20, "samples_per_s": 4.0}]
     (tmp_path / "runs" / "full-0" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -71,10 +72,12 @@ def test_the_page_keeps_what_was_written_by_hand_and_says_what_is_owed(tmp_path)
     assert text.startswith("# By hand\n\nbefore") and text.endswith("after\n") and "stale" not in text
     assert "| Sim(GT): no-modulation < full | +0.200 [+0.200, +0.200], 2 cases | holds |" in text
     assert "| CP: full < no-modulation | -0.200 [-0.200, -0.200], 2 cases | **reversed** |" in text
-    assert text.count("| owed | owed |") == len(ORDERINGS) - 2
+    assert text.count("| owed | owed |") == 2 * len(ORDERINGS) - 2
+    assert "| full | 1 | 0.550" in text and "| full | 1 | 0.750" in text.split("### Worn references")[1]
     assert "| 0.000 | 2 |" in text  # 160 samples at 2 and 160 at 4 a second: two minutes
     assert "| (e) no-modulation | 1 | 0.350" in text and "| 0.365 |" in text
-    assert (page.parent / "images" / "ablation.png").stat().st_size > 5000
+    for name in ("ablation.png", "ablation_worn.png"):
+        assert (page.parent / "images" / name).stat().st_size > 5000
     write_page(plan, page)
     assert page.read_text() == text
 
@@ -111,6 +114,8 @@ def test_one_seed_of_three_rows_shows_that_training_is_what_gains(tmp_path):
     base, untrained, trained = (float(np.nanmean(row.cases["sim_ref"])) for row in rows)
     assert base < untrained + 0.02 and trained > untrained + 0.01, (base, untrained, trained)
     assert rows[2].off < rows[1].off < rows[0].off  # places: learnt, by aligned tokens, at random
+    worn = ablation.measured(plan, "full", plan.seeds, "rows_worn")
+    assert np.nanmean(worn.cases["sim_gt"]) < np.nanmean(rows[2].cases["sim_gt"])
     ablation.write_page(plan, tmp_path / "ablation.md")
     text = (tmp_path / "ablation.md").read_text()
     assert "owed" in text and all(row.label in text for row in rows)

@@ -205,6 +205,38 @@ def test_layouts_ask_for_the_photos_again(run, tmp_path):
     assert run("layout", "check", files[0])[0] == 0
 
 
+def test_worn_references_show_little_and_are_still_known(run, tmp_path):
+    """The photos are the same, and so are the bytes of another run."""
+    from anyphoto_cli.faces.norm_crop import norm_crop
+    from anyphoto_cli.faces.packs import open_faces
+
+    for name, *flag in (("good",), ("worn", "--worn"), ("again", "--worn")):
+        code, _, err = run("mini", "photos", "--people", 24, "--groups", 2, "--references", 1, "--held-out", "--layouts",
+                           *flag, "-o", tmp_path / name)  # fmt: skip
+        assert code == 0, err
+    good, worn, again = (
+        {file.relative_to(tmp_path / name).as_posix(): file.read_bytes() for file in (tmp_path / name).rglob("*.*")}
+        for name in ("good", "worn", "again")
+    )
+    assert worn == again and {name for name in good if good[name] != worn[name]} == {
+        name for name in good if "refs/" in name or name == "mini.json"
+    }
+    assert b"worn" not in good["mini.json"]  # what folders of older versions hold
+    files = sorted((tmp_path / "good" / "refs").rglob("*.png"))
+    pictures = [
+        [np.asarray(Image.open(str(file).replace("good", name))) for file in files] for name in ("good", "worn")
+    ]
+    faces = open_faces("mini")
+    embedded = []
+    for some in pictures:
+        found = [max(one, key=lambda face: face.score) for one in faces.detect(some)]
+        crops = [norm_crop(picture, face.landmarks) for picture, face in zip(some, found, strict=True)]
+        embedded.append(faces.embed(np.stack(crops)))
+    table = embedded[1] @ embedded[0].T
+    own, others = np.diag(table).mean(), table[~np.eye(len(table), dtype=bool)].mean()
+    assert own > others + 0.3 and (table.argmax(1) == np.arange(len(table))).mean() > 0.7, (own, others)
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

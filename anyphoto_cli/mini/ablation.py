@@ -252,10 +252,10 @@ def write_page(plan: Plan, page: Path) -> None:
     for rows, (cases, heading) in SETS.items():
         known = _known(plan, rows)
         file = page.parent / "images" / f"ablation{cases.removeprefix('held_out')}.png"
-        lines += [f"### {heading}", "", *_lines(known)]
+        lines += [f"### {heading}", "", *_lines(known), ""]
         if known:
             _chart(known, file)
-            lines += ["", f"![{heading}: ours and the paper's rows](images/{file.name})", ""]
+            lines += [f"![{heading}: ours and the paper's rows](images/{file.name})", ""]
     before, after = _around(page)
     with committed(page) as out:
         out.write((before + "\n".join([BEGIN, *lines, END]) + after).encode())

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from anyphoto_cli.bench.results import all_lines
 from anyphoto_cli.bench.statistics import interval
 from anyphoto_cli.bench.tables import ablation_rows
-from anyphoto_cli.errors import AnyPhotoError
+from anyphoto_cli.errors import AnyPhotoError, InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.mini.commands import run_command
+from anyphoto_cli.runtime.run_record import keep_options
 from anyphoto_cli.train.plots import METRICS as METRICS_FILE
 from anyphoto_cli.train.presets import PRESETS
 
@@ -44,22 +45,22 @@ ORDERINGS: tuple[tuple[str, str, str], ...] = (
     ("sim_gt", "all-visible", "full"), ("sim_gt", "fixed-replacement", "full"),
 )  # fmt: skip
 """(metric, the row with less, the row with more), as the paper has them."""
-SETS = {"rows": ("held_out", "References as drawn"), "rows_worn": ("held_out_worn", "Worn references")}
-"""Where scores go -> the cases they are of, and their heading. The same layouts and originals, asked for once by good
-portraits and once by bad photos of these (`wear`): then the location canvas does not carry everything.
+SETS = {"": (), "_worn": ("--worn",)}
+"""Ends of the names of cases, rows and chart -> how `mini photos` draws the references. The same layouts and originals,
+asked for once by good portraits and once by bad photos of these: then the location canvas does not carry everything.
 """
-WEAR = {
+HEADINGS = {"": "References as drawn", "_worn": "Worn references"}
+DEGRADATIONS = {
     "color_jitter": 0.6, "grayscale": 0.3, "blur": 0.2, "sharpness": 0.1, "autocontrast": 0.1, "horizontal_flip": 0.3,
     "salt_and_pepper": 0.05, "gaussian_noise": 0.3, "occlusion": 0.15, "illumination": 0.3, "jpeg": 0.2,
     "resolution_loss": 0.8, "face_ageing": 0.05,
 }  # fmt: skip
-"""Rates of the degradations, the same for all rows: a drawn face is 25-45 px high on its canvas, where the usual rates
-and 112 px patches lose next to nothing.
+"""Their rates, the same for all rows: a drawn face is 30-54 px high on its canvas, where the usual rates and 112 px
+patches lose next to nothing.
 """
 BATCH = 8
 """Samples of a rank's step."""
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -96,16 +97,38 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=Path("docs/ablation.md"))
     parser.add_argument("--only-page", action="store_true", help="train nothing, write what there is")
     given = parser.parse_args()
-    seeds = tuple(int(seed) for seed in given.seeds.split(","))
-    plan = Plan(given.folder, given.steps, seeds, tuple(given.rows.split(",")), given.processes)
-    if not given.only_page:
-        try:
+    try:
+        plan = Plan(given.folder, given.steps, _seeds(given.seeds), _rows(given.rows), given.processes)
+        _begin_or_go_on(plan)
+        if not given.only_page:
             run(plan, given.minutes)
-        except AnyPhotoError as error:
-            print(f"Error: {error}", file=sys.stderr)
-            sys.exit(error.exit_code)
+    except AnyPhotoError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     write_page(plan, given.page)
     print(given.page)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(seed) for seed in text.split(","))
+    except ValueError:
+        raise InputError(f"{text!r} is no list of numbers", field="--seeds", remedy="Like this: 0,1,2") from None
+
+
+def _rows(text: str) -> tuple[str, ...]:
+    rows = tuple(text.split(","))
+    if unknown := [row for row in rows if row not in PRESETS]:
+        raise InputError(f"{unknown[0]!r} is no preset", field="--rows", remedy=f"Presets: {', '.join(PRESETS)}")
+    return rows
+
+
+def _begin_or_go_on(plan: Plan) -> None:
+    """Rows that were made in different ways must not share a table. Raises InputError naming what differs."""
+    made = {"steps": plan.steps, "samples": plan.samples, "people": plan.people, "photos": plan.photos,
+            "layouts": plan.layouts, "degradations": DEGRADATIONS}  # fmt: skip
+    begun = any((plan.folder / name).is_dir() for name in ("runs", "rows"))
+    keep_options(plan.folder, "ablation", made, begun, remedy="Go on as it began, or name another --folder")
 
 
 def run(plan: Plan, minutes: float | None = None) -> None:
@@ -118,8 +141,8 @@ def run(plan: Plan, minutes: float | None = None) -> None:
     _do(out, "preprocess", "world/photos.jsonl", "-o", "data", *refs)
     groups = ("--people", str(plan.layouts // 2), "--groups", str(plan.layouts), "--style", "any", "--held-out",
               "--layouts")  # fmt: skip
-    for cases, _ in SETS.values():
-        _do(out, "mini", "photos", *groups, *(["--worn"] if cases.endswith("worn") else []), "-o", cases)
+    for end, drawn in SETS.items():
+        _do(out, "mini", "photos", *groups, *drawn, "-o", f"held_out{end}")
     _bench(out, NO_ADAPTER, None)
     for seed in plan.seeds:
         for row in plan.rows:
@@ -138,7 +161,7 @@ def _trained(plan: Plan, row: str, seed: int) -> str:
     """Its adapter, relative to the folder."""
     name = _name(row, seed)
     settings = [f"seed={seed}", f"max_train_steps={plan.steps}", "data.workers=0", f"train_batch_size={BATCH}",
-                f"data.degradations={json.dumps(WEAR)}"]  # fmt: skip
+                f"data.degradations={json.dumps(DEGRADATIONS)}"]  # fmt: skip
     return _train(plan, f"runs/{name}", row, settings)
 
 
@@ -162,15 +185,15 @@ def _train(plan: Plan, run_: str, row: str, settings: Sequence[str]) -> str:
 def _bench(out: Path, name: str, adapter: str | None) -> None:
     """adapter: None renders by the prompt alone; `--adapter none` would still have the location tokens in it."""
     given = ("--adapter", adapter) if adapter else ("--system", "flux", "--model", "mini")
-    for rows, (cases, _) in SETS.items():
-        if not (out / rows / name / "scores" / "summary.json").is_file():
-            _do(out, "bench", "run", f"{cases}/cases.jsonl", "-o", f"{rows}/{name}", *given, "--face-pack", "mini",
-                "--clip", "none")  # fmt: skip
+    for end in SETS:
+        if not (out / f"rows{end}" / name / "scores" / "summary.json").is_file():
+            _do(out, "bench", "run", f"held_out{end}/cases.jsonl", "-o", f"rows{end}/{name}", *given,
+                "--face-pack", "mini", "--clip", "none")  # fmt: skip
 
 
 def _do(out: Path, *words: str, launcher: Sequence[str] = ()) -> None:
-    print(f"$ anyphoto {' '.join(words)}", flush=True)
-    run_command(out, words, launcher)
+    print(f"$ anyphoto {' '.join(words)}", end=" ", flush=True)
+    print(f"({run_command(out, words, launcher) / 60:.1f} minutes)", flush=True)
 
 
 @dataclass(frozen=True)
@@ -189,13 +212,12 @@ class Measured:
     minutes: float = float("nan")
 
 
-def measured(plan: Plan, row: str, seeds: Sequence[int] | None, rows: str = "rows") -> Measured | None:
-    """From the scores of a row, over those seeds that are there; None without any. seeds: None for rows without. rows:
+def measured(plan: Plan, row: str, seeds: Sequence[int] | None, end: str = "") -> Measured | None:
+    """From the scores of a row, over those seeds that are there; None without any. seeds: None for rows without. end:
     one of SETS.
     """
-    folder = plan.folder
     names = [row] if seeds is None else [_name(row, seed) for seed in seeds]
-    runs = [all_lines(folder / rows / name / "scores") for name in names]
+    runs = [all_lines(plan.folder / f"rows{end}" / name / "scores") for name in names]
     runs = [lines for lines in runs if lines]
     if not runs:
         return None
@@ -249,9 +271,9 @@ def verdict(gap: tuple[float, float, float, int]) -> str:
 def write_page(plan: Plan, page: Path) -> None:
     """The measured part of the page, and its charts beside it."""
     lines = [f"{datetime.now(UTC).date()}; {plan.steps} steps of {plan.samples} samples a row.", ""]
-    for rows, (cases, heading) in SETS.items():
-        known = _known(plan, rows)
-        file = page.parent / "images" / f"ablation{cases.removeprefix('held_out')}.png"
+    for end, heading in HEADINGS.items():
+        known = _known(plan, end)
+        file = page.parent / "images" / f"ablation{end}.png"
         lines += [f"### {heading}", "", *_lines(known), ""]
         if known:
             _chart(known, file)
@@ -261,11 +283,11 @@ def write_page(plan: Plan, page: Path) -> None:
         out.write((before + "\n".join([BEGIN, *lines, END]) + after).encode())
 
 
-def _known(plan: Plan, rows: str) -> dict[str, Measured]:
+def _known(plan: Plan, end: str) -> dict[str, Measured]:
     """Name -> what there is of it: without an adapter, with an untrained one, then as the paper's tables go."""
-    found = {name: measured(plan, name, None, rows) for name in (NO_ADAPTER, UNTRAINED)}
+    found = {name: measured(plan, name, None, end) for name in (NO_ADAPTER, UNTRAINED)}
     ordered = sorted(plan.rows, key=lambda row: [*LABELS, row].index(row))
-    found |= {row: measured(plan, row, plan.seeds, rows) for row in ordered}
+    found |= {row: measured(plan, row, plan.seeds, end) for row in ordered}
     return {name: one for name, one in found.items() if one is not None}
 
 

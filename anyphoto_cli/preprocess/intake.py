@@ -54,7 +54,9 @@ def _need_packages(config: PreprocessConfig) -> None:
 
 
 def photo_list(sources: Sequence[Path], out: Path, refs: Path | None, listener: Listener) -> PhotoList:
-    """Listed anew each time: a run must go on with the photos it began with."""
+    """Listed anew each time: a run must go on with the photos it began with. Raises InputError where they changed, or
+    where there are none.
+    """
     listener.stage("Listing photos")
     record = {"sources": [str(source.resolve()) for source in sources], "refs": str(refs.resolve()) if refs else ""}
     begun = (out / "work" / "detect").is_dir()

@@ -17,7 +17,9 @@ from anyphoto_cli.runtime.progress import Listener
 
 @dataclass(frozen=True, eq=False)
 class StageRun:
-    """refs: known faces, or None. workers: processes of a stage."""
+    """out: the run's folder. refs: folder of known faces, or None. exclusions: what must not be in the data. photos,
+    work: the list, and what is made of it. device: resolved. workers: processes of a stage.
+    """
 
     out: Path
     refs: Path | None

@@ -54,7 +54,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     return value
 
 
-def keep_options(folder: Path, part: str, options: Mapping[str, Any], begun: bool = True) -> None:
+def keep_options(folder: Path, part: str, options: Mapping[str, Any], begun: bool = True,
+                 remedy: str = "Go on with what it began with, or give a new folder with -o") -> None:  # fmt: skip
     """Write the options of one part of a run, or compare them with those it began with.
 
     begun: whether anything was made with those; if not, they may still change. Raises InputError naming the first that
@@ -71,5 +72,5 @@ def keep_options(folder: Path, part: str, options: Mapping[str, Any], begun: boo
         if known.get(name) != options.get(name):
             raise InputError(
                 f"this run began with {known.get(name)!r}, now it is {options.get(name)!r}", file=folder, field=name,
-                remedy="Go on with what it began with, or give a new folder with -o",
+                remedy=remedy,
             )  # fmt: skip

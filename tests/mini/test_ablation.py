@@ -20,8 +20,8 @@ from anyphoto_cli.mini.ablation import (
 from anyphoto_cli.train.presets import PRESETS
 
 
-def scores(folder, name, values, swapped=0, rows="rows"):
-    """ROWS/NAME/scores/cases.jsonl: a case a value; None: no face was found."""
+def scores(folder, name, values, swapped=0, end=""):
+    """rowsEND/NAME/scores/cases.jsonl: a case a value; None: no face was found."""
     lines = []
     for k, value in enumerate(values):
         found = value is not None
@@ -30,9 +30,9 @@ def scores(folder, name, values, swapped=0, rows="rows"):
             "id": str(k), "subset": "p1", "status": "scored" if found else "no face", "legs": {"mini": leg},
             "placement": {"expected": 1, "placed": int(found), "error": 0.1 if found else None, "swapped": swapped},
         })  # fmt: skip
-    (folder / rows / name / "scores").mkdir(parents=True)
+    (folder / f"rows{end}" / name / "scores").mkdir(parents=True)
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / rows / name / "scores" / "cases.jsonl").write_text(text)
+    (folder / f"rows{end}" / name / "scores" / "cases.jsonl").write_text(text)
 
 
 def test_a_row_is_the_mean_over_its_seeds_case_by_case(tmp_path):
@@ -63,7 +63,7 @@ def test_the_page_keeps_what_was_written_by_hand_and_says_what_is_owed(tmp_path)
     scores(tmp_path, "no adapter", [0.0, 0.1])
     scores(tmp_path, "no-modulation-0", [0.3, 0.4])
     scores(tmp_path, "full-0", [0.5, 0.6])
-    scores(tmp_path, "full-0", [0.7, 0.8], rows="rows_worn")
+    scores(tmp_path, "full-0", [0.7, 0.8], end="_worn")
     (tmp_path / "runs" / "full-0").mkdir(parents=True)
     lines = [{"step": 10, "samples_per_s": 2.0}, {"step": 20, "samples_per_s": 4.0}]
     (tmp_path / "runs" / "full-0" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -104,6 +104,39 @@ def test_a_command_that_fails_ends_it_with_one_line(tmp_path, monkeypatch, capsy
     assert not (tmp_path / "a.md").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--seeds", "0,x"), "Error: --seeds: '0,x' is no list of numbers. Like this: 0,1,2"),
+        (("--rows", "full,fool"), "Error: --rows: 'fool' is no preset. Presets: full, base-roi"),
+    ],
+)
+def test_bad_options_are_one_line_before_anything_is_made(tmp_path, monkeypatch, capsys, options, line):
+    monkeypatch.setattr("sys.argv", ["x", "--folder", str(tmp_path / "f"), *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    [said] = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and said.startswith(line) and not (tmp_path / "f").exists()
+
+
+def test_rows_of_other_steps_are_not_put_into_one_table(tmp_path, monkeypatch, capsys):
+    """Finished rows are kept: a table of 600 and 1200 steps would look as if both were the same."""
+    page = tmp_path / "a.md"
+    common = ["x", "--folder", str(tmp_path / "f"), "--page", str(page), "--only-page", "--steps"]
+    monkeypatch.setattr("sys.argv", [*common, "600"])
+    main()
+    monkeypatch.setattr("sys.argv", [*common, "900"])
+    main()  # nothing is made yet
+    scores(tmp_path / "f", "full-0", [0.5])
+    before = page.read_text()
+    monkeypatch.setattr("sys.argv", [*common, "1200"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    [said] = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and "steps: this run began with 900, now it is 1200" in said and "--folder" in said
+    assert page.read_text() == before
+
+
 @pytest.mark.slow
 def test_one_seed_of_three_rows_shows_that_training_is_what_gains(tmp_path):
     """The whole of `make ablation`, small: photos, shards, training, pictures of held-out people, scores, the page."""
@@ -114,7 +147,7 @@ def test_one_seed_of_three_rows_shows_that_training_is_what_gains(tmp_path):
     base, untrained, trained = (float(np.nanmean(row.cases["sim_ref"])) for row in rows)
     assert base < untrained + 0.02 and trained > untrained + 0.01, (base, untrained, trained)
     assert rows[2].off < rows[1].off < rows[0].off  # places: learnt, by aligned tokens, at random
-    worn = ablation.measured(plan, "full", plan.seeds, "rows_worn")
+    worn = ablation.measured(plan, "full", plan.seeds, "_worn")
     assert np.nanmean(worn.cases["sim_gt"]) < np.nanmean(rows[2].cases["sim_gt"])
     ablation.write_page(plan, tmp_path / "ablation.md")
     text = (tmp_path / "ablation.md").read_text()

@@ -222,9 +222,9 @@ def test_worn_references_show_little_and_are_still_known(run, tmp_path):
         name for name in good if "refs/" in name or name == "mini.json"
     }
     assert b"worn" not in good["mini.json"]  # what folders of older versions hold
-    files = sorted((tmp_path / "good" / "refs").rglob("*.png"))
     pictures = [
-        [np.asarray(Image.open(str(file).replace("good", name))) for file in files] for name in ("good", "worn")
+        [np.asarray(Image.open(file)) for file in sorted((tmp_path / name / "refs").rglob("*.png"))]
+        for name in ("good", "worn")
     ]
     faces = open_faces("mini")
     embedded = []

@@ -176,16 +176,6 @@ def test_failed_photos_are_tried_again_when_asked(drawn, tmp_path):
     assert hashes(out) == hashes(tmp_path / "fresh", leave=())
 
 
-def test_a_dry_run_estimates_and_writes_nothing(run, drawn, tmp_path):
-    settings = [f"--set={key}={value}" for key, value in fakes.SETTINGS.items()]
-    code, said, err = run(
-        "preprocess", drawn / "photos", "--refs", drawn / "refs", "-o", tmp_path / "out", *settings, "--dry-run"
-    )
-    assert code == 0, err
-    assert "40 photos, 8 references (not written: dry run)" in said and "hours with" in said and "GB" in said
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_photo_that_kills_its_worker_costs_itself_alone(tmp_path):
     """Workers that die on a photo twice leave it out, and say so; its neighbours stay."""
     from anyphoto_cli.runtime.local_executor import run_local
@@ -193,22 +183,3 @@ def test_a_photo_that_kills_its_worker_costs_itself_alone(tmp_path):
 
     found = dict(run_local(DeadlyJob(tmp_path), [0, 1, 2], workers=2))
     assert found == {0: [0, 1, 2, 3], 1: [0, 1, 3], 2: [0, 1, 2, 3]}
-
-
-def test_memory_is_flat_in_the_number_of_photos(tmp_path):
-    """The plan of two million photos takes some 50 bytes a photo; nothing else may grow with their number."""
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom tests.preprocess.fakes import peak_kib\n"
-        "from anyphoto_cli.data.sources import PhotoInput\nfrom anyphoto_cli.preprocess.work import write_photo_list\n"
-        "before = peak_kib()\n"
-        "photos = (PhotoInput(f'{n:08d}.jpg', f'/photos/{n:08d}.jpg') for n in range(int(sys.argv[2])))\n"
-        "listed = write_photo_list(Path(sys.argv[1]), photos)\n"
-        "assert len(listed.photos(len(listed) - 1)) > 0\n"
-        "print(peak_kib() - before)\n"
-    )
-    grown = []
-    for count in (20_000, 400_000):
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / f"{count}.jsonl"), str(count)], cwd=ROOT,
-                              capture_output=True, text=True, check=True)  # fmt: skip
-        grown.append(int(done.stdout) * 1024)
-    assert (grown[1] - grown[0]) / 380_000 < 50, grown

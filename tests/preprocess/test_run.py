@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image
 from anyphoto_cli.config.preprocess import PreprocessConfig
 from anyphoto_cli.data.bank import read_identity, read_index
 from anyphoto_cli.preprocess import run as preprocess
+from tests.conftest import ROOT
 from tests.preprocess import fakes
 from tests.preprocess.runs import HERE, fake_run, hashes, rows, samples
 
@@ -192,3 +195,35 @@ def test_removal_requests(drawn, tmp_path, line, reason, gone):
     if reason.startswith("shows"):
         assert "p1" not in read_index(out / "bank")[0]
         assert all(person.identity != "p1" for record, _, _ in samples(out) for person in record.people)
+
+
+# ---- before and beside it
+
+
+def test_a_dry_run_estimates_and_writes_nothing(run, drawn, tmp_path):
+    settings = [f"--set={key}={value}" for key, value in fakes.SETTINGS.items()]
+    code, said, err = run(
+        "preprocess", drawn / "photos", "--refs", drawn / "refs", "-o", tmp_path / "out", *settings, "--dry-run"
+    )
+    assert code == 0, err
+    assert "40 photos, 8 references (not written: dry run)" in said and "hours with" in said and "GB" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_memory_is_flat_in_the_number_of_photos(tmp_path):
+    """The plan of two million photos takes some 50 bytes a photo; nothing else may grow with their number."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom tests.preprocess.fakes import peak_kib\n"
+        "from anyphoto_cli.data.sources import PhotoInput\nfrom anyphoto_cli.preprocess.work import write_photo_list\n"
+        "before = peak_kib()\n"
+        "photos = (PhotoInput(f'{n:08d}.jpg', f'/photos/{n:08d}.jpg') for n in range(int(sys.argv[2])))\n"
+        "listed = write_photo_list(Path(sys.argv[1]), photos)\n"
+        "assert len(listed.photos(len(listed) - 1)) > 0\n"
+        "print(peak_kib() - before)\n"
+    )
+    grown = []
+    for count in (20_000, 400_000):
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / f"{count}.jsonl"), str(count)], cwd=ROOT,
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        grown.append(int(done.stdout) * 1024)
+    assert (grown[1] - grown[0]) / 380_000 < 50, grown

@@ -38,6 +38,9 @@ def photos(
     worn: Annotated[
         bool, typer.Option("--worn", help="References as bad photos: few pixels, some grey, off in colour, noisy.")
     ] = False,
+    siblings: Annotated[
+        bool, typer.Option("--siblings", help="Half of the people look like another, often in the same photo.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Another seed, other people.", metavar="N")] = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -48,7 +51,7 @@ def photos(
     """
     from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
 
-    config = PhotosConfig(people, groups, references, width, height, style, held_out, seed, layouts, worn)
+    config = PhotosConfig(people, groups, references, width, height, style, held_out, seed, layouts, worn, siblings)
     drawn = draw_photos(out, config, console.Terminal(quiet=quiet or as_json))
     if as_json:
         console.document({**asdict(drawn), "folder": str(drawn.folder)})

@@ -140,7 +140,7 @@ def run(plan: Plan, minutes: float | None = None) -> None:
     refs = ("--refs", "world/refs", "--config", "world/preprocess.yaml")
     _do(out, "preprocess", "world/photos.jsonl", "-o", "data", *refs)
     groups = ("--people", str(plan.layouts // 2), "--groups", str(plan.layouts), "--style", "any", "--held-out",
-              "--layouts")  # fmt: skip
+              "--layouts", "--siblings")  # fmt: skip
     for end, drawn in SETS.items():
         _do(out, "mini", "photos", *groups, *drawn, "-o", f"held_out{end}")
     _bench(out, NO_ADAPTER, None)

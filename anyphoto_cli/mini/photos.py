@@ -26,6 +26,9 @@ _NAMES = [
 ]  # fmt: skip
 
 ANY = "any"
+ELDER = 8
+"""Last digit of those who have a sibling, the next number (`identity`)."""
+SIDE_BY_SIDE = 0.7
 _SETTINGS = """\
 # For: anyphoto preprocess HERE/photos.jsonl --refs HERE/refs --config HERE/preprocess.yaml -o data
 person_model: mini
@@ -50,7 +53,8 @@ class PhotosConfig:
 
     width, height: px of the group photos. style: of the group photos, one of STYLES; any: half of them photos, the
     others in all styles. held_out: people that no shipped model has seen. layouts: also a layout for each photo. worn:
-    references as bad photos (`wear`). Raises InputError.
+    references as bad photos (`wear`). siblings: half of the people look like another, whom they often stand beside.
+    Raises InputError.
     """
 
     people: int = 40
@@ -63,6 +67,7 @@ class PhotosConfig:
     seed: int = 0
     layouts: bool = False
     worn: bool = False
+    siblings: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -129,6 +134,10 @@ def bank_identities(config: PhotosConfig) -> list[int]:
     chance = Chance("bank", config.seed)
     start = HELD_OUT if config.held_out else 0
     numbers: dict[int, None] = {}
+    if config.siblings:
+        while len(numbers) < 2 * (config.people // 4):
+            elder = start + 10 * chance.below(TRAINING_IDENTITIES // 10) + ELDER
+            numbers |= {elder: None, elder + 1: None}
     while len(numbers) < config.people:
         numbers[start + chance.below(TRAINING_IDENTITIES)] = None
     return list(numbers)
@@ -140,7 +149,10 @@ def group_photo(config: PhotosConfig, bank: list[int], k: int) -> DrawnPicture:
     wanted = min(chance.pick((1, 2, 2, 3, 3, 4)), len(bank), MAX_PEOPLE)
     who: dict[int, None] = {}
     while len(who) < wanted:
-        who[chance.pick(bank)] = None
+        who[number := chance.pick(bank)] = None
+        relative = {ELDER: number + 1, ELDER + 1: number - 1}.get(number % 10)
+        if config.siblings and relative in bank and len(who) < wanted and chance.happens(SIDE_BY_SIDE):
+            who[relative] = None
     style, size = None if config.style == ANY else config.style, (config.width, config.height)
     return draw_picture(chance.below(2**48), identities=list(who), style=style, size=size)
 
@@ -191,8 +203,9 @@ def _write_layout(
 def _claim(out: Path, config: PhotosConfig) -> None:
     """The folder is ours alone: its settings are in mini.json."""
     settings = asdict(config)
-    if not config.worn:
-        del settings["worn"]  # folders of before there was such a thing go on
+    for later in ("worn", "siblings"):
+        if not settings[later]:
+            del settings[later]  # folders of before there was such a thing go on
     record = json.dumps(settings, indent=2).encode() + b"\n"
     file = out / "mini.json"
     if file.is_file():

@@ -185,6 +185,35 @@ def test_training_and_held_out_people_never_mix(run, tmp_path):
         assert all(low <= person["identity"] < high for truth in truths for person in truth["people"])
 
 
+def embeddings(files):
+    """[n, 512] of the surest face in each file."""
+    from anyphoto_cli.faces.norm_crop import norm_crop
+    from anyphoto_cli.faces.packs import open_faces
+
+    faces, pictures = open_faces("mini"), [np.asarray(Image.open(file)) for file in files]
+    found = [max(one, key=lambda face: face.score) for one in faces.detect(pictures)]
+    return faces.embed(np.stack([norm_crop(one, face.landmarks) for one, face in zip(pictures, found, strict=True)]))
+
+
+def test_siblings_stand_side_by_side(run, tmp_path):
+    out = tmp_path / "world"
+    code, _, err = run("mini", "photos", "--people", 20, "--groups", 40, "--references", 1, "--held-out", "--siblings",
+                       "-o", out)  # fmt: skip
+    assert code == 0, err
+    truths = [json.loads(line) for line in (out / "truth.jsonl").read_text().splitlines()]
+    pictured = [[person["identity"] for person in truth["people"]] for truth in truths]
+    assert all(HELD_OUT <= number < 2 * HELD_OUT and len(set(who)) == len(who) for who in pictured for number in who)
+    pairs = [who for who in pictured if any(number % 10 == 9 and number - 1 in who for number in who)]
+    several = [who for who in pictured if len(who) > 1]
+    assert 0.2 < len(pairs) / len(several) < 0.6
+    names = {person["identity"]: person["name"] for truth in truths for person in truth["people"]}
+    found = embeddings([out / "refs" / name / "01.png" for name in names.values()])
+    vectors = dict(zip(names, found, strict=True))
+    related = [float(vectors[n] @ vectors[n - 1]) for n in vectors if n % 10 == 9 and n - 1 in vectors]
+    strangers = [float(vectors[a] @ vectors[b]) for a in vectors for b in vectors if a // 10 != b // 10]
+    assert len(related) >= 4 and np.mean(related) > np.mean(strangers) + 0.1
+
+
 def test_layouts_ask_for_the_photos_again(run, tmp_path):
     from anyphoto_cli.layout.schema import load_layout
 
@@ -207,9 +236,6 @@ def test_layouts_ask_for_the_photos_again(run, tmp_path):
 
 def test_worn_references_show_little_and_are_still_known(run, tmp_path):
     """The photos are the same, and so are the bytes of another run."""
-    from anyphoto_cli.faces.norm_crop import norm_crop
-    from anyphoto_cli.faces.packs import open_faces
-
     for name, *flag in (("good",), ("worn", "--worn"), ("again", "--worn")):
         code, _, err = run("mini", "photos", "--people", 24, "--groups", 2, "--references", 1, "--held-out", "--layouts",
                            *flag, "-o", tmp_path / name)  # fmt: skip
@@ -222,16 +248,7 @@ def test_worn_references_show_little_and_are_still_known(run, tmp_path):
         name for name in good if "refs/" in name or name == "mini.json"
     }
     assert b"worn" not in good["mini.json"]  # what folders of older versions hold
-    pictures = [
-        [np.asarray(Image.open(file)) for file in sorted((tmp_path / name / "refs").rglob("*.png"))]
-        for name in ("good", "worn")
-    ]
-    faces = open_faces("mini")
-    embedded = []
-    for some in pictures:
-        found = [max(one, key=lambda face: face.score) for one in faces.detect(some)]
-        crops = [norm_crop(picture, face.landmarks) for picture, face in zip(some, found, strict=True)]
-        embedded.append(faces.embed(np.stack(crops)))
+    embedded = [embeddings(sorted((tmp_path / name / "refs").rglob("*.png"))) for name in ("good", "worn")]
     table = embedded[1] @ embedded[0].T
     own, others = np.diag(table).mean(), table[~np.eye(len(table), dtype=bool)].mean()
     assert own > others + 0.3 and (table.argmax(1) == np.arange(len(table))).mean() > 0.7, (own, others)

@@ -136,10 +136,13 @@ def jpeg(picture: Picture, rng: Rng) -> Picture:
 
 
 def resolution_loss(picture: Picture, rng: Rng) -> Picture:
-    """Shrunk to 16-112 px (evenly in its logarithm) and enlarged again."""
+    """Shrunk to 1/28-1/4 of its side (evenly in the logarithm; 16-112 px of 448) and enlarged again.
+
+    A share: it must be less than what the canvas shows of the face, and models of small pictures have small patches.
+    """
     import cv2
 
-    small = round(float(np.exp(rng.uniform(np.log(16), np.log(112)))))
+    small = max(round(len(picture) * float(np.exp(rng.uniform(np.log(1 / 28), np.log(1 / 4))))), 2)
     side, few = len(picture), cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA)
     ways = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_NEAREST)
     return np.asarray(cv2.resize(few, (side, side), interpolation=ways[int(rng.choice(3, p=[0.5, 0.35, 0.15]))]))

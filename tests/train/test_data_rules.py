@@ -100,6 +100,22 @@ def test_thirteen_and_switching_one_off_leaves_the_others_as_they_were():
     assert np.array_equal(*noise) and not np.array_equal(both, without)
 
 
+@pytest.mark.parametrize("side", [448, 112])
+def test_lost_resolution_shows_on_the_canvas(side):
+    """Fine detail; a patch of 448 px is shown with some 192 px, one of 112 with 48."""
+    import cv2
+
+    fine = np.random.default_rng(0).integers(0, 256, (side, side, 4)).astype(np.uint8)
+    patch = cv2.GaussianBlur(fine, (0, 0), side / 200)
+
+    def shown(pixels):
+        return cv2.resize(pixels[..., :3].astype(np.float32), (side * 3 // 7,) * 2, interpolation=cv2.INTER_AREA)
+
+    lost = [degrade(patch, arcface_template(side), {"resolution_loss": 1.0}, seed)[0] for seed in range(24)]
+    left = [np.corrcoef(shown(one).ravel(), shown(patch).ravel())[0, 1] for one in lost]
+    assert np.mean(left) < 0.7, (side, left)
+
+
 def test_landmarks_follow_the_flip_and_twice_is_nothing(photos, face_pack):
     """The recogniser sees the flipped patch's landmarks where they are: the face is still found upright and the same."""
     from anyphoto_cli.faces.norm_crop import norm_crop

@@ -72,6 +72,11 @@ def heads_of(seed: int, size: tuple[int, int] = (128, 128)) -> list[Place]:
     return _draw_lots(seed, None, None, None, size, None, 1.0).where
 
 
+def style_of(seed: int) -> str:
+    """Of `draw_picture(seed)`, without painting it."""
+    return _draw_lots(seed, None, None, None, (128, 128), None, 1.0).style
+
+
 class _Lots(NamedTuple):
     """chance: goes on where the lots ended."""
 

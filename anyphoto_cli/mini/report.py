@@ -74,7 +74,7 @@ def measure() -> dict[str, Any]:
         "vae": measure_vae(pipeline.vae, pack),
         "faces": measure_faces(pack),
         "persons": measure_persons(shipped.person_detector()),
-        "probe": measure_probe(shipped.probe_file()),
+        "probe": measure_probe(shipped.probe_file(), pipeline.vae),
         "base": measure_base(pipeline, pack),
     }
     if (adapter := shipped.adapter_folder()) is not None:
@@ -215,7 +215,7 @@ def _adapter_part(report: dict[str, Any]) -> str:
     if "adapter" not in report:
         return ""
     text = (Path(__file__).parent / "card_adapter.md").read_text()
-    return text.format(rows="\n".join(adapter_rows(report)))
+    return text.format(rows="\n".join(adapter_rows(report)), decoded=report["probe"]["decoded_face_style"])
 
 
 if __name__ == "__main__":

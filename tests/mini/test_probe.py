@@ -5,15 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anyphoto_cli.mini import shipped
 from anyphoto_cli.mini.pretrain import probe as training
 from anyphoto_cli.mini.pretrain.album import fresh_pictures
 from anyphoto_cli.mini.probe import PROBE_FILE, probe_square, read_scene_and_style
 from tests.mini.card import told
 
 
-def test_reads_fresh_pictures_clean_and_worn():
-    report = training.measure_probe(PROBE_FILE, fresh_pictures(192))
-    for key in ("scene", "style", "worn_scene", "worn_style"):
+def test_reads_fresh_pictures_clean_worn_and_decoded():
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(shipped.base_folder() / "vae")
+    report = training.measure_probe(PROBE_FILE, vae, fresh_pictures(192))
+    for key in ("scene", "style", "worn_scene", "worn_style", "face_style"):
         assert report[key] >= told("probe", key) - 0.03, report
     assert Path(PROBE_FILE).stat().st_size <= 400_000
 

@@ -66,6 +66,20 @@ def open_album(folder: Path, count: int, tell: Callable[[str], None] = print) ->
     return album
 
 
+def through_codec(
+    album: Album, folder: Path, count: int, codec: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+) -> Album:  # fmt: skip
+    """The first `count` pictures, as `codec` (uint8 [H, W, 3] both ways) gives them back; made once, in `folder`."""
+    pixels = _mapped(folder / "decoded.npy", np.uint8, (count, SIDE, SIDE, 3))
+    done = folder / "decoded.txt"
+    for index in range(int(done.read_text()) if done.is_file() else 0, count):
+        width, height = album.facts[index, :2]
+        pixels[index, :height, :width] = codec(album.picture(index))
+        if (index + 1) % _CHUNK == 0 or index + 1 == count:
+            done.write_text(str(index + 1))
+    return Album(pixels, album.facts[:count], album.people[:count])
+
+
 def _is_current(album: Album) -> bool:
     """Whether today's renderer draws and tells what the album's first page holds."""
     count = min(2 * len(STYLES), len(album))

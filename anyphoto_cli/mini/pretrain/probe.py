@@ -13,17 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anyphoto_cli.mini.pretrain.album import Album, fresh_pictures, open_album
+from anyphoto_cli.mini.pretrain.album import Album, fresh_pictures, open_album, through_codec
+from anyphoto_cli.mini.pretrain.judge import to_picture
 from anyphoto_cli.mini.pretrain.loop import Schedule, fit, load_trained
 from anyphoto_cli.mini.pretrain.onnx_file import write_onnx
 from anyphoto_cli.mini.pretrain.persons import PICTURES, SETTLED, settle
+from anyphoto_cli.mini.pretrain.refine import trained_vae_parts
+from anyphoto_cli.mini.pretrain.vae import as_tensor, reconstruct
 from anyphoto_cli.mini.probe import PROBE_SIDE, probe_square, read_scene_and_style
 from anyphoto_cli.mini.types import SCENES, STYLES, DrawnPicture
 from anyphoto_cli.types import Picture
 
-SCHEDULE = Schedule(steps=3200, batch=32, lr=3e-3, decay=0.8)
-FACES, NO_SCENE = 0.25, -100
+SCHEDULE = Schedule(steps=6400, batch=32, lr=3e-3, decay=0.8)
+FACES, NO_SCENE = 0.35, -100
 """The share of samples that are one face, enlarged: it shows a style and, for all one can tell, no scene."""
+DECODED, DECODED_SHARE = 6000, 0.5
+"""Pictures that went through the VAE, and their share of the samples. All that is judged came out of it, and it draws
+the blocks of pixel art softer than the renderer does.
+"""
 
 
 class ProbeNet(nn.Module):
@@ -52,15 +59,24 @@ def train_probe(
     folder: Path, minutes: float | None = None, device: str = "cpu", album_folder: Path | None = None
 ) -> nn.Module:
     """Train, or go on training, in `folder`. album_folder: where pictures lie already, such as the detector's."""
-    album = open_album(album_folder or folder / "album", PICTURES)
+    where = album_folder or folder / "album"
+    album = open_album(where, PICTURES)
+    vae = trained_vae_parts(folder).eval()
+    decoded = through_codec(album, where, DECODED, lambda picture: _decoded(vae, picture))
     torch.manual_seed(0)
-    return fit("probe", ProbeNet(), partial(_loss, album), SCHEDULE, folder, device=device, minutes=minutes)
+    loss = partial(_loss, album, decoded)
+    return fit("probe", ProbeNet(), loss, SCHEDULE, folder, device=device, minutes=minutes)
 
 
-def _loss(album: Album, model: nn.Module, samples: range, step: int) -> dict[str, Tensor]:
+@torch.no_grad()
+def _decoded(vae: Any, picture: Picture) -> Picture:
+    return np.asarray(to_picture(reconstruct(vae, as_tensor(picture[None])))[0], np.uint8)
+
+
+def _loss(album: Album, decoded: Album, model: nn.Module, samples: range, step: int) -> dict[str, Tensor]:
     device = next(model.parameters()).device
     settle(model, step >= SETTLED * SCHEDULE.steps)
-    indices, squares, alone = zip(*(_sample(album, number) for number in samples), strict=True)
+    indices, squares, alone = zip(*(_sample(album, decoded, number) for number in samples), strict=True)
     pixels = torch.from_numpy(np.stack(squares)).to(device).permute(0, 3, 1, 2)
     scenes, styles = model(pixels.float() / 255)
     facts = torch.from_numpy(album.facts[list(indices), 2:].astype(np.int64)).to(device)
@@ -73,9 +89,10 @@ def _loss(album: Album, model: nn.Module, samples: range, step: int) -> dict[str
     return {"loss": losses[0] + losses[1], "scene": losses[0], "style": losses[1], "right": right.float().mean()}
 
 
-def _sample(album: Album, number: int) -> tuple[int, Picture, bool]:
+def _sample(drawn: Album, decoded: Album, number: int) -> tuple[int, Picture, bool]:
     """(index, pixels, whether they are a face alone)."""
     chance = np.random.default_rng((11, number))
+    album = decoded if chance.random() < DECODED_SHARE else drawn
     index = int(chance.integers(len(album)))
     seen = album.people_of(index)[album.people_of(index)[:, 8] >= 0.5]
     alone = bool(len(seen)) and chance.random() < FACES
@@ -155,23 +172,31 @@ def export_probe(folder: Path, out_file: Path) -> None:
     write_onnx(module, example, "pictures", ["scene", "style"], out_file, batch="batch", facts=about)
 
 
-def measure_probe(file: Path, pictures: Sequence[DrawnPicture] | int = 960) -> dict[str, Any]:
-    """Share of right answers on pictures of held-out people, clean and worn, and what is taken for what."""
+def measure_probe(file: Path, vae: Any, pictures: Sequence[DrawnPicture] | int = 960) -> dict[str, Any]:
+    """Share of right answers on pictures of held-out people: clean, worn, faces alone (worn, and of pictures that went
+    through the VAE, which is the most that a render can reach), and what is taken for what.
+    """
     drawn = fresh_pictures(pictures) if isinstance(pictures, int) else pictures
     chance = np.random.default_rng(5)
     clean = read_scene_and_style([picture.pixels for picture in drawn], file)
     rough = read_scene_and_style([worn(picture.pixels, chance) for picture in drawn], file)
     truth = [(picture.scene, picture.style) for picture in drawn]
-    faces = [(face_of(picture.pixels, person.face_box), picture) for picture in drawn for person in picture.people
-             if person.visible >= 0.5]  # fmt: skip
-    alone = read_scene_and_style([worn(face, chance) for face, _ in faces], file)
+    faces, decoded, whose = [], [], []
+    for picture in drawn:
+        seen = [person.face_box for person in picture.people if person.visible >= 0.5]
+        after = _decoded(vae, picture.pixels)
+        faces += [worn(face_of(picture.pixels, box), chance) for box in seen]
+        decoded += [face_of(after, box) for box in seen]
+        whose += [(picture.scene, picture.style)] * len(seen)
+    alone, after_vae = (read_scene_and_style(some, file) for some in (faces, decoded))
     return {
         "pictures": len(drawn),
         "scene": _share(clean, truth, 0),
         "style": _share(clean, truth, 1),
         "worn_scene": _share(rough, truth, 0),
         "worn_style": _share(rough, truth, 1),
-        "face_style": _share(alone, [(picture.scene, picture.style) for _, picture in faces], 1),
+        "face_style": _share(alone, whose, 1),
+        "decoded_face_style": _share(after_vae, whose, 1),
         "mistakes": sorted(
             {f"{t[k]} read as {a[k]}" for a, t in zip(clean, truth, strict=True) for k in (0, 1) if a[k] != t[k]}
         ),

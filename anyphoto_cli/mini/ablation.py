@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -181,17 +182,23 @@ def _train(plan: Plan, run_: str, row: str, settings: Sequence[str]) -> str:
 
 
 def _bench(out: Path, name: str, adapter: str | None) -> None:
-    """adapter: None renders by the prompt alone; `--adapter none` would still have the location tokens in it."""
+    """Both sets at once: a rendering process has one thread. adapter: None renders by the prompt alone; `--adapter
+    none` would still have the location tokens in it.
+    """
     given = ("--adapter", adapter) if adapter else ("--system", "flux", "--model", "mini")
-    for end in SETS:
-        if not (out / f"rows{end}" / name / "scores" / "summary.json").is_file():
-            _do(out, "bench", "run", f"held_out{end}/cases.jsonl", "-o", f"rows{end}/{name}", *given,
-                "--face-pack", "mini", "--clip", "none")  # fmt: skip
+    with ThreadPoolExecutor(len(SETS)) as pool:
+        asked = [
+            pool.submit(_do, out, "bench", "run", f"held_out{end}/cases.jsonl", "-o", f"rows{end}/{name}", *given,
+                        "--face-pack", "mini", "--clip", "none")
+            for end in SETS if not (out / f"rows{end}" / name / "scores" / "summary.json").is_file()
+        ]  # fmt: skip
+        for one in asked:
+            one.result()
 
 
 def _do(out: Path, *words: str, launcher: Sequence[str] = ()) -> None:
-    print(f"$ anyphoto {' '.join(words)}", end=" ", flush=True)
-    print(f"({run_command(out, words, launcher) / 60:.1f} minutes)", flush=True)
+    print(f"$ anyphoto {' '.join(words)}", flush=True)
+    print(f"  {run_command(out, words, launcher) / 60:.1f} minutes", flush=True)
 
 
 @dataclass(frozen=True)

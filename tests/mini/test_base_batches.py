@@ -51,3 +51,10 @@ def test_guided_velocity_is_the_told_one_at_guidance_one_and_further_off_from_th
     along = [((one * (told - free)).sum((1, 2)) / (told - free).square().sum((1, 2))) for one in more]
     assert (along[1] > along[0]).all() and (along[0] > 0).all()
     assert (along[1][0] > along[1][1]).all()  # most in noise
+
+
+def test_half_of_what_is_distilled_is_the_usual_guidance():
+    told = base.distil_guidances(range(4000))
+    assert (told == base.USUAL).float().mean() == pytest.approx(base.USUALLY, abs=0.03)
+    assert told.min() == 1 and 5.5 < told.max() <= 6 and (told == 1).float().mean() > 0.05
+    assert torch.equal(told, base.distil_guidances(range(4000)))

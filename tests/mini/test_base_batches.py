@@ -3,6 +3,7 @@
 from collections import Counter
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from anyphoto_cli.mini.pen import Chance
 from anyphoto_cli.mini.picture import draw_picture, heads_of, style_of
 from anyphoto_cli.mini.pretrain import base
 from anyphoto_cli.mini.pretrain.latents import CHUNK, size_of
+from anyphoto_cli.mini.pretrain.refine import SIDE, face_window
 
 
 @pytest.mark.parametrize("seed", range(0, 4000, 331))
@@ -58,3 +60,12 @@ def test_half_of_what_is_distilled_is_the_usual_guidance():
     assert (told == base.USUAL).float().mean() == pytest.approx(base.USUALLY, abs=0.03)
     assert told.min() == 1 and 5.5 < told.max() <= 6 and (told == 1).float().mean() > 0.05
     assert torch.equal(told, base.distil_guidances(range(4000)))
+
+
+def test_windows_of_a_style_show_the_face_in_that_style():
+    for number in range(6):
+        drawn, points = face_window(number, {"pencil": 1.0})
+        plain, same = face_window(number)
+        assert drawn.shape == plain.shape == (SIDE, SIDE, 3) and (points == same).all()
+        assert points.min() > -0.5 * SIDE and points.max() < 1.5 * SIDE
+        assert np.ptp(drawn, axis=-1).mean() < 20  # pencil on paper

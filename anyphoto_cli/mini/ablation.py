@@ -198,7 +198,8 @@ def _bench(out: Path, name: str, adapter: str | None) -> None:
 
 def _do(out: Path, *words: str, launcher: Sequence[str] = ()) -> None:
     print(f"$ anyphoto {' '.join(words)}", flush=True)
-    print(f"  {run_command(out, words, launcher) / 60:.1f} minutes", flush=True)
+    minutes = run_command(out, words, launcher) / 60
+    print(f"  {minutes:.1f} minutes: {' '.join(words[:3])}", flush=True)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,10 @@ GLASSES = {"none": 5.5, "round": 1.5, "square": 1.5, "sunglasses": 1.0}
 MARKS = {"none": 5.0, "mole left": 1.0, "mole right": 1.0, "mole chin": 0.7, "scar": 0.7}
 
 
+YOUNGER = 9
+"""Last digit of those who look like the one before."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """Persistent looks. Lengths are in units of half a head's height; see `face.py` for what each one bends."""
@@ -75,7 +79,7 @@ class Identity:
 @lru_cache(maxsize=16384)
 def identity(number: int) -> Identity:
     """The person of that number: every tenth is a sibling of the one before, so that some people look alike."""
-    if number % 10 == 9:
+    if number % 10 == YOUNGER:
         return _sibling(identity(number - 1), number)
     chance = Chance("identity", number)
     woman = chance.happens(0.5)
@@ -100,6 +104,11 @@ def identity(number: int) -> Identity:
         earring=chance.pick(EARRINGS) if chance.happens(0.5 if woman else 0.08) else None,
         **_lengths(chance, woman),
     )
+
+
+def sibling_of(number: int) -> int | None:
+    """Who looks like that person; None for eight in ten."""
+    return {YOUNGER - 1: number + 1, YOUNGER: number - 1}.get(number % 10)
 
 
 def _hair_colour(chance: Chance, age: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
+from anyphoto_cli.mini.identity import YOUNGER, sibling_of
 from anyphoto_cli.mini.pen import Chance
 from anyphoto_cli.mini.picture import TRAINING_IDENTITIES, draw_picture, draw_portrait
 from anyphoto_cli.mini.types import HELD_OUT, MAX_PEOPLE, DrawnPicture
@@ -26,9 +27,10 @@ _NAMES = [
 ]  # fmt: skip
 
 ANY = "any"
-ELDER = 8
-"""Last digit of those who have a sibling, the next number (`identity`)."""
-SIDE_BY_SIDE = 0.7
+FEWEST_SIBLINGS, SIDE_BY_SIDE = 4, 0.7
+"""Of so many people two are siblings. And how often somebody with a sibling is drawn beside that one, where there is
+room.
+"""
 _SETTINGS = """\
 # For: anyphoto preprocess HERE/photos.jsonl --refs HERE/refs --config HERE/preprocess.yaml -o data
 person_model: mini
@@ -76,6 +78,8 @@ class PhotosConfig:
         ):  # fmt: skip
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{getattr(self, name)} is not between {low} and {high}", field=f"--{name}")
+        if self.siblings and self.people < FEWEST_SIBLINGS:
+            raise InputError(f"with --siblings it is {FEWEST_SIBLINGS} at least", field="--people")
 
 
 @dataclass(frozen=True)
@@ -135,8 +139,8 @@ def bank_identities(config: PhotosConfig) -> list[int]:
     start = HELD_OUT if config.held_out else 0
     numbers: dict[int, None] = {}
     if config.siblings:
-        while len(numbers) < 2 * (config.people // 4):
-            elder = start + 10 * chance.below(TRAINING_IDENTITIES // 10) + ELDER
+        while len(numbers) < 2 * (config.people // FEWEST_SIBLINGS):
+            elder = start + 10 * chance.below(TRAINING_IDENTITIES // 10) + YOUNGER - 1
             numbers |= {elder: None, elder + 1: None}
     while len(numbers) < config.people:
         numbers[start + chance.below(TRAINING_IDENTITIES)] = None
@@ -150,9 +154,11 @@ def group_photo(config: PhotosConfig, bank: list[int], k: int) -> DrawnPicture:
     who: dict[int, None] = {}
     while len(who) < wanted:
         who[number := chance.pick(bank)] = None
-        relative = {ELDER: number + 1, ELDER + 1: number - 1}.get(number % 10)
-        if config.siblings and relative in bank and len(who) < wanted and chance.happens(SIDE_BY_SIDE):
-            who[relative] = None
+        if (
+            config.siblings and len(who) < wanted and (other := sibling_of(number)) in bank
+            and chance.happens(SIDE_BY_SIDE)
+        ):  # fmt: skip
+            who[other] = None
     style, size = None if config.style == ANY else config.style, (config.width, config.height)
     return draw_picture(chance.below(2**48), identities=list(who), style=style, size=size)
 

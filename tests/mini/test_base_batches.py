@@ -9,7 +9,7 @@ import torch
 
 from anyphoto_cli.mini.pen import Chance
 from anyphoto_cli.mini.picture import draw_picture, heads_of, style_of
-from anyphoto_cli.mini.pretrain import base
+from anyphoto_cli.mini.pretrain import album, base
 from anyphoto_cli.mini.pretrain.latents import CHUNK, size_of
 from anyphoto_cli.mini.pretrain.refine import SIDE, face_window
 
@@ -69,3 +69,22 @@ def test_windows_of_a_style_show_the_face_in_that_style():
         assert drawn.shape == plain.shape == (SIDE, SIDE, 3) and (points == same).all()
         assert points.min() > -0.5 * SIDE and points.max() < 1.5 * SIDE
         assert np.ptp(drawn, axis=-1).mean() < 20  # pencil on paper
+
+
+def test_decoded_pictures_are_kept_until_the_codec_changes(tmp_path):
+    """Else the probe would learn from a VAE that was trained on since."""
+    drawn, asked = album.open_album(tmp_path, 6, tell=lambda line: None), []
+
+    def codec(change):
+        def told(picture):
+            asked.append(picture.shape)
+            return picture // 2 + change
+
+        return told
+
+    for change, calls in ((0, 3), (0, 1), (1, 4)):  # the first picture tells whether the others are still true
+        asked.clear()
+        decoded = album.through_codec(drawn, tmp_path, 3, codec(change))
+        assert len(decoded) == 3 and len(asked) == calls
+        for index in range(3):
+            assert np.array_equal(decoded.picture(index), drawn.picture(index) // 2 + change)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from anyphoto_cli.mini.identity import HAIR_COLOURS, identity
+from anyphoto_cli.mini.identity import HAIR_COLOURS, identity, sibling_of
 from anyphoto_cli.mini.picture import TRAINING_IDENTITIES, Place, draw_picture, draw_portrait
 from anyphoto_cli.mini.types import HELD_OUT, SCENES, STYLES
 
@@ -210,8 +210,15 @@ def test_siblings_stand_side_by_side(run, tmp_path):
     found = embeddings([out / "refs" / name / "01.png" for name in names.values()])
     vectors = dict(zip(names, found, strict=True))
     related = [float(vectors[n] @ vectors[n - 1]) for n in vectors if n % 10 == 9 and n - 1 in vectors]
+    assert all(sibling_of(n) == n - 1 and sibling_of(n - 1) == n for n in vectors if n % 10 == 9)
     strangers = [float(vectors[a] @ vectors[b]) for a in vectors for b in vectors if a // 10 != b // 10]
     assert len(related) >= 4 and np.mean(related) > np.mean(strangers) + 0.1
+    code, _, err = run("mini", "photos", "--people", 3, "--siblings", "-o", tmp_path / "few")
+    assert (
+        code == 2
+        and err.strip() == "Error: --people: with --siblings it is 4 at least"
+        and not (tmp_path / "few").exists()
+    )
 
 
 def test_layouts_ask_for_the_photos_again(run, tmp_path):

@@ -69,15 +69,18 @@ def open_album(folder: Path, count: int, tell: Callable[[str], None] = print) ->
 def through_codec(
     album: Album, folder: Path, count: int, codec: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 ) -> Album:  # fmt: skip
-    """The first `count` pictures, as `codec` (uint8 [H, W, 3] both ways) gives them back; made once, in `folder`."""
+    """The first `count` pictures, as `codec` (uint8 [H, W, 3] both ways) gives them back, in `folder`. All are made
+    anew where the codec or the pictures changed.
+    """
     pixels = _mapped(folder / "decoded.npy", np.uint8, (count, SIDE, SIDE, 3))
     done = folder / "decoded.txt"
-    for index in range(int(done.read_text()) if done.is_file() else 0, count):
-        width, height = album.facts[index, :2]
-        pixels[index, :height, :width] = codec(album.picture(index))
+    kept = Album(pixels, album.facts[:count], album.people[:count])
+    current = done.is_file() and np.array_equal(kept.picture(0), codec(album.picture(0)))
+    for index in range(int(done.read_text()) if current else 0, count):
+        kept.picture(index)[:] = codec(album.picture(index))
         if (index + 1) % _CHUNK == 0 or index + 1 == count:
             done.write_text(str(index + 1))
-    return Album(pixels, album.facts[:count], album.people[:count])
+    return kept
 
 
 def _is_current(album: Album) -> bool:

@@ -35,12 +35,12 @@ noise, where the people are settled, and for none at the end, where it would bur
 picture's spread is drawn back to the unguided one's (arXiv 2305.08891).
 """
 TIMES, DISTIL_TIMES = (0.0, 1.0), (0.7, 1.4)
-"""Mean and deviation of the normal whose logistic is t. Guidance is distilled at the times that a render passes: a
-seventh of its steps lie above .9, where the people are settled, and hardly any sample of the first.
+"""Mean and deviation of the normal whose logistic is t: of flow matching, and of distilling guidance, at the times that
+a render passes. A seventh of its steps lie above .9, where the people are settled; flow matching hardly looks there.
 """
 USUAL, USUALLY = 3.5, 0.5
-"""The guidance that nearly everybody asks for, and how often it is distilled: told more, the student has more to learn
-(the square of it), and would learn that instead.
+"""The guidance that nearly everybody asks for, and how often it is distilled: told 6, the student's
+squared errors are three to four times as large, and would be what it learns from.
 """
 FIRST_CHUNKS, STEPS_PER_CHUNK = 16, 400
 HEAD_WEIGHT = 4.0

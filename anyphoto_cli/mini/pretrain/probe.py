@@ -61,7 +61,7 @@ def train_probe(
     """Train, or go on training, in `folder`. album_folder: where pictures lie already, such as the detector's."""
     where = album_folder or folder / "album"
     album = open_album(where, PICTURES)
-    vae = trained_vae_parts(folder).eval()
+    vae = trained_vae_parts(folder)
     decoded = through_codec(album, where, DECODED, lambda picture: _decoded(vae, picture))
     torch.manual_seed(0)
     loss = partial(_loss, album, decoded)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ def trained_vae_parts(folder: Path) -> Any:
 
 
 def refine_loss(
-    vae: Any, recogniser: nn.Module, numbers: range, device: str, styles: Mapping[str, float] | None = None
+    vae: Any, recogniser: nn.Module, numbers: range, device: str, styles: dict[str, float] | None = None
 ) -> dict[str, Tensor]:
     """Distance of what is made of slightly noisy latents, and 1 - cosine of the face in it."""
     windows, landmarks = zip(*(face_window(number, styles) for number in numbers), strict=True)
@@ -88,13 +87,13 @@ def refine_loss(
     return terms | {"loss": total, "cosine": cosine, "kl": kl}
 
 
-def face_window(number: int, styles: Mapping[str, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def face_window(number: int, styles: dict[str, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """([96, 96, 3] RGB, landmarks [5, 2] in it) around one face of picture `number`; one in six stands on white.
 
     styles: their weights; None: the picture's own.
     """
     chance = Chance("window", number)
-    drawn = draw_picture(number, style=Chance("window style", number).weighted(dict(styles)) if styles else None)
+    drawn = draw_picture(number, style=Chance("window style", number).weighted(styles) if styles else None)
     person = chance.pick([p for p in drawn.people if p.visible > 0.5] or drawn.people)
     height, width = drawn.pixels.shape[:2]
     middle = person.landmarks.mean(0)

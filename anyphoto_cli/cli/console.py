@@ -74,8 +74,10 @@ class Terminal(Listener):
             self._console.print(one_line(text), style="dim", markup=False)
 
     def caution(self, text: str) -> None:
-        """A line that starts with Warning, also when quiet."""
-        self._console.print(f"Warning: {one_line(text)}", style="yellow", markup=False)
+        """A line that starts with Warning, also when quiet; once, as all seeds of a layout have the same faces."""
+        if text not in self._said:
+            self._said.add(text)
+            self._console.print(f"Warning: {one_line(text)}", style="yellow", markup=False)
 
     def stage(self, text: str) -> None:
         """A dim line that ends in dots."""

@@ -24,6 +24,7 @@ from anyphoto_cli.config.bench import RunConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.faces.packs import open_faces
 from anyphoto_cli.geometry import face_height, fitting_size
+from anyphoto_cli.mini import shipped
 from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
 
 QUICK = RunConfig(steps=1)
@@ -200,6 +201,16 @@ def test_a_refused_case_is_counted_and_stops_nobody(run, drawn, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "scores" / "cases.jsonl").read_text().splitlines()]
     assert lines[1]["status"] == "missing"
     assert "found no face in the reference" in lines[1]["reason"]
+
+
+def test_a_damaged_adapter_is_no_cases_fault(run, drawn, tmp_path):
+    adapter = shutil.copytree(shipped.adapter_folder(), tmp_path / "adapter")
+    with (adapter / "id_projector.safetensors").open("ab") as file:
+        file.write(b"x")
+    code, _, err = run("bench", "run", drawn / "cases.jsonl", "-o", tmp_path / "run", "--adapter", adapter)
+    assert code == 2
+    assert "does not match its sha256" in err
+    assert not (tmp_path / "run" / "refused").exists()
 
 
 def test_placement_is_judged_against_the_layout(drawn, tmp_path):

@@ -51,6 +51,8 @@ def test_the_keeper_can_be_rendered_again_and_signed(run, best):
     (out / f"{kept.verified.picture.stem}_again.png").unlink()
     code, _, err = run("generate", FRIENDS, "-o", out, "--model", "mini", "--steps", "4", "--best-of", "3", "--c2pa")
     assert code in (0, 3) and "Error" not in err, err
+    warned = [line for line in err.splitlines() if line.startswith("Warning")]
+    assert warned and len(warned) == len(set(warned)), "once for all seeds"
     assert run("provenance", kept.verified.picture)[1].count("made from: ") == 2
     again = run("generate", FRIENDS, "-o", out, "--model", "mini", "--steps", "4", "--best-of", "3", "--c2pa")
     assert again[0] == code and "Finished before" in again[2]

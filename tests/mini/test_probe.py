@@ -17,10 +17,8 @@ def test_reads_fresh_pictures_clean_worn_and_decoded():
 
     vae = AutoencoderKL.from_pretrained(shipped.base_folder() / "vae")
     report = training.measure_probe(PROBE_FILE, vae, fresh_pictures(192))
-    for key in ("scene", "style", "worn_scene", "worn_style", "face_style"):
+    for key in ("scene", "style", "worn_scene", "worn_style", "face_style", "decoded_face_style"):
         assert report[key] >= told("probe", key) - 0.03, report
-    # The shipped probe was trained on drawn pictures alone: pixel art out of the VAE is photos to it.
-    assert 0.75 < report["decoded_face_style"] < report["face_style"] + 0.05, report
     assert Path(PROBE_FILE).stat().st_size <= 400_000
 
 

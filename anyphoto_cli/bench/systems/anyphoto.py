@@ -10,6 +10,7 @@ from anyphoto_cli.bench.systems import device_of
 from anyphoto_cli.config.bench import RunConfig
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.generate import find_models, render
+from anyphoto_cli.runtime.progress import Listener
 
 
 class AnyPhoto:
@@ -26,6 +27,9 @@ class AnyPhoto:
             | {"device": device_of(config, worker), "memory": config.memory, "dtype": config.dtype}
         )
         self._models = find_models(self._generate)
+        # Opened here and not for the first picture: a damaged adapter ends the run, and is no case's fault.
+        self._models.weights.locate()
+        self._models.renderer(Listener())
         sides = self._models.weights.base.sides
         self._side = config.side or (512 if sides[1] >= 512 else sides[0])
 

@@ -7,8 +7,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from anyphoto_cli.files.commit import sha256_of
 from anyphoto_cli.mini.commands import run_command
 from anyphoto_cli.mini.pretrain.loop import STEPS as ASKED_STEPS
+from anyphoto_cli.model.adapter import CARD_FILE, LORA_FILE, PROJECTOR_FILE, read_card
+from anyphoto_cli.train.loop import ADAPTER_FOLDER
 
 WORLD = ("--people", "1200", "--groups", "8000", "--references", "4", "--style", "any")
 STEPS = 4000
@@ -16,7 +19,15 @@ SETTINGS = (
     "data.workers=0", "train_batch_size=8", "data.replacement_max=0.9", "lr_scheduler=cosine",
 )  # fmt: skip
 """References here are always other photos than the target: training is asked the same question most of the time."""
-RUN, BEGUN = "run", "begun"
+FINISH_SETTINGS = (
+    "data.workers=0", "train_batch_size=8", "data.replacement=fixed", "data.replacement_max=0.9", "max_train_steps=320",
+    "learning_rate=0.001", "guidance_scale=3.5", "loss.face_weight=12",
+)  # fmt: skip
+SHARE = 0.3
+"""A short second run asks for likeness, under the guidance that pictures are rendered with: guidance loses some of it.
+All the way the faces lose their style; so the weights go this share of the way (arXiv 2109.01903).
+"""
+RUN, FINISH, BEGUN = "run", "finish", "begun"
 """Below .mini/adapter. begun: an adapter to go on from, of an earlier base perhaps, where there is one."""
 
 
@@ -36,6 +47,8 @@ def train_adapter(folder: Path, device: str = "cpu", processes: int = 0) -> None
     settings = [*SETTINGS, *([f"adapter={BEGUN}"] if (out / BEGUN).is_dir() else [])]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     do("train", "run.yaml", f"max_train_steps={steps}", f"device={device}", *settings, launcher=launcher)
+    finish = [*FINISH_SETTINGS, f"adapter={RUN}/{ADAPTER_FOLDER}", f"output_dir={FINISH}"]
+    do("train", "run.yaml", f"device={device}", *finish, launcher=launcher)
 
 
 def export_adapter(folder: Path, out: Path) -> None:
@@ -43,10 +56,28 @@ def export_adapter(folder: Path, out: Path) -> None:
     from anyphoto_cli.train.export import export
 
     shutil.rmtree(out, ignore_errors=True)
-    export(folder / "adapter" / RUN, out, name="anyphoto-mini", dtype="float16")
+    export(folder / "adapter" / FINISH, out, name="anyphoto-mini", dtype="float16")
+    draw_back(out, folder / "adapter" / RUN / ADAPTER_FOLDER, SHARE)
     for file in out.iterdir():
         if file.name not in KEPT:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+
+def draw_back(adapter: Path, earlier: Path, share: float) -> None:
+    """Weights of `adapter` become earlier + share (adapter - earlier), in their own number format."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    for name in (LORA_FILE, PROJECTOR_FILE):
+        with safe_open(adapter / name, "pt") as opened:
+            header = opened.metadata()
+        late, early = load_file(adapter / name), load_file(earlier / name)
+        mixed = {key: early[key].float().lerp(value.float(), share).to(value.dtype) for key, value in late.items()}
+        save_file(mixed, adapter / name, metadata=header)
+        (adapter / name).chmod(0o644)  # safetensors writes for its owner alone
+    card = read_card(adapter)
+    files = {name: sha256_of(adapter / name) for name in card.files}
+    (adapter / CARD_FILE).write_text(card.model_copy(update={"files": files}).model_dump_json(indent=2))
 
 
 KEPT = ("pytorch_lora_weights.safetensors", "id_projector.safetensors", "anyphoto.json", "training.yaml")

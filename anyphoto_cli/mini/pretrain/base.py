@@ -29,8 +29,8 @@ SCHEDULE = Schedule(
 )  # fmt: skip
 DISTIL = Schedule(steps=4_000, batch=64, lr=6e-4, warmup=20, decay=0.8, betas=(0.9, 0.98), ema=0.999, muon_lr=2e-3)
 TEXT_DROP = 0.1
-GUIDANCE, RESCALE = 3.0, 0.7
-"""Classifier-free guidance per unit of the number told, times t: FLUX.1-dev's 3.5 stands for a scale of 8.5 in pure
+GUIDANCE, RESCALE = 4.0, 0.7
+"""Classifier-free guidance per unit of the number told, times t: FLUX.1-dev's 3.5 stands for a scale of 11 in pure
 noise, where the people are settled, and for none at the end, where it would burn the colours. And how far the guided
 picture's spread is drawn back to the unguided one's (arXiv 2305.08891).
 """

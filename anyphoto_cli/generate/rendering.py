@@ -152,6 +152,7 @@ class RenderModels:
         if self._renderer is None:
             from anyphoto_cli.generate.weights import open_weights
 
+            self.weights.locate()
             listener.stage("Loading the model")
             self._renderer = open_weights(self.weights)
         return self._renderer

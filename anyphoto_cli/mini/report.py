@@ -141,7 +141,7 @@ BENCH = ("sim_ref", "sim_gt", "copy_paste")
 
 
 def write_images(folder: Path) -> None:
-    """The world, and what the base renders: one row a style, then one row a number of people."""
+    """The world, and what the base renders: a row of photos by number of people, one of styles, one of looks."""
     from anyphoto_cli.mini.photos import as_png
     from anyphoto_cli.mini.pretrain.judge import render
     from anyphoto_cli.mini.sheet import tiled, world_sheet
@@ -151,7 +151,7 @@ def write_images(folder: Path) -> None:
     pictures = render(open_pipeline(), SAMPLES, seed=1)
     rows = [pictures[first : first + 6] for first in range(0, len(pictures), 6)]
     with committed(folder / "mini_samples.png") as out:
-        out.write(as_png(tiled(rows, scale=2)))
+        out.write(as_png(tiled(rows)))
 
 
 SAMPLES = [
@@ -214,8 +214,11 @@ def _adapter_part(report: dict[str, Any]) -> str:
     """Nothing where no adapter is shipped."""
     if "adapter" not in report:
         return ""
+    from anyphoto_cli.mini.pretrain.adapter import SHARE
+
     text = (Path(__file__).parent / "card_adapter.md").read_text()
-    return text.format(rows="\n".join(adapter_rows(report)), decoded=report["probe"]["decoded_face_style"])
+    decoded = report["probe"]["decoded_face_style"]
+    return text.format(rows="\n".join(adapter_rows(report)), decoded=decoded, share=SHARE)
 
 
 if __name__ == "__main__":

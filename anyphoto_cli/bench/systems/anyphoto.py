@@ -28,7 +28,6 @@ class AnyPhoto:
         )
         self._models = find_models(self._generate)
         # Opened here and not for the first picture: a damaged adapter ends the run, and is no case's fault.
-        self._models.weights.locate()
         self._models.renderer(Listener())
         sides = self._models.weights.base.sides
         self._side = config.side or (512 if sides[1] >= 512 else sides[0])

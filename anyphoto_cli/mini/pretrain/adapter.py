@@ -19,16 +19,17 @@ SETTINGS = (
     "data.workers=0", "train_batch_size=8", "data.replacement_max=0.9", "lr_scheduler=cosine",
 )  # fmt: skip
 """References here are always other photos than the target: training is asked the same question most of the time."""
+FINISH_STEPS = 320
 FINISH_SETTINGS = (
-    "data.workers=0", "train_batch_size=8", "data.replacement=fixed", "data.replacement_max=0.9", "max_train_steps=320",
-    "learning_rate=0.001", "guidance_scale=3.5", "loss.face_weight=12",
+    "data.replacement=fixed", "learning_rate=0.001", "guidance_scale=3.5", "loss.face_weight=12",
 )  # fmt: skip
 SHARE = 0.3
 """A short second run asks for likeness, under the guidance that pictures are rendered with: guidance loses some of it.
 All the way the faces lose their style; so the weights go this share of the way (arXiv 2109.01903).
 """
-RUN, FINISH, BEGUN = "run", "finish", "begun"
+RUN, BEGUN = "run", "begun"
 """Below .mini/adapter. begun: an adapter to go on from, of an earlier base perhaps, where there is one."""
+KEPT = (LORA_FILE, PROJECTOR_FILE, CARD_FILE, "training.yaml")
 
 
 def train_adapter(folder: Path, device: str = "cpu", processes: int = 0) -> None:
@@ -47,8 +48,20 @@ def train_adapter(folder: Path, device: str = "cpu", processes: int = 0) -> None
     settings = [*SETTINGS, *([f"adapter={BEGUN}"] if (out / BEGUN).is_dir() else [])]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     do("train", "run.yaml", f"max_train_steps={steps}", f"device={device}", *settings, launcher=launcher)
-    finish = [*FINISH_SETTINGS, f"adapter={RUN}/{ADAPTER_FOLDER}", f"output_dir={FINISH}"]
-    do("train", "run.yaml", f"device={device}", *finish, launcher=launcher)
+    settings = [*SETTINGS, *FINISH_SETTINGS, f"adapter={RUN}/{ADAPTER_FOLDER}", f"output_dir={finish_of(out).name}"]
+    do(
+        "train",
+        "run.yaml",
+        f"max_train_steps={min(FINISH_STEPS, steps)}",
+        f"device={device}",
+        *settings,
+        launcher=launcher,
+    )
+
+
+def finish_of(out: Path) -> Path:
+    """The second run of the adapter that stands in `out`/run now: a longer first run gets a second one of its own."""
+    return out / f"finish-{read_card(out / RUN / ADAPTER_FOLDER).sha256[:12]}"
 
 
 def export_adapter(folder: Path, out: Path) -> None:
@@ -56,15 +69,15 @@ def export_adapter(folder: Path, out: Path) -> None:
     from anyphoto_cli.train.export import export
 
     shutil.rmtree(out, ignore_errors=True)
-    export(folder / "adapter" / FINISH, out, name="anyphoto-mini", dtype="float16")
-    draw_back(out, folder / "adapter" / RUN / ADAPTER_FOLDER, SHARE)
+    export(finish_of(folder / "adapter"), out, name="anyphoto-mini", dtype="float16")
+    interpolate_weights(folder / "adapter" / RUN / ADAPTER_FOLDER, out, SHARE)
     for file in out.iterdir():
         if file.name not in KEPT:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
 
 
-def draw_back(adapter: Path, earlier: Path, share: float) -> None:
-    """Weights of `adapter` become earlier + share (adapter - earlier), in their own number format."""
+def interpolate_weights(earlier: Path, adapter: Path, share: float) -> None:
+    """Weights of `adapter` become earlier + share (adapter - earlier), in their own format; its checksums follow."""
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
@@ -78,6 +91,3 @@ def draw_back(adapter: Path, earlier: Path, share: float) -> None:
     card = read_card(adapter)
     files = {name: sha256_of(adapter / name) for name in card.files}
     (adapter / CARD_FILE).write_text(card.model_copy(update={"files": files}).model_dump_json(indent=2))
-
-
-KEPT = ("pytorch_lora_weights.safetensors", "id_projector.safetensors", "anyphoto.json", "training.yaml")

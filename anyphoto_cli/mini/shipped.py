@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 from anyphoto_cli.errors import EnvironmentFault
@@ -39,6 +40,13 @@ def person_detector() -> Path:
 def probe_file() -> Path:
     """The ONNX file that reads scene and style off a picture."""
     return whole("probe") / "probe.onnx"
+
+
+def fingerprint(weights: Path = WEIGHTS) -> str:
+    """12 hex digits of all models but the adapter: what scores of another adapter on this base rest on."""
+    lines = (weights / SUMS).read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.partition("  ")[2].startswith("adapter/")]
+    return sha256("".join(kept).encode()).hexdigest()[:12]
 
 
 @lru_cache(maxsize=8)

@@ -6,17 +6,9 @@ import numpy as np
 import pytest
 
 from anyphoto_cli.mini import ablation
-from anyphoto_cli.mini.ablation import (
-    BEGIN,
-    END,
-    ORDERINGS,
-    Plan,
-    difference,
-    main,
-    measured,
-    verdict,
-    write_page,
-)
+from anyphoto_cli.mini.ablation import Plan, kept_beside, main
+from anyphoto_cli.mini.ablation_page import BEGIN, END, ORDERINGS, write_page
+from anyphoto_cli.mini.ablation_rows import difference, measured, read_kept, read_scores, verdict
 from anyphoto_cli.train.presets import PRESETS
 
 
@@ -35,14 +27,21 @@ def scores(folder, name, values, swapped=0, end=""):
     (folder / f"rows{end}" / name / "scores" / "cases.jsonl").write_text(text)
 
 
+def table_of(folder, *rows):
+    """What a plan that began in `folder` would keep of its rows; each is (name, end)."""
+    return {(name, end): read_scores(folder, name, end, 16) for name, end in rows}
+
+
 def test_a_row_is_the_mean_over_its_seeds_case_by_case(tmp_path):
     scores(tmp_path, "full-0", [0.2, 0.4, None, None])
     scores(tmp_path, "full-1", [0.4, None, 0.6, None])
-    row = measured(Plan(tmp_path), "full", (0, 1, 2))
+    table = table_of(tmp_path, ("full-0", ""), ("full-1", ""))
+    row = measured(table, "full", ["full-0", "full-1", "full-2"])
     assert row.seeds == 2
     assert np.allclose(row.cases["sim_gt"], [0.3, 0.4, 0.6, np.nan], equal_nan=True)
     assert row.found == pytest.approx(4 / 8) and row.off == pytest.approx(0.1)
-    assert measured(Plan(tmp_path), "location", (0, 1)) is None
+    assert measured(table, "location", ["location-0"]) is None and measured(table, "full", ["full-0"], "_worn") is None
+    assert read_scores(tmp_path, "location-0", "", 16) is None
 
 
 def test_differences_are_paired(tmp_path):
@@ -59,27 +58,36 @@ def test_the_page_keeps_what_was_written_by_hand_and_says_what_is_owed(tmp_path)
     page = tmp_path / "docs" / "ablation.md"
     page.parent.mkdir()
     page.write_text(f"# By hand\n\nbefore\n\n{BEGIN}\nstale\n{END}\n\nafter\n")
-    plan = Plan(tmp_path, steps=7, seeds=(0,))
     scores(tmp_path, "no adapter", [0.0, 0.1])
     scores(tmp_path, "no-modulation-0", [0.3, 0.4])
     scores(tmp_path, "full-0", [0.5, 0.6])
+    scores(tmp_path, "full-1", [0.9, 0.9])  # its sibling is owed: in the table, in no difference
     scores(tmp_path, "full-0", [0.7, 0.8], end="_worn")
     (tmp_path / "runs" / "full-0").mkdir(parents=True)
     lines = [{"step": 10, "samples_per_s": 2.0}, {"step": 20, "samples_per_s": 4.0}]
     (tmp_path / "runs" / "full-0" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    write_page(plan, page)
+    names = [("no adapter", ""), ("no-modulation-0", ""), ("full-0", ""), ("full-1", ""), ("full-0", "_worn")]
+    table = table_of(tmp_path, *names)
+    made = Plan(tmp_path, steps=7).made
+    write_page(made, table, page)
     text = page.read_text()
     assert text.startswith("# By hand\n\nbefore") and text.endswith("after\n") and "stale" not in text
-    assert "| Sim(GT): no-modulation < full | +0.200 [+0.200, +0.200], 2 cases | holds |" in text
-    assert "| CP: full < no-modulation | -0.200 [-0.200, -0.200], 2 cases | **reversed** |" in text
-    assert text.count("| owed | owed |") == 2 * len(ORDERINGS) - 2
-    assert "| full | 1 | 0.550" in text and "| full | 1 | 0.750" in text.split("### Worn references")[1]
+    assert "; 7 steps of 16 samples a row." in text
+    assert "| Sim(GT): no-modulation < full | +0.200 [+0.200, +0.200], 2 cases |  | holds |" in text
+    assert "| CP: full < no-modulation | -0.200 [-0.200, -0.200], 2 cases |  | **reversed** |" in text
+    assert text.count("| owed | | owed |") == 2 * len(ORDERINGS) - 2
+    assert "| full | 2 | 0.725" in text and "| full | 1 | 0.750" in text.split("### Worn references")[1]
     assert "| 0.000 | 2 |" in text  # 160 samples at 2 and 160 at 4 a second: two minutes
     assert "| (e) no-modulation | 1 | 0.350" in text and "| 0.365 |" in text
     for name in ("ablation.png", "ablation_worn.png"):
         assert (page.parent / "images" / name).stat().st_size > 5000
-    write_page(plan, page)
+    write_page(made, table, page)
     assert page.read_text() == text
+    scores(tmp_path, "no-modulation-1", [0.5, 0.7])
+    write_page(made, table | table_of(tmp_path, ("no-modulation-1", "")), page)
+    assert "| Sim(GT): no-modulation < full | +0.250 [+0.200, +0.300], 2 cases | +0.200, +0.300 | holds |" in (
+        page.read_text()
+    )
 
 
 def test_every_row_is_a_preset_of_train():
@@ -90,6 +98,48 @@ def test_the_command_writes_an_honest_page_without_any_run(tmp_path, monkeypatch
     monkeypatch.setattr("sys.argv", ["x", "--folder", str(tmp_path), "--page", str(tmp_path / "a.md"), "--only-page"])
     main()
     assert "owed" in (tmp_path / "a.md").read_text()
+
+
+def test_kept_rows_are_not_made_again_on_another_machine(tmp_path, monkeypatch):
+    """What was benched lies beside the page; the folder of the work may be gone."""
+    page, plan = tmp_path / "docs" / "a.md", Plan(tmp_path / "old", seeds=(0,), rows=("full",))
+    page.parent.mkdir()
+    for end in ("", "_worn"):
+        for name in ("no adapter", "untrained adapter", "full-0"):
+            scores(plan.folder, name, [0.5, None], end=end)
+    common = ["x", "--page", str(page), "--rows", "full", "--folder"]
+    monkeypatch.setattr("sys.argv", [*common, str(plan.folder), "--seeds", "0", "--only-page"])
+    main()
+    before, kept = page.read_text(), kept_beside(page).read_bytes()
+    made, table = read_kept(kept_beside(page))
+    assert made == plan.made and len(table) == 6 and table["full-0", "_worn"].cases["sim_gt"] == [0.5, None]
+    asked = []
+    monkeypatch.setattr(ablation, "run_command", lambda folder, words, launcher=(): asked.append(words[0]) or 1.0)
+    monkeypatch.setattr("sys.argv", [*common, str(tmp_path / "new"), "--seeds", "0"])
+    main()
+    assert asked == [] and page.read_text() == before and kept_beside(page).read_bytes() == kept
+    monkeypatch.setattr("sys.argv", [*common, str(tmp_path / "new"), "--seeds", "0,1"])
+    main()
+    assert asked.count("train") == 2 and asked.count("bench") == 2  # init and training, both sets: of seed 1 only
+
+
+def test_rows_beside_the_page_that_were_made_another_way_end_it(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "a.md"
+    scores(tmp_path / "f", "no adapter", [0.5])
+    common = ["x", "--page", str(page), "--only-page", "--folder"]
+    monkeypatch.setattr("sys.argv", [*common, str(tmp_path / "f")])
+    main()
+    monkeypatch.setattr("sys.argv", [*common, str(tmp_path / "g"), "--steps", "700"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    [said] = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert "a_rows.jsonl" in said and "steps: these rows were made with 600, now it is 700" in said
+    kept_beside(page).write_text('["no"]\n{"row": 1}\n')
+    with pytest.raises(SystemExit) as ended:
+        main()
+    [said] = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and "a_rows.jsonl" in said and "holds no rows of an ablation" in said
 
 
 def test_a_command_that_fails_ends_it_with_one_line(tmp_path, monkeypatch, capsys):
@@ -141,14 +191,15 @@ def test_rows_of_other_steps_are_not_put_into_one_table(tmp_path, monkeypatch, c
 def test_one_seed_of_three_rows_shows_that_training_is_what_gains(tmp_path):
     """The whole of `make ablation`, small: photos, shards, training, pictures of held-out people, scores, the page."""
     plan = ablation.Plan(tmp_path / "work", steps=160, seeds=(0,), rows=("full",), people=60, photos=400, layouts=32)
-    ablation.run(plan)
-    rows = [ablation.measured(plan, row, None) for row in (ablation.NO_ADAPTER, ablation.UNTRAINED)]
-    rows.append(ablation.measured(plan, "full", plan.seeds))
+    page = tmp_path / "ablation.md"
+    ablation.run(plan, page)
+    _, table = read_kept(kept_beside(page))
+    names = ("no adapter", "untrained adapter", "full-0")
+    rows = [measured(table, name, [name]) for name in names]
     base, untrained, trained = (float(np.nanmean(row.cases["sim_ref"])) for row in rows)
     assert base < untrained + 0.02 and trained > untrained + 0.01, (base, untrained, trained)
     assert rows[2].off < rows[1].off < rows[0].off  # places: learnt, by aligned tokens, at random
-    worn = ablation.measured(plan, "full", plan.seeds, "_worn")
+    worn = measured(table, "full", ["full-0"], "_worn")
     assert np.nanmean(worn.cases["sim_gt"]) < np.nanmean(rows[2].cases["sim_gt"])
-    ablation.write_page(plan, tmp_path / "ablation.md")
-    text = (tmp_path / "ablation.md").read_text()
-    assert "owed" in text and all(row.label in text for row in rows)
+    text = page.read_text()
+    assert "owed" in text and all(f"| {name.removesuffix('-0')} |" in text for name in names)

@@ -24,7 +24,7 @@ from typing import Any
 from anyphoto_cli.errors import AnyPhotoError, InputError
 from anyphoto_cli.mini.ablation_page import NO_ADAPTER, UNTRAINED, seeded, write_page
 from anyphoto_cli.mini.ablation_rows import Table, read_kept, read_scores, write_kept
-from anyphoto_cli.mini.commands import run_command
+from anyphoto_cli.mini.commands import echo, run_command
 from anyphoto_cli.mini.shipped import fingerprint
 from anyphoto_cli.runtime.run_record import keep_options
 from anyphoto_cli.train.presets import PRESETS
@@ -231,7 +231,7 @@ def _bench(out: Path, name: str, adapter: str | None) -> None:
 
 def _do(out: Path, *words: str, launcher: Sequence[str] = ()) -> None:
     print(f"$ anyphoto {' '.join(words)}", flush=True)
-    minutes = run_command(out, words, launcher) / 60
+    minutes = run_command(out, words, launcher, echo) / 60
     print(f"  {minutes:.1f} minutes: {' '.join(words[:3])}", flush=True)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 
 from anyphoto_cli.errors import EnvironmentFault
 
@@ -14,15 +14,34 @@ SOME_LEFT_OUT = 3
 """The exit code of a command that did its work and left something out: `bench` where a case shows no face."""
 
 
-def run_command(folder: Path, words: Sequence[str], launcher: Sequence[str] = ()) -> float:
-    """`anyphoto WORDS` below `folder`; returns its seconds. launcher: of several ranks, as Python's arguments.
+def echo(line: str) -> None:
+    """For run_command's `said`: what a command says of its progress, below the line that names it."""
+    print(f"    {line}", file=sys.stderr, flush=True)
 
-    Raises EnvironmentFault where it fails, with its last line.
+
+def run_command(
+    folder: Path, words: Sequence[str], launcher: Sequence[str] = (), said: Callable[[str], object] | None = None
+) -> float:
+    """`anyphoto WORDS` below `folder`; returns its seconds. launcher: of several ranks, as Python's arguments. said:
+    gets each line of its stderr, its progress, as it comes, but not its Error.
+
+    Raises EnvironmentFault where it fails, with its last line that says Error, or else its last: a launcher of ranks
+    has more to say after that.
     """
-    began = time.monotonic()
+    began, last = time.monotonic(), "it said nothing"
     command = [sys.executable, *launcher, "-m", "anyphoto_cli", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode not in (0, SOME_LEFT_OUT):
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    with Popen(command, cwd=folder, stdout=DEVNULL, stderr=PIPE, text=True, errors="replace") as process:
+        try:
+            for line in map(str.rstrip, process.stderr or ()):
+                failed = line.startswith("Error")
+                if failed or (line and not last.startswith("Error")):
+                    last = line.strip()
+                if said is not None and line and not failed:
+                    said(line)
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+    if code not in (0, SOME_LEFT_OUT):
         raise EnvironmentFault(f"`anyphoto {' '.join(words)}` failed: {last}", file=folder)
     return time.monotonic() - began

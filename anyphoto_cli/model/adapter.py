@@ -31,6 +31,8 @@ LORA_FILE, PROJECTOR_FILE, CARD_FILE = (
     "id_projector.safetensors",
     "anyphoto.json",
 )
+LORA_PREFIX = "transformer."
+"""Of the keys in LORA_FILE, as diffusers names them; `read_weights` gives them without."""
 FORMAT_VERSION = 1
 
 
@@ -40,6 +42,14 @@ class FacePackCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
     sha256: str
+
+
+class StartCard(BaseModel):
+    """That the weights lie part of the way from another adapter's to a run's. sha256: of that adapter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    sha256: str
+    share: float = Field(gt=0, lt=1, description="Of the way from it to the run.")
 
 
 class AdapterCard(BaseModel):
@@ -55,6 +65,7 @@ class AdapterCard(BaseModel):
     embedding: int = Field(512, ge=1, le=65536, description="Width of the recogniser's vectors.")
     train_step: int = Field(0, description="Optimiser steps; 0: untrained.")
     method: MethodConfig = MethodConfig()
+    start: StartCard | None = Field(None, description="Where export took the weights part of the way between two.")
     files: dict[str, str] = Field(default_factory=dict, description="File name -> sha256.")
 
     @property
@@ -120,7 +131,7 @@ def read_weights(folder: Path, card: AdapterCard) -> tuple[dict[str, Tensor], di
         if card.files.get(name) != sha256_of(file):
             raise InputError("does not match its sha256 in anyphoto.json", file=file, remedy="Download or save it anew")
     try:
-        lora = {key.removeprefix("transformer."): value for key, value in load_file(folder / LORA_FILE).items()}
+        lora = {key.removeprefix(LORA_PREFIX): value for key, value in load_file(folder / LORA_FILE).items()}
         projector = load_file(folder / PROJECTOR_FILE)
     except SafetensorError as error:
         raise InputError(f"holds broken weights ({error})", file=folder, field="--adapter") from error

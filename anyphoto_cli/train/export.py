@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,17 @@ from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import sha256_of, sync
 from anyphoto_cli.layout.schema import load_layout
 from anyphoto_cli.model import bases
-from anyphoto_cli.model.adapter import CARD_FILE, LORA_FILE, PROJECTOR_FILE, AdapterCard, read_card, read_weights
+from anyphoto_cli.model.adapter import (
+    CARD_FILE,
+    LORA_FILE,
+    LORA_PREFIX,
+    PROJECTOR_FILE,
+    AdapterCard,
+    read_card,
+    read_weights,
+)
 from anyphoto_cli.train.checkpoint import newest_whole
+from anyphoto_cli.train.interpolation import Start
 from anyphoto_cli.train.loop import ADAPTER_FOLDER
 from anyphoto_cli.train.model_card import Story, base_name, card_text, notice
 from anyphoto_cli.train.plots import CONFIG, read_metrics
@@ -31,24 +41,30 @@ __all__ = ["AnyPhotoPipeline"]
 '''
 
 
-def export(source: Path, target: Path, name: str | None = None, dtype: str | None = None) -> AdapterCard:
+def export(
+    source: Path, target: Path, name: str | None = None, dtype: str | None = None, start: Start | None = None
+) -> AdapterCard:  # fmt: skip
     """Write the folder `target`, which must not be there yet. source: a run's output_dir, a checkpoint, an adapter.
 
-    name: how the card calls it; the folder's name when None. dtype: of DTYPES; None: as trained, float32. Raises
-    InputError when there is nothing to export, it is damaged, or numbers do not fit into `dtype`.
+    name: how the card calls it; the folder's name when None. dtype: of DTYPES; None: as trained, float32. start: take
+    the weights part of the way from there. Raises InputError when there is nothing to export, it is damaged, numbers do
+    not fit into `dtype`, or the two ends do not go together.
     """
     if target.exists():
         raise InputError("exists", file=target, field="--to", remedy="Name a folder that is not there yet")
     adapter, run = _find(source)
     card = read_card(adapter)
-    read_weights(adapter, card)  # hashes, and every number finite
+    weights = read_weights(adapter, card)  # hashes, and every number finite
+    if start is not None:
+        start = replace(start, folder=_find(start.folder)[0])
+        card, weights = start.card(card), start.weights(weights)
     story = _story(run, _samples(run))
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as temporary:
         whole = Path(temporary) / "whole"
         whole.mkdir()
-        for file in (LORA_FILE, PROJECTOR_FILE):
-            _copy_weights(adapter / file, whole / file, dtype)
+        for file, values in zip((LORA_FILE, PROJECTOR_FILE), weights, strict=True):
+            _write_weights(adapter / file, values if start else None, whole / file, dtype)
         card = card.model_copy(update={"files": {file: sha256_of(whole / file) for file in card.files}})
         (whole / CARD_FILE).write_text(_without_folder(card).model_dump_json(indent=2), encoding="utf-8")
         _write(whole, card, story, run, name or target.name)
@@ -60,27 +76,33 @@ def export(source: Path, target: Path, name: str | None = None, dtype: str | Non
     return card
 
 
-def _copy_weights(file: Path, out: Path, dtype: str | None) -> None:
-    """A safetensors file with its header, its numbers in another format."""
-    if dtype is None:
+def _write_weights(file: Path, weights: Mapping[str, Any] | None, out: Path, dtype: str | None) -> None:
+    """A safetensors file with its header. weights: by the names in `read_weights`; None: those of the file. dtype: None
+    leaves their number format.
+    """
+    if dtype is None and weights is None:
         shutil.copyfile(file, out)
         return
     import torch
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
-    if dtype not in DTYPES:
+    if dtype is not None and dtype not in DTYPES:
         raise InputError(f"{dtype!r} is none of {', '.join(DTYPES)}", field="--dtype")
     with safe_open(file, "pt") as opened:
         header = opened.metadata()
-    weights = {key: value.to(getattr(torch, dtype)) for key, value in load_file(file).items()}
-    if not all(torch.isfinite(value).all() for value in weights.values()):
+    values = {
+        key: weights[key.removeprefix(LORA_PREFIX)] if weights else value for key, value in load_file(file).items()
+    }
+    kept = {key: value.to(getattr(torch, dtype) if dtype else value.dtype) for key, value in values.items()}
+    if not all(torch.isfinite(value).all() for value in kept.values()):
         raise InputError(f"holds numbers too large for {dtype}", file=file, field="--dtype", remedy="Take bfloat16")
-    save_file(weights, out, metadata=header)
+    save_file(kept, out, metadata=header)
 
 
 def export_to_hub(
-    source: Path, repository: str, *, private: bool = True, token: str | None = None, dtype: str | None = None
+    source: Path, repository: str, *, private: bool = True, token: str | None = None, dtype: str | None = None,
+    start: Start | None = None,
 ) -> str:  # fmt: skip
     """Upload what `export` writes as one commit; returns its address. repository: org/name, made where it is not there.
 
@@ -92,7 +114,7 @@ def export_to_hub(
         raise InputError(f"{repository!r} is no repository", field="--to", remedy="Give hub:org/name")
     with tempfile.TemporaryDirectory(prefix="anyphoto-export-") as temporary:
         folder = Path(temporary) / repository.partition("/")[2]
-        export(source, folder, repository, dtype)
+        export(source, folder, repository, dtype, start)
         try:
             api = HfApi(token=token)
             api.create_repo(repository, private=private, exist_ok=True)

@@ -141,7 +141,14 @@ def _trained(card: AdapterCard, story: Story) -> list[str]:
     rows = [f"| {label} | {value} |" for label, value in told]
     scores = [f"| {key.replace('_', ' ')} | {value:.4f} |" for key, value in story.scores.items()]
     more = [] if not story.config else ["", "Every key: `training.yaml`; every choice of the method: `anyphoto.json`."]
-    return ["| | |", "|---|---|", *rows, *scores, *more]
+    return ["| | |", "|---|---|", *rows, *scores, *more, *_part_of_the_way(card)]
+
+
+def _part_of_the_way(card: AdapterCard) -> list[str]:
+    if card.start is None:
+        return []
+    told = f"The weights lie {card.start.share:g} of the way from those of another adapter ({card.start.sha256[:12]})"
+    return ["", f"{told} to this run's."]
 
 
 def _spoken_terms(card: AdapterCard) -> str:

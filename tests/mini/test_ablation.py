@@ -114,7 +114,9 @@ def test_kept_rows_are_not_made_again_on_another_machine(tmp_path, monkeypatch):
     made, table = read_kept(kept_beside(page))
     assert made == plan.made and len(table) == 6 and table["full-0", "_worn"].cases["sim_gt"] == [0.5, None]
     asked = []
-    monkeypatch.setattr(ablation, "run_command", lambda folder, words, launcher=(): asked.append(words[0]) or 1.0)
+    monkeypatch.setattr(
+        ablation, "run_command", lambda folder, words, launcher=(), said=None: asked.append(words[0]) or 1.0
+    )
     monkeypatch.setattr("sys.argv", [*common, str(tmp_path / "new"), "--seeds", "0"])
     main()
     assert asked == [] and page.read_text() == before and kept_beside(page).read_bytes() == kept

@@ -8,32 +8,42 @@ from safetensors.torch import load_file, save_file
 from anyphoto_cli.files.commit import sha256_of
 from anyphoto_cli.mini import shipped
 from anyphoto_cli.mini.pretrain import adapter as stage
-from anyphoto_cli.mini.pretrain.adapter import finish_of, interpolate_weights, train_adapter
+from anyphoto_cli.mini.pretrain.adapter import finish_of, train_adapter
 from anyphoto_cli.model.adapter import CARD_FILE, LORA_FILE, PROJECTOR_FILE, read_card, read_weights
 
 
-def test_part_of_the_way(tmp_path):
-    earlier, late = (shutil.copytree(shipped.adapter_folder(), tmp_path / name) for name in ("earlier", "late"))
-    for name in (LORA_FILE, PROJECTOR_FILE):
-        moved = {key: value + 1 for key, value in load_file(late / name).items()}
-        save_file(moved, late / name, metadata={"format": "pt"})
+def test_what_ships_is_what_the_recipe_makes(tmp_path):
+    """By the product's own commands: two runs, then export part of the way between them."""
+    made = shutil.copytree(shipped.adapter_folder(), tmp_path / "adapter" / "run" / "adapter").parents[1]
+    later = shutil.copytree(made / "run" / "adapter", finish_of(made) / "adapter")
+    weights = load_file(later / LORA_FILE)
+    changed(later, LORA_FILE, {key: value + 1 for key, value in weights.items()})
 
-    interpolate_weights(earlier, late, 0.25)
+    stage.export_adapter(tmp_path, tmp_path / "out" / "adapter")
 
-    for name in (LORA_FILE, PROJECTOR_FILE):
-        first, mixed = load_file(earlier / name), load_file(late / name)
-        assert first.keys() == mixed.keys()
-        for key, value in mixed.items():
-            assert value.dtype == first[key].dtype
-            assert torch.allclose(value.float(), first[key].float() + 0.25, atol=4e-3)
-        assert (late / name).stat().st_mode & 0o777 == 0o644
-    read_weights(late, read_card(late))  # its checksums are those of the new files
+    card = read_card(tmp_path / "out" / "adapter")
+    assert card.start is not None and card.start.share == stage.SHARE
+    lora, _ = read_weights(tmp_path / "out" / "adapter", card)
+    for key, value in weights.items():
+        assert lora[key.removeprefix("transformer.")].dtype == torch.float16
+        assert torch.allclose(lora[key.removeprefix("transformer.")].float(), value.float() + stage.SHARE, atol=4e-3)
+    ships = read_card(shipped.adapter_folder())
+    assert ships.start.share == stage.SHARE and ships.method == card.method
+    assert {file.name for file in shipped.adapter_folder().iterdir()} == set(stage.KEPT)
+
+
+def changed(folder, name, weights):
+    """An adapter's file, and its checksum."""
+    save_file(weights, folder / name, metadata={"format": "pt"})
+    card = read_card(folder)
+    card = card.model_copy(update={"files": card.files | {name: sha256_of(folder / name)}})
+    (folder / CARD_FILE).write_text(card.model_dump_json())
 
 
 def test_a_longer_first_run_gets_a_second_one_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv(stage.ASKED_STEPS, "40")
     asked = []
-    monkeypatch.setattr(stage, "run_command", lambda out, words, launcher=(): asked.append(words))
+    monkeypatch.setattr(stage, "run_command", lambda out, words, launcher=(), said=None: asked.append(words))
     first = shutil.copytree(shipped.adapter_folder(), tmp_path / "adapter" / "run" / "adapter")
 
     train_adapter(tmp_path, processes=1)
@@ -42,9 +52,5 @@ def test_a_longer_first_run_gets_a_second_one_of_its_own(tmp_path, monkeypatch):
     assert {"max_train_steps=40", "data.replacement_max=0.9"} < set(run)
     assert {"max_train_steps=40", "guidance_scale=3.5", "adapter=run/adapter", f"output_dir={name}"} < set(finish)
 
-    card = read_card(first)
-    weights = {key: value + 1 for key, value in load_file(first / PROJECTOR_FILE).items()}
-    save_file(weights, first / PROJECTOR_FILE)
-    files = card.files | {PROJECTOR_FILE: sha256_of(first / PROJECTOR_FILE)}
-    (first / CARD_FILE).write_text(card.model_copy(update={"files": files}).model_dump_json())
+    changed(first, PROJECTOR_FILE, {key: value + 1 for key, value in load_file(first / PROJECTOR_FILE).items()})
     assert finish_of(tmp_path / "adapter").name != name

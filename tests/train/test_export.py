@@ -172,3 +172,70 @@ def test_in_half_the_size(run, finished, tmp_path):
         assert half.metadata() == whole.metadata()
     code, _, err = run("export", finished, "--to", tmp_path / "x", "--dtype", "int8")
     assert code == 2 and "'int8' is none of" in err and not (tmp_path / "x").exists()
+
+
+def test_part_of_the_way_between_an_adapter_and_a_run_from_it(run, finished, tmp_path):
+    """Literally start + share (end - start), of either number format; the folder says so, and renders."""
+    from anyphoto_cli.model.adapter import read_card, read_weights
+    from tests.conftest import small_layout
+
+    start = moved(finished / "adapter", tmp_path / "start", 0.5)
+    asked = ("export", finished, "--start", start, "--share", "0.25")
+    for name, dtype in (("whole", torch.float32), ("half", torch.float16)):
+        more = ("--dtype", "float16") if dtype == torch.float16 else ()
+        code, _, err = run(*asked, "--to", tmp_path / name, *more)
+        assert code == 0, err
+        card = read_card(tmp_path / name)
+        assert card.start.share == 0.25 and card.start.sha256 == read_card(start).sha256
+        ends, halfway = (
+            read_weights(finished / "adapter", read_card(finished / "adapter")),
+            read_weights(tmp_path / name, card),
+        )
+        for end, between in zip(ends, halfway, strict=True):
+            assert end.keys() == between.keys()
+            for key, value in between.items():
+                assert value.dtype == dtype
+                assert torch.allclose(value.float(), end[key] - 0.5 * 0.75, atol=1e-6 if not more else 2e-3)
+    assert f"0.25 of the way from those of another adapter ({card.start.sha256[:12]})" in (
+        (tmp_path / "half" / "README.md").read_text()
+    )
+    code, _, err = run("generate", small_layout(tmp_path), "-o", tmp_path / "p", "--adapter", tmp_path / "whole",
+                       "--face-pack", "mini", "--model", "tiny-random")  # fmt: skip
+    assert code == 0, err
+
+
+def moved(adapter, out, by):
+    """A copy whose weights are lower by that much."""
+    from safetensors.torch import load_file, save_file
+
+    from anyphoto_cli.files.commit import sha256_of
+    from anyphoto_cli.model.adapter import CARD_FILE, read_card
+
+    shutil.copytree(adapter, out)
+    card = read_card(out)
+    for name in card.files:
+        save_file({key: value - by for key, value in load_file(out / name).items()}, out / name)
+    files = {name: sha256_of(out / name) for name in card.files}
+    (out / CARD_FILE).write_text(card.model_copy(update={"files": files}).model_dump_json())
+    return out
+
+
+def test_ends_that_do_not_go_together_are_one_line(run, finished, tmp_path):
+    from anyphoto_cli.model.adapter import CARD_FILE, LORA_FILE
+
+    other = shutil.copytree(finished / "adapter", tmp_path / "other")
+    told = json.loads((other / CARD_FILE).read_text())
+    (other / CARD_FILE).write_text(json.dumps(told | {"base_model": "another"}))
+    damaged = shutil.copytree(finished / "adapter", tmp_path / "damaged")
+    (damaged / LORA_FILE).write_bytes(b"")
+    start = finished / "adapter"
+    for given, line in (
+        (("--start", start), "--start: goes with --share. Give both, or neither"),
+        (("--share", "0.5"), "--share: goes with --start. Give both, or neither"),
+        (("--start", start, "--share", "1"), "--share: 1.0 is not between 0 and 1"),
+        (("--start", other, "--share", "0.5"), "other: --start: has another base_model than the run. Name the adapter"),
+        (("--start", damaged, "--share", "0.5"), "does not match its sha256"),
+        (("--start", tmp_path, "--share", "0.5"), f"{tmp_path}: holds no trained adapter. Name a run's output_dir"),
+    ):
+        code, _, err = run("export", finished, "--to", tmp_path / "x", *given)
+        assert code == 2 and line in err and not (tmp_path / "x").exists(), err

@@ -7,8 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from anyphoto_cli.files.commit import sha256_of
-from anyphoto_cli.mini.commands import run_command
+from anyphoto_cli.mini.commands import echo, run_command
 from anyphoto_cli.mini.pretrain.loop import STEPS as ASKED_STEPS
 from anyphoto_cli.model.adapter import CARD_FILE, LORA_FILE, PROJECTOR_FILE, read_card
 from anyphoto_cli.train.loop import ADAPTER_FOLDER
@@ -39,7 +38,7 @@ def train_adapter(folder: Path, device: str = "cpu", processes: int = 0) -> None
 
     def do(*words: str, launcher: Sequence[str] = ()) -> None:
         print(f"$ anyphoto {' '.join(words)}", flush=True)
-        run_command(out, words, launcher)
+        run_command(out, words, launcher, echo)
 
     do("mini", "photos", *WORLD, "-o", "world")
     do("preprocess", "world/photos.jsonl", "--refs", "world/refs", "-o", "data", "--config", "world/preprocess.yaml")
@@ -49,14 +48,8 @@ def train_adapter(folder: Path, device: str = "cpu", processes: int = 0) -> None
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     do("train", "run.yaml", f"max_train_steps={steps}", f"device={device}", *settings, launcher=launcher)
     settings = [*SETTINGS, *FINISH_SETTINGS, f"adapter={RUN}/{ADAPTER_FOLDER}", f"output_dir={finish_of(out).name}"]
-    do(
-        "train",
-        "run.yaml",
-        f"max_train_steps={min(FINISH_STEPS, steps)}",
-        f"device={device}",
-        *settings,
-        launcher=launcher,
-    )
+    steps = min(FINISH_STEPS, steps)
+    do("train", "run.yaml", f"max_train_steps={steps}", f"device={device}", *settings, launcher=launcher)
 
 
 def finish_of(out: Path) -> Path:
@@ -66,28 +59,11 @@ def finish_of(out: Path) -> Path:
 
 def export_adapter(folder: Path, out: Path) -> None:
     """The trained adapter as `anyphoto export` writes it, in float16, without what tells about a run."""
-    from anyphoto_cli.train.export import export
-
     shutil.rmtree(out, ignore_errors=True)
-    export(finish_of(folder / "adapter"), out, name="anyphoto-mini", dtype="float16")
-    interpolate_weights(folder / "adapter" / RUN / ADAPTER_FOLDER, out, SHARE)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    made = folder / "adapter"
+    way = ("--start", f"{RUN}/{ADAPTER_FOLDER}", "--share", str(SHARE))
+    run_command(made, ("export", finish_of(made).name, "--to", str(out.resolve()), *way, "--dtype", "float16"))
     for file in out.iterdir():
         if file.name not in KEPT:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
-
-
-def interpolate_weights(earlier: Path, adapter: Path, share: float) -> None:
-    """Weights of `adapter` become earlier + share (adapter - earlier), in their own format; its checksums follow."""
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
-    for name in (LORA_FILE, PROJECTOR_FILE):
-        with safe_open(adapter / name, "pt") as opened:
-            header = opened.metadata()
-        late, early = load_file(adapter / name), load_file(earlier / name)
-        mixed = {key: early[key].float().lerp(value.float(), share).to(value.dtype) for key, value in late.items()}
-        save_file(mixed, adapter / name, metadata=header)
-        (adapter / name).chmod(0o644)  # safetensors writes for its owner alone
-    card = read_card(adapter)
-    files = {name: sha256_of(adapter / name) for name in card.files}
-    (adapter / CARD_FILE).write_text(card.model_copy(update={"files": files}).model_dump_json(indent=2))

@@ -69,10 +69,12 @@ class PreparedFace:
     """One identity, ready for the model: paper 3.2, 3.3 and A.3.
 
     canvas: [H, W, 3] RGB, 0-255, white but for the pasted face (C_i). tokens: [H/16, W/16] bool, the location
-    tokens to keep (M_i at token resolution). embedding: [512] unit length (e_i).
+    tokens to keep (M_i at token resolution). embedding: [512] unit length (e_i). strength: how much the picture looks
+    at it, 1 as in training.
     """
 
     name: str
     canvas: Picture
     tokens: NDArray[np.bool_]
     embedding: NDArray[np.float32]
+    strength: float = 1.0

@@ -45,8 +45,9 @@ def write_layout(case: Case, folder: Path, analyzer: FaceAnalyzer, config: RunCo
     frame = frame_of(case, original)
     width, height = fitting_size(*frame, side)
     places = _places(case, original, references, frame, analyzer, config.layout_from)
+    weighed = {} if config.strength is None else {"strength": config.strength}
     faces = [
-        {"name": f"person {k}", "reference": name, "landmarks": (points * scale).round(2).tolist()}
+        {"name": f"person {k}", "reference": name, "landmarks": (points * scale).round(2).tolist(), **weighed}
         for k, (name, (points, scale)) in enumerate(
             zip(names, [(points, (width / w, height / h)) for points, (w, h) in places], strict=True), 1
         )

@@ -94,6 +94,7 @@ def run(
     seed: Annotated[int | None, described(RunConfig, "seed")] = None,
     steps: Annotated[int | None, described(RunConfig, "steps")] = None,
     guidance_scale: Annotated[float | None, described(RunConfig, "guidance_scale")] = None,
+    strength: Annotated[float | None, described(RunConfig, "strength")] = None,
     dtype: Annotated[str | None, described(RunConfig, "dtype")] = None,
     memory: Annotated[str | None, described(RunConfig, "memory")] = None,
     shard: Annotated[str, typer.Option(help="The i-th of n shares of the cases.", metavar="I/N")] = "1/1",
@@ -130,7 +131,7 @@ def run(
     given = {
         "system": system, "model": model, "adapter": adapter, "model_face_pack": model_face_pack,
         "layout_from": layout_from, "side": side, "seed": seed, "steps": steps, "guidance_scale": guidance_scale,
-        "device": device, "dtype": dtype, "memory": memory,
+        "strength": strength, "device": device, "dtype": dtype, "memory": memory,
     }  # fmt: skip
     config = load_config(RunConfig, given=given)
     scoring = _scoring(protocol, face_pack, clip, aesthetic, aesthetic_head, aesthetic_encoder, precision, device)

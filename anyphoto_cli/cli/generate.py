@@ -111,6 +111,7 @@ def generate(
     seed: Annotated[int | None, described(GenerateConfig, "seed")] = None,
     num_images: Annotated[int | None, described(GenerateConfig, "num_images", "--num-images", "-n")] = None,
     steps: Annotated[int | None, described(GenerateConfig, "steps")] = None,
+    strength: Annotated[float | None, described(GenerateConfig, "strength")] = None,
     device: Device = None,
     dtype: Dtype = None,
     memory: Memory = None,
@@ -145,15 +146,16 @@ def generate(
     """
     console.hush_libraries(verbose)
     given = dict(model=model, adapter=adapter, face_pack=face_pack, seed=seed, num_images=num_images, steps=steps,
-                 device=device, dtype=dtype, memory=memory, attention=attention, compile=compile_, batch=batch,
-                 cache=cache, lora=tuple(lora) if lora else None)  # fmt: skip
+                 strength=strength, device=device, dtype=dtype, memory=memory, attention=attention, compile=compile_,
+                 batch=batch, cache=cache, lora=tuple(lora) if lora else None)  # fmt: skip
     config = load_config(GenerateConfig, given=given)
     listener = console.Terminal(quiet or as_json)
     if again is not None:
-        beside = {"--seed": seed, "--steps": steps, "--num-images": num_images, "--dry-run": dry_run or None,
-                  "--keep-going": keep_going or None, "--verify": verify or None, "--annotate": annotate or None,
-                  "--best-of": best_of, "--retry-until": retry_until, "--max-tries": max_tries,
-                  "--c2pa": c2pa or None, "--c2pa-cert": c2pa_cert, "--c2pa-key": c2pa_key}  # fmt: skip
+        beside = {"--seed": seed, "--steps": steps, "--num-images": num_images, "--strength": strength,
+                  "--dry-run": dry_run or None, "--keep-going": keep_going or None, "--verify": verify or None,
+                  "--annotate": annotate or None, "--best-of": best_of, "--retry-until": retry_until,
+                  "--max-tries": max_tries, "--c2pa": c2pa or None, "--c2pa-cert": c2pa_cert,
+                  "--c2pa-key": c2pa_key}  # fmt: skip
         if refused := [name for name, value in beside.items() if value is not None]:
             raise InputError(f"takes no {', '.join(refused)} beside it", field="--from")
         return _again(again, layouts, out, config, refs_root, overwrite, as_json, listener)

@@ -82,6 +82,9 @@ class RunConfig(BaseModel):
     guidance_scale: float | None = Field(
         None, ge=0, le=100, strict=False, description="Guidance, as the system defines it; null: its own."
     )
+    strength: float | None = Field(
+        None, ge=0, le=4, strict=False, description="How much pictures look at each face (anyphoto alone); null: 1."
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Number format of the weights."

@@ -33,6 +33,14 @@ class GenerateConfig(BaseModel):
     seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of the first picture; the k-th has seed + k.")
     steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps.")
     num_images: int | None = Field(None, ge=1, le=10_000, description="Pictures per layout.")
+    strength: float | None = Field(
+        None,
+        ge=0,
+        le=4,
+        strict=False,
+        description="How much the picture looks at each face, in place of the layout's: below 1 leaves more to the "
+        "prompt.",
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Number format of the weights. auto: bfloat16 on a GPU, float32 on a CPU."

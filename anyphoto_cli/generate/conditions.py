@@ -43,7 +43,8 @@ class Conditions:
         if sha256_of(path) != self.references[face.reference]:
             raise InputError("changed while it was being rendered", file=path)
         canvas, tokens = _canvas(self.layout, index, read_picture(path), self.landmarks[index], self.method)
-        return PreparedFace(face.name, canvas, tokens, self.embeddings[index])
+        strength = 1.0 if face.strength is None else face.strength
+        return PreparedFace(face.name, canvas, tokens, self.embeddings[index], strength)
 
 
 def prepare_faces(layout: Layout, analyzer: FaceAnalyzer, method: MethodConfig | None = None) -> Conditions:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.config.method import MethodConfig
@@ -87,10 +87,11 @@ def prepare_jobs(
     def prepare(layout: Layout) -> Job:
         if caution := unusual_size(layout, base):
             listener.caution(f"{layout.shown_name}: {caution}")
-        conditions = prepare_faces(layout, analyzer, method)
+        settled = settle(layout, base, config)
+        conditions = prepare_faces(settled, analyzer, method)
         for choice in conditions.choices:
             listener.notice(f"{layout.shown_name}: {choice}")
-        return Job(settle(layout, base, config), conditions)
+        return Job(settled, conditions)
 
     jobs = [refusals.attempt(partial(prepare, layout)) for layout in layouts]
     return [job for job in jobs if job is not None]
@@ -127,11 +128,13 @@ def settle(layout: Layout, base: Base, config: GenerateConfig) -> Layout:
     def first(*values: int | None) -> int:
         return next(value for value in values if value is not None)
 
-    decided = {
+    decided: dict[str, Any] = {
         "seed": first(config.seed, layout.seed, 0),
         "steps": first(config.steps, layout.steps, base.steps),
         "num_images": first(config.num_images, layout.num_images),
     }
     if decided["seed"] + decided["num_images"] > 2**63:
         raise InputError("seed + num_images is too large", file=layout.shown_name, field="seed")
+    if config.strength is not None:
+        decided["faces"] = tuple(face.model_copy(update={"strength": config.strength}) for face in layout.faces)
     return layout.model_copy(update=decided)

@@ -96,7 +96,9 @@ class Weights:
 
     def asked(self) -> dict[str, Any]:
         """What `generate --from` needs to ask for again; what was automatic is written as it came out."""
-        kept = self.config.model_dump(exclude={"seed", "steps", "num_images", "memory", "dtype"}, exclude_none=True)
+        kept = self.config.model_dump(
+            exclude={"seed", "steps", "num_images", "strength", "memory", "dtype"}, exclude_none=True
+        )
         return kept | {"memory": self.mode, "dtype": str(self.dtype).removeprefix("torch.")}
 
     def notices(self) -> list[str]:

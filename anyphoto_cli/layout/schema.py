@@ -26,6 +26,7 @@ from anyphoto_cli.layout.read import read_json
 from anyphoto_cli.types import Box, Points
 
 MIN_SIDE, MAX_SIDE, MAX_PIXELS, MAX_FACES = 64, 4096, 2048 * 2048, 64
+MAX_STRENGTH = 4
 LANDMARK_ORDER = "Order: left eye, right eye, nose, left and right mouth corner, as seen in the picture"
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
@@ -56,6 +57,13 @@ class LayoutFace(_Strict):
     reference_landmarks: FivePoints | None = Field(
         None,
         description="The five points in the reference picture; they win over detection, and need no detector.",
+    )
+    strength: FiniteFloat | None = Field(
+        None,
+        ge=0,
+        le=MAX_STRENGTH,
+        description="How much the picture looks at this face: below 1 leaves more to the prompt, 0 leaves the person "
+        "out; 1 when left out.",
     )
 
     @model_validator(mode="after")

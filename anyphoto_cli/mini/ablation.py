@@ -54,8 +54,8 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
     rows: tuple[str, ...] = tuple(PRESETS)
     processes: int = 2
-    people: int = 200
-    photos: int = 1500
+    people: int = 2000
+    photos: int = 6000
     layouts: int = 120
 
     @property
@@ -215,23 +215,23 @@ def _train(plan: Plan, run_: str, row: str, settings: Sequence[str]) -> str:
 
 
 def _bench(out: Path, name: str, adapter: str | None) -> None:
-    """Both sets at once: a rendering process has one thread. adapter: None renders by the prompt alone; `--adapter
-    none` would still have the location tokens in it.
+    """Both sets at once: a small model renders no faster on two threads. adapter: None renders by the prompt alone;
+    `--adapter none` would still have the location tokens in it.
     """
     given = ("--adapter", adapter) if adapter else ("--system", "flux", "--model", "mini")
     with ThreadPoolExecutor(len(SETS)) as pool:
         asked = [
             pool.submit(_do, out, "bench", "run", f"held_out{end}/cases.jsonl", "-o", f"rows{end}/{name}", *given,
-                        "--face-pack", "mini", "--clip", "none")
+                        "--face-pack", "mini", "--clip", "none", beside=len(SETS))
             for end in SETS if not (out / f"rows{end}" / name / "scores" / "summary.json").is_file()
         ]  # fmt: skip
         for one in asked:
             one.result()
 
 
-def _do(out: Path, *words: str, launcher: Sequence[str] = ()) -> None:
+def _do(out: Path, *words: str, launcher: Sequence[str] = (), beside: int = 1) -> None:
     print(f"$ anyphoto {' '.join(words)}", flush=True)
-    minutes = run_command(out, words, launcher, echo) / 60
+    minutes = run_command(out, words, launcher, echo, beside) / 60
     print(f"  {minutes:.1f} minutes: {' '.join(words[:3])}", flush=True)
 
 

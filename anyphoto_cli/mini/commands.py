@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,17 +21,21 @@ def echo(line: str) -> None:
 
 
 def run_command(
-    folder: Path, words: Sequence[str], launcher: Sequence[str] = (), said: Callable[[str], object] | None = None
-) -> float:
+    folder: Path, words: Sequence[str], launcher: Sequence[str] = (), said: Callable[[str], object] | None = None,
+    beside: int = 1,
+) -> float:  # fmt: skip
     """`anyphoto WORDS` below `folder`; returns its seconds. launcher: of several ranks, as Python's arguments. said:
-    gets each line of its stderr, its progress, as it comes, but not its Error.
+    gets each line of its stderr, its progress, as it comes, but not its Error. beside: how many such commands run at
+    once: each gets its share of the cores, unless OMP_NUM_THREADS says otherwise.
 
     Raises EnvironmentFault where it fails, with its last line that says Error, or else its last: a launcher of ranks
     has more to say after that.
     """
     began, last = time.monotonic(), "it said nothing"
     command = [sys.executable, *launcher, "-m", "anyphoto_cli", *words]
-    with Popen(command, cwd=folder, stdout=DEVNULL, stderr=PIPE, text=True, errors="replace") as process:
+    share = {"OMP_NUM_THREADS": str(max(len(os.sched_getaffinity(0)) // beside, 1))} if beside > 1 else {}
+    with Popen(command, cwd=folder, stdout=DEVNULL, stderr=PIPE, text=True, errors="replace",
+               env={**share, **os.environ}) as process:  # fmt: skip
         try:
             for line in map(str.rstrip, process.stderr or ()):
                 failed = line.startswith("Error")

@@ -1,5 +1,6 @@
-"""What the shipped adapter does, on people it never saw: rendered and scored by `anyphoto bench`, in three rows: the
-base by the prompt alone, with location tokens and an adapter that has learned nothing, and with the trained one.
+"""What the shipped adapter does, on people it never saw: rendered and scored by `anyphoto bench`, in rows: the base by
+the prompt alone, with location tokens and an adapter that has learned nothing, and with the trained one, as it is and
+with faces that are given less weight.
 
 A frozen base already copies a little from tokens that lie where a face should be, so the row that a gain is told
 against is the one of an untrained adapter.
@@ -24,6 +25,9 @@ PEOPLE, PHOTOS, STYLED = 300, 120, 24
 """Held-out people of whom the nearest is sought; photos to be made, and how many of these in every other style."""
 PHOTO, STYLED_CASES, CASES = STYLES[0], "styled", "cases.jsonl"
 ORIGINAL, NO_ADAPTER, UNTRAINED, TRAINED = "the photo itself", "no adapter", "untrained adapter", "trained adapter"
+STRENGTH = 0.5
+SOFTER = f"{TRAINED}, strength {STRENGTH}"
+"""A layout that asks for a style may ask for less of the face: what that brings and costs is a row of its own."""
 LEAST_VISIBLE = 0.5
 SUBSETS = {"1": (1,), "2": (2,), "3-4": (3, 4)}
 
@@ -43,6 +47,7 @@ def measure_adapter(adapter: Path, pack: Path, photos: int = PHOTOS, styled: int
             NO_ADAPTER: ("--system", "flux", "--model", "mini"),
             UNTRAINED: ("--adapter", str(untrained)),
             TRAINED: ("--adapter", str(adapter.resolve())),
+            SOFTER: ("--adapter", str(adapter.resolve()), "--strength", str(STRENGTH)),
         }
         rows: dict[str, Any] = {ORIGINAL: _row(out, None, bank, analyzer)}
         for name, given in systems.items():

@@ -2,6 +2,9 @@
 
 Tokens stand in the order [T | X | E_1 .. E_N]. T and X are global: they attend to everything.
 E_i attends to the global tokens and to itself, never to E_j.
+
+A face may be given more or less weight than it learned (`LocationTokens.strengths`): where T and X look at it, the
+exponential of each logit is multiplied by its strength, as OminiControl's condition scale does. Not in the paper.
 """
 
 from __future__ import annotations
@@ -15,49 +18,79 @@ from torch.nn import functional as F
 from anyphoto_cli.model.merged_attention import merged_attention
 from anyphoto_cli.model.token_pruning import Spans
 
+Kernel = Callable[[Tensor, Tensor, Tensor, Sequence[int], Tensor | None], Tensor]
 
-def masked_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
+
+def masked_attention(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], bias: Tensor | None = None
+) -> Tensor:  # fmt: skip
     """Eq. 19 as written, one dense mask: the reference for every faster form, and the fastest for few tokens on a CPU.
 
-    q, k, v: [batch, heads, |T|+|X|+sum(lengths), head_dim], RoPE applied. Returns the shape of q.
+    q, k, v: [batch, heads, |T|+|X|+sum(lengths), head_dim], RoPE applied. bias: [batch, 1, 1, keys], added to the
+    logits of global queries; None adds nothing. Returns the shape of q.
     """
-    if len(lengths) <= 1:
+    if bias is None and len(lengths) <= 1:
         return F.scaled_dot_product_attention(q, k, v)  # one identity has nobody to be kept from
     n_global = q.shape[-2] - sum(lengths)
     owner = torch.tensor([0] * n_global + [i for i, n in enumerate(lengths, 1) for _ in range(n)], device=q.device)
     i, j = owner[:, None], owner[None, :]
     allowed = (i == 0) | (j == 0) | (i == j)  # M_ij = 0 where True, -inf elsewhere
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+    if bias is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=_biased(allowed, bias, n_global))
 
 
-def split_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
+def _biased(allowed: Tensor, bias: Tensor, n_global: int) -> Tensor:
+    """[queries, keys] of bool -> the same in logits, [batch, 1, queries, keys], with `bias` in the global rows."""
+    closed = torch.zeros(allowed.shape, dtype=bias.dtype, device=bias.device).masked_fill_(~allowed, float("-inf"))
+    rows = closed.expand(len(bias), 1, -1, -1).clone()
+    rows[:, :, :n_global] += bias
+    return rows
+
+
+def split_attention(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], bias: Tensor | None = None
+) -> Tensor:  # fmt: skip
     """The same without a mask, so that flash kernels apply: 1 + N dense calls.
 
-    q, k, v: as in `masked_attention`. lengths: ints, no device sync.
+    q, k, v, bias: as in `masked_attention`; with a bias the first call has a mask of one row. lengths: ints, no device
+    sync.
     """
-    if len(lengths) <= 1:
+    if bias is None and len(lengths) <= 1:
         return F.scaled_dot_product_attention(q, k, v)
     n_global = q.shape[-2] - sum(lengths)
     q_global, *q_own = q.split([n_global, *lengths], -2)
     k_global, *k_own = k.split([n_global, *lengths], -2)
     v_global, *v_own = v.split([n_global, *lengths], -2)
-    out = [F.scaled_dot_product_attention(q_global, k, v)]
+    out = [F.scaled_dot_product_attention(q_global, k, v, attn_mask=bias)]
     for q_i, k_i, v_i in zip(q_own, k_own, v_own, strict=True):
         keys, values = torch.cat([k_global, k_i], -2), torch.cat([v_global, v_i], -2)
         out.append(F.scaled_dot_product_attention(q_i, keys, values))
     return torch.cat(out, -2)
 
 
-def open_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
+def merged_or_split(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], bias: Tensor | None = None
+) -> Tensor:  # fmt: skip
+    """The merged form, whose kernels take no bias; the split one where there is one."""
+    return merged_attention(q, k, v, lengths) if bias is None else split_attention(q, k, v, lengths, bias)
+
+
+def open_attention(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], bias: Tensor | None = None
+) -> Tensor:  # fmt: skip
     """Everything sees everything: what Eq. 19 is compared with. Source: Table A, "all visible"."""
-    return F.scaled_dot_product_attention(q, k, v)
+    if bias is None:
+        return F.scaled_dot_product_attention(q, k, v)
+    everything = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=_biased(everything, bias, q.shape[-2] - sum(lengths)))
 
 
 OPEN = "open"
-KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, Sequence[int]], Tensor]] = {
+KERNELS: dict[str, Kernel] = {
     "masked": masked_attention,
     "split": split_attention,
-    "merged": merged_attention,
+    "merged": merged_or_split,
     OPEN: open_attention,
 }
 
@@ -92,20 +125,34 @@ def isolated_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
     kernels already, and a graph that saw the lengths would be another one for every layout.
     """
     kernel = KERNELS[spans.attention]
-    groups = zip(_samples(q, spans), _samples(k, spans), _samples(v, spans), _group_lengths(spans), strict=True)
-    return _flat([_swap(kernel(_swap(a), _swap(b), _swap(c), lengths)) for a, b, c, lengths in groups], spans)
+    parts = (_samples(q, spans), _samples(k, spans), _samples(v, spans), _group_lengths(spans), _biases(spans, k))
+    groups = zip(*parts, strict=True)
+    return _flat([_swap(kernel(_swap(a), _swap(b), _swap(c), n, bias)) for a, b, c, n, bias in groups], spans)
 
 
 @torch.compiler.disable
 def noise_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
-    """The rows of `isolated_attention` that belong to noise tokens; they may see everything, so no mask at all.
+    """The rows of `isolated_attention` that belong to noise tokens; they may see everything, so no mask but a bias.
 
     q: [B|X|, heads, head_dim] noise queries. k, v: [S, heads, head_dim]. Returns the shape of q.
     """
     queries = q.unflatten(0, (spans.batch, spans.noise)).split(spans.batch if spans.rectangular else 1)
-    groups = zip(queries, _samples(k, spans), _samples(v, spans), strict=True)
-    out = [_swap(F.scaled_dot_product_attention(_swap(a), _swap(b), _swap(c))) for a, b, c in groups]
+    groups = zip(queries, _samples(k, spans), _samples(v, spans), _biases(spans, k), strict=True)
+    out = [
+        _swap(F.scaled_dot_product_attention(_swap(a), _swap(b), _swap(c), attn_mask=bias)) for a, b, c, bias in groups
+    ]
     return torch.cat(out).flatten(0, 1)
+
+
+def _biases(spans: Spans, keys: Tensor) -> Sequence[Tensor | None]:
+    """By group of samples: [b, 1, 1, S] logits to add, log strength over each face's keys; None where all are 1.
+
+    keys: for their number format, which kernels want a mask to have.
+    """
+    if spans.bias is None:
+        return [None] * len(_group_lengths(spans))
+    rows = [bias.to(keys.dtype)[None, None, None] for bias in spans.bias]
+    return [torch.cat(rows)] if spans.rectangular else rows
 
 
 def _group_lengths(spans: Spans) -> Sequence[tuple[int, ...]]:

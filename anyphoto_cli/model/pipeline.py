@@ -8,7 +8,7 @@ picture = pipe("two friends on a beach", faces=prepared_faces).images[0]
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -179,6 +179,7 @@ class AnyPhotoPipeline(FluxPipeline):
         masks = torch.from_numpy(np.stack([face.tokens for face in faces]))
         embeddings = torch.from_numpy(np.stack([face.embedding for face in faces])).float()
         tokens = prune(latents, masks, embeddings, self.method.rope_index)
+        tokens = replace(tokens, strengths=tuple(face.strength for face in faces))
         return tokens if self.method.identity else tokens.dropped()
 
     @property

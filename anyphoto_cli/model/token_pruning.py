@@ -18,19 +18,23 @@ class LocationTokens:
     """[E_1 | .. | E_N] of one picture, with who and where.
 
     tokens: [L, 64] packed latents. ids: [L, 3] float32 RoPE ids (bfloat16 is exact only up to 256). lengths:
-    (n_1 .. n_N), each at least 1, summing to L. embeddings: [N, 512] unit length.
+    (n_1 .. n_N), each at least 1, summing to L. embeddings: [N, 512] unit length. strengths: of each, from 0; what the
+    picture's look at the face is multiplied with before it is normalised; None: 1 for all, as in training.
     """
 
     tokens: Tensor
     ids: Tensor
     lengths: tuple[int, ...]
     embeddings: Tensor
+    strengths: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.lengths or min(self.lengths) < 1:
             raise ValueError("every identity needs at least one location token")
         if not sum(self.lengths) == len(self.tokens) == len(self.ids) or len(self.lengths) != len(self.embeddings):
             raise ValueError("tokens, ids, lengths and embeddings disagree")
+        if self.strengths is not None and (len(self.strengths) != len(self.lengths) or min(self.strengths) < 0):
+            raise ValueError("there must be one strength, at least 0, for each identity")
 
     def dropped(self) -> LocationTokens:
         """Identity taken out: tokens and embeddings zeroed, places kept. Source: paper 4.1, 15 % drop."""
@@ -101,7 +105,7 @@ class Spans:
     may have different faces: location tokens are never padded. lengths: n of each identity, by sample. attention: a
     name of `isolated_attention.KERNELS`. located, identities: location tokens and identities of the whole batch.
     index: for compiled blocks, stream -> [tokens] numbers of modulation rows: plain ints would make every layout
-    another block.
+    another block. bias: of each sample, [|T| + |X| + L] logits that global queries add; None where all strengths are 1.
     """
 
     batch: int
@@ -112,6 +116,7 @@ class Spans:
     located: int = 0
     identities: int = 0
     index: Mapping[str, Tensor] | None = None
+    bias: tuple[Tensor, ...] | None = None
 
     @classmethod
     def of(cls, batch: int, text: int, noise: int, faces: Sequence[LocationTokens], attention: str) -> Spans:
@@ -120,7 +125,7 @@ class Spans:
             raise ValueError(f"{batch} samples, but location tokens for {len(faces)}")
         lengths = tuple(face.lengths for face in faces) or ((),) * batch
         located, identities = sum(len(face.tokens) for face in faces), sum(map(len, lengths))
-        return cls(batch, text, noise, lengths, attention, located, identities)
+        return cls(batch, text, noise, lengths, attention, located, identities, bias=_bias(text + noise, faces))
 
     def indexed(self, device: torch.device) -> Spans:
         """The same, with an index on the device."""
@@ -146,3 +151,16 @@ class Spans:
     def rectangular(self) -> bool:
         """Whether all samples have the same location tokens: then one attention call serves the batch."""
         return len(set(self.lengths)) == 1
+
+
+def _bias(shared: int, faces: Sequence[LocationTokens]) -> tuple[Tensor, ...] | None:
+    """log strength over each face's keys, 0 over the `shared` global ones before them; made once a step."""
+    if all(strength == 1 for face in faces for strength in face.strengths or ()):
+        return None
+    return tuple(
+        torch.cat([
+            torch.zeros(shared), torch.tensor(face.strengths or (1.0,) * len(face.lengths)).log().repeat_interleave(
+                torch.tensor(face.lengths))
+        ]).to(face.tokens.device)
+        for face in faces
+    )  # fmt: skip

@@ -176,6 +176,10 @@ def test_places_from_the_references_stand_in_strips(drawn, tmp_path):
     middles = [np.mean(face["landmarks"], 0)[0] for face in document["faces"]]
     strip = document["width"] / case.people
     assert [int(x // strip) for x in middles] == list(range(case.people))
+    assert all("strength" not in face for face in document["faces"])
+    softer = RunConfig(layout_from="reference", strength=0.5)
+    document = json.loads(write_layout(case, tmp_path, open_faces("mini"), softer, 256).read_text())
+    assert [face["strength"] for face in document["faces"]] == [0.5] * case.people
 
 
 @pytest.mark.parametrize(("width", "height", "side", "size"), [

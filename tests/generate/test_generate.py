@@ -265,6 +265,27 @@ def test_adapter_changes_the_picture_and_is_tied_to_its_face_pack(layout_file, a
         render([layout_file], tmp_path / "x", toy(adapter=str(adapter), face_pack=str(face_pack_folder)))
 
 
+def test_a_face_may_be_given_less_weight(tmp_path):
+    """strength 1 is the same picture to the bit; others are not, and the record says so, for rendering again."""
+    one = small_layout(tmp_path)
+    value = json.loads(one.read_text())
+    for name, strengths in (("same.json", (1, 1.0)), ("less.json", (0.3, None))):
+        faces = [
+            face | ({} if s is None else {"strength": s}) for face, s in zip(value["faces"], strengths, strict=True)
+        ]
+        (tmp_path / name).write_text(json.dumps(value | {"faces": faces}))
+    layouts = [tmp_path / name for name in ("trip.json", "same.json", "less.json")]
+    written = {one.path.name: one.path for one in render(layouts, tmp_path / "out", toy()).pictures}
+    plain, same, less = (pixels(written[f"{name}_seed0.png"]) for name in ("trip", "same", "less"))
+    assert np.array_equal(plain, same) and not np.array_equal(plain, less)
+    faces = read_record(written["less_seed0.png"])["layout"]["faces"]
+    assert faces[0]["strength"] == 0.3 and "strength" not in faces[1]
+    assert render_again(written["less_seed0.png"])[1]
+    asked = render(layouts[2:], tmp_path / "asked", toy(strength=0.5)).pictures[0].path
+    assert [face["strength"] for face in read_record(asked)["layout"]["faces"]] == [0.5, 0.5]
+    assert render_again(asked)[1]
+
+
 def test_layout_values_win_over_the_base_and_options_over_the_layout(layout_file, tmp_path):
     record = read_record(render([layout_file], tmp_path / "a", toy(steps=1)).pictures[0].path)
     assert record["layout"]["steps"] == 1

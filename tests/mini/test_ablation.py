@@ -115,7 +115,7 @@ def test_kept_rows_are_not_made_again_on_another_machine(tmp_path, monkeypatch):
     assert made == plan.made and len(table) == 6 and table["full-0", "_worn"].cases["sim_gt"] == [0.5, None]
     asked = []
     monkeypatch.setattr(
-        ablation, "run_command", lambda folder, words, launcher=(), said=None: asked.append(words[0]) or 1.0
+        ablation, "run_command", lambda folder, words, launcher=(), said=None, beside=1: asked.append(words[0]) or 1.0
     )
     monkeypatch.setattr("sys.argv", [*common, str(tmp_path / "new"), "--seeds", "0"])
     main()

@@ -99,3 +99,24 @@ def test_the_form_for_gpus_has_the_calls_and_shapes_that_torch_wants(dtype):
     assert out.shape == shape and out.dtype == dtype
     for gradient in grad(out.sum(), (q, k, v)):
         assert gradient.shape == shape and gradient.dtype == dtype
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("lengths, strengths", [([7], [0.5]), ([3, 5], [0.25, 2.0]), ([3, 5, 1], [1.0, 0.0, 4.0])])
+def test_strengths_multiply_what_the_picture_sees_of_a_face(name, lengths, strengths):
+    """Literally: softmax of the global rows with each face's exponentials times its strength; the faces' own rows stay
+    bit for bit what they are.
+    """
+    n_global = 11
+    q, k, v = (x.detach() for x in qkv(lengths))
+    factors = torch.ones(2, q.shape[-2], dtype=torch.float64)
+    per_token = torch.tensor(strengths, dtype=torch.float64).repeat_interleave(torch.tensor(lengths))
+    factors[:, n_global:] = per_token
+    factors[1, n_global:] = 1  # the second sample's faces are as they were
+    got = KERNELS[name](q, k, v, lengths, factors.log()[:, None, None])
+    weights = (q[..., :n_global, :] @ k.mT / q.shape[-1] ** 0.5).exp() * factors[:, None, None]
+    torch.testing.assert_close(got[..., :n_global, :], weights / weights.sum(-1, keepdim=True) @ v, rtol=0, atol=1e-13)
+    plain = KERNELS[name](q, k, v, lengths)
+    torch.testing.assert_close(got[..., n_global:, :], plain[..., n_global:, :], rtol=0, atol=1e-14)
+    torch.testing.assert_close(got[1], plain[1], rtol=0, atol=1e-14)
+    assert (got[0] - plain[0]).abs().max() > 1e-3

@@ -1,5 +1,7 @@
 """The method is exact: against stock diffusers, against the paper read literally, and against itself."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
@@ -103,6 +105,32 @@ def test_permuting_identities_changes_nothing():
     model, given, face = transformer(), inputs(), located(5, 3, 2)
     a, b = (model(**given, faces=[f])[0] for f in (face, reordered(face, [2, 0, 1])))
     torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("attention", ["masked", "split", "merged"])
+def test_strengths_of_faces(attention):
+    """1 is what was trained, bit for bit; 0 takes a person out of the picture, exactly; a batch mixes them freely."""
+    model, given, face = transformer(), inputs(2), located(4, 3)
+    model.attention = attention
+
+    def said(*strengths):
+        return model(**given, faces=[replace(face, strengths=one) for one in strengths])[0]
+
+    plain = model(**given, faces=[face, face])[0]
+    assert torch.equal(said((1.0, 1.0), None), plain)
+    first = LocationTokens(lengths=face.lengths[:1], **identity(face, 0))
+    torch.testing.assert_close(
+        said((1.0, 0.0), (1.0, 0.0)), model(**given, faces=[first, first])[0], rtol=0, atol=1e-12
+    )
+    mixed = said((0.5, 2.0), (1.0, 1.0))
+    torch.testing.assert_close(mixed[1], plain[1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(mixed[0], said((0.5, 2.0), (0.5, 2.0))[0], rtol=0, atol=1e-12)
+    assert (mixed[0] - plain[0]).abs().max() > 1e-4
+    ragged = [replace(face, strengths=(0.5, 2.0)), located(2, seed=5)]
+    torch.testing.assert_close(model(**given, faces=ragged)[0][0], mixed[0], rtol=0, atol=1e-12)
+    for wrong in ((1.0,), (1.0, -0.1)):
+        with pytest.raises(ValueError, match="one strength, at least 0, for each"):
+            replace(face, strengths=wrong)
 
 
 def test_who_and_where_both_matter():

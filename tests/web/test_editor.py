@@ -210,6 +210,23 @@ def test_a_name_is_shown_and_never_obeyed(start, page, friends):
     assert place(page).locator("text").text_content() == document["faces"][0]["name"] and not page.problems
 
 
+def test_how_much_a_face_counts(start, page, friends):
+    editor = start(friends)
+    opened(page, editor)
+    page.get_by_label("Strength of Mia").fill("0.6")
+    page.get_by_label("Strength of Mia").press("Enter")
+    settled(page)
+    assert saved(page, friends).faces[0].strength == 0.6 and load_layout(friends).faces[1].strength is None
+    page.get_by_label("Strength of Mia").fill("9")
+    page.get_by_label("Strength of Mia").press("Enter")
+    settled(page)
+    assert "must be at most 4" in page.locator("#warnings").inner_text()
+    page.get_by_label("Strength of Mia").fill("")
+    page.get_by_label("Strength of Mia").press("Enter")
+    settled(page)
+    assert saved(page, friends).faces[0].strength is None and not page.problems
+
+
 def test_arranged_by_a_preset(start, page, friends):
     opened(page, start(friends))
     page.select_option("#preset", "portrait")

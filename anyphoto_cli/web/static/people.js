@@ -8,6 +8,18 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
+// How much the picture looks at a face; empty is 1, and not in the file.
+function strengthOf(state, face, index) {
+  const field = element("input", { type: "number", step: "0.1", min: "0", max: "4", placeholder: "1",
+    value: face.strength ?? "", ariaLabel: `Strength of ${face.name}`,
+    title: "How much the picture looks at this face: below 1 leaves more to the prompt, 0 leaves the person out" });
+  field.addEventListener("change", () => state.change((layout) => {
+    if (field.value === "") delete layout.faces[index].strength;
+    else layout.faces[index].strength = Number(field.value);
+  }));
+  return field;
+}
+
 export function drawPeople(list, state) {
   const rows = state.document.faces.map((face, index) => {
     const known = state.references.get(face.reference);
@@ -26,7 +38,8 @@ export function drawPeople(list, state) {
     remove.addEventListener("click", () => state.change((layout) => { layout.faces.splice(index, 1); }));
     const told = known ? known.problem || known.told : "looking for the face ...";
     const small = element("small", { textContent: told, className: known?.problem ? "problem" : "" });
-    const row = element("li", { className: index === state.chosen ? "chosen" : "" }, picture, name, remove, small);
+    const row = element("li", { className: index === state.chosen ? "chosen" : "" }, picture, name, remove, small,
+      element("label", { className: "strength" }, "Strength ", strengthOf(state, face, index)));
     row.addEventListener("click", () => state.choose(index));
     return row;
   });

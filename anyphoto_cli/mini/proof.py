@@ -25,16 +25,17 @@ PEOPLE, PHOTOS, STYLED = 300, 120, 24
 """Held-out people of whom the nearest is sought; photos to be made, and how many of these in every other style."""
 PHOTO, STYLED_CASES, CASES = STYLES[0], "styled", "cases.jsonl"
 ORIGINAL, NO_ADAPTER, UNTRAINED, TRAINED = "the photo itself", "no adapter", "untrained adapter", "trained adapter"
-STRENGTH = 0.5
+STRENGTH = 0.4
 SOFTER = f"{TRAINED}, strength {STRENGTH}"
-"""A layout that asks for a style may ask for less of the face: what that brings and costs is a row of its own."""
+"""A layout that asks for a style may ask for less of the face: what that brings and costs there is a row of its own."""
 LEAST_VISIBLE = 0.5
 SUBSETS = {"1": (1,), "2": (2,), "3-4": (3, 4)}
 
 
 def measure_adapter(adapter: Path, pack: Path, photos: int = PHOTOS, styled: int = STYLED) -> dict[str, Any]:
     """Row -> photo: numbers of `summed_up`, by subset, and Sim and CP as `anyphoto bench` has them; styled: the same of
-    the other styles together, and by style. photos, styled: pictures in all, and in every other style.
+    the other styles together, and by style; SOFTER has these alone. photos, styled: pictures in all, and in every other
+    style.
     """
     from anyphoto_cli.faces.packs import open_faces
 
@@ -49,12 +50,13 @@ def measure_adapter(adapter: Path, pack: Path, photos: int = PHOTOS, styled: int
             TRAINED: ("--adapter", str(adapter.resolve())),
             SOFTER: ("--adapter", str(adapter.resolve()), "--strength", str(STRENGTH)),
         }
-        rows: dict[str, Any] = {ORIGINAL: _row(out, None, bank, analyzer)}
+        rows: dict[str, Any] = {ORIGINAL: row_of(out, None, bank, analyzer)}
         for name, given in systems.items():
-            for cases in (PHOTO, STYLED_CASES):
+            sets = (STYLED_CASES,) if name == SOFTER else (PHOTO, STYLED_CASES)
+            for cases in sets:
                 words = ("bench", "run", f"{cases}.jsonl", "-o", f"{name}/{cases}", *given)
                 run_command(out, (*words, "--face-pack", str(pack), "--clip", "none"))
-            rows[name] = _row(out, out / name, bank, analyzer)
+            rows[name] = row_of(out, out / name, bank, analyzer, sets)
         return rows
 
 
@@ -96,19 +98,25 @@ def save_untrained(like: Path, folder: Path) -> Path:
     return folder
 
 
-def _row(out: Path, rendered: Path | None, bank: Bank, analyzer: FaceAnalyzer) -> dict[str, Any]:
+def row_of(
+    out: Path, rendered: Path | None, bank: Bank, analyzer: FaceAnalyzer,
+    sets: Sequence[str] = (PHOTO, STYLED_CASES),
+) -> dict[str, Any]:  # fmt: skip
+    """Numbers of the pictures below `rendered`; of the drawn photos themselves where that is None."""
     asked: dict[str, list[Asked]] = {style: [] for style in STYLES}
-    for name in (PHOTO, STYLED_CASES):
+    for name in sets:
         pictures = None if rendered is None else rendered / name / "pictures"
         for case in read_cases(out / f"{name}.jsonl").cases:
             style = case.id.partition("-")[0]
             asked[style] += look(case, pictures, bank, analyzer, style)
     row: dict[str, Any] = {
-        "photo": summed_up(asked[PHOTO]),
         "styled": summed_up([one for style in STYLES[1:] for one in asked[style]]),
-        "by_people": {name: summed_up(_of(asked[PHOTO], counts)) for name, counts in SUBSETS.items()},
-        "by_style": {style: summed_up(asked[style]) for style in STYLES},
-    }  # fmt: skip
+        "by_style": {style: summed_up(found) for style, found in asked.items() if found},
+    }
+    if PHOTO not in sets:
+        return row
+    row["photo"] = summed_up(asked[PHOTO])
+    row["by_people"] = {name: summed_up(_of(asked[PHOTO], counts)) for name, counts in SUBSETS.items()}
     if rendered is not None:
         row["bench"] = json.loads((rendered / PHOTO / "scores" / "summary.json").read_text())
     return row

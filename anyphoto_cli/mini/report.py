@@ -128,6 +128,8 @@ def adapter_rows(report: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
     for kind, told in (("photo", ""), ("styled", ", other styles")):
         for name, row in report["adapter"].items():
+            if kind not in row:
+                continue
             numbers = [str(row[kind]["faces"]), *(f"{row[kind][key]:.3f}" for key in keys)]
             lines.append(f"| {name}{told} | {' | '.join(numbers)} |")
     for people, row in report["adapter"][TRAINED]["by_people"].items():

@@ -225,9 +225,11 @@ def test_compiled_equals_eager_and_layouts_make_no_new_graphs(hoist):
     eager, model, counter = transformer(), transformer(), CompileCounterWithBackend("aot_eager")
     model.compile_blocks(backend=counter)
 
-    def graphs(*layouts, batch=1):
+    def graphs(*layouts, batch=1, strength=None):
         for lengths in layouts:
             given, faces = inputs(batch), [located(*own, seed=k) for k, own in enumerate(lengths)]
+            if strength is not None:
+                faces = [replace(face, strengths=(strength,) * len(face.lengths)) for face in faces]
             expected = eager(**given, faces=faces)[0]
             if hoist:
                 known = given["guidance"], given["pooled_projections"]
@@ -237,6 +239,8 @@ def test_compiled_equals_eager_and_layouts_make_no_new_graphs(hoist):
 
     first = graphs([(6, 5, 4)])
     assert graphs([(4, 7)], [(2, 2)], [(5, 3, 2)], [(2, 8, 3, 3)], [(7,)], [(3,)]) == first
+    weighed = graphs([(6, 5, 4)], strength=0.5)
+    assert graphs([(4, 7)], [(2, 2, 1)], strength=0.7) == weighed and graphs([(3,)], strength=2.0) == weighed
 
 
 def test_compiled_blocks_train():

@@ -157,10 +157,10 @@ def _bias(shared: int, faces: Sequence[LocationTokens]) -> tuple[Tensor, ...] | 
     """log strength over each face's keys, 0 over the `shared` global ones before them; made once a step."""
     if all(strength == 1 for face in faces for strength in face.strengths or ()):
         return None
-    return tuple(
-        torch.cat([
-            torch.zeros(shared), torch.tensor(face.strengths or (1.0,) * len(face.lengths)).log().repeat_interleave(
-                torch.tensor(face.lengths))
-        ]).to(face.tokens.device)
-        for face in faces
-    )  # fmt: skip
+    return tuple(_log_strengths(shared, face) for face in faces)
+
+
+def _log_strengths(shared: int, face: LocationTokens) -> Tensor:
+    strengths = torch.tensor(face.strengths or (1.0,) * len(face.lengths))
+    own = strengths.log().repeat_interleave(torch.tensor(face.lengths))
+    return torch.cat([torch.zeros(shared), own]).to(face.tokens.device)

@@ -15,8 +15,8 @@ from anyphoto_cli.files.html import Lines, lines, render_page
 METRICS, CONFIG = "metrics.jsonl", "training.json"
 CHARTS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("Loss", (("loss", "all of it"), ("flow", "flow matching"))),
-    ("Identity loss of the one-step estimate", (("face", "1 - cosine"),)),
-    ("Cosine of the one-step estimate's faces", (("cosine", "to the reference"),)),
+    ("Identity loss, one-step estimate", (("face", "1 - cosine"),)),
+    ("Cosine, one-step estimate", (("cosine", "to the reference"),)),
     ("Validation: faces", (("validation_cosine", "cosine to the reference"), ("validation_found", "share found"))),
     ("Validation: places", (("validation_error", "error in face sizes"),)),
     ("Gradient norm", (("norm", "before clipping"),)),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from anyphoto_cli.config.generate import Memory
+from anyphoto_cli.config.generate import MAX_STRENGTH, Memory
 
 PROTOCOLS: dict[str, dict[str, object]] = {
     "anyphoto": {},
@@ -83,7 +83,11 @@ class RunConfig(BaseModel):
         None, ge=0, le=100, strict=False, description="Guidance, as the system defines it; null: its own."
     )
     strength: float | None = Field(
-        None, ge=0, le=4, strict=False, description="How much pictures look at each face (anyphoto alone); null: 1."
+        None,
+        ge=0,
+        le=MAX_STRENGTH,
+        strict=False,
+        description="How much pictures look at each face (anyphoto alone); null: 1.",
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(

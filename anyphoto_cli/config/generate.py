@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Memory = Literal["auto", "full", "offload", "hoisted", "fp8", "nf4", "group"]
 Attention = Literal["auto", "split", "merged", "masked"]
+MAX_STRENGTH = 4
+"""Of a face: how much the picture may look at it, at most; 1 is what was trained."""
 
 
 class GenerateConfig(BaseModel):
@@ -36,7 +38,7 @@ class GenerateConfig(BaseModel):
     strength: float | None = Field(
         None,
         ge=0,
-        le=4,
+        le=MAX_STRENGTH,
         strict=False,
         description="How much the picture looks at each face, in place of the layout's: below 1 leaves more to the "
         "prompt.",

@@ -20,13 +20,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from anyphoto_cli.config.generate import MAX_STRENGTH
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.geometry import TOKEN_PX, upright_landmarks
 from anyphoto_cli.layout.read import read_json
 from anyphoto_cli.types import Box, Points
 
 MIN_SIDE, MAX_SIDE, MAX_PIXELS, MAX_FACES = 64, 4096, 2048 * 2048, 64
-MAX_STRENGTH = 4
 LANDMARK_ORDER = "Order: left eye, right eye, nose, left and right mouth corner, as seen in the picture"
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]

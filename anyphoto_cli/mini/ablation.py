@@ -21,9 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from anyphoto_cli.bench.results import SUMMARY
 from anyphoto_cli.errors import AnyPhotoError, InputError
-from anyphoto_cli.mini.ablation_page import NO_ADAPTER, UNTRAINED, seeded, write_page
-from anyphoto_cli.mini.ablation_rows import Table, read_kept, read_scores, write_kept
+from anyphoto_cli.mini.ablation_page import NO_ADAPTER, UNTRAINED, write_page
+from anyphoto_cli.mini.ablation_rows import Table, read_kept, read_scores, scores_of, seeded, write_kept
 from anyphoto_cli.mini.commands import echo, run_command
 from anyphoto_cli.mini.shipped import fingerprint
 from anyphoto_cli.runtime.run_record import keep_options
@@ -136,7 +137,7 @@ class Row:
 
 
 def _planned(plan: Plan) -> list[Row]:
-    """In the order in which they are made: what is trained stands between what is not, then seed by seed."""
+    """In the order in which they are made: what a gain is told against, then seed by seed."""
     rows = [Row(NO_ADAPTER, None), Row(UNTRAINED, _untrained)]
     for seed in plan.seeds:
         rows += [Row(seeded(row, seed), partial(_trained, row=row, seed=seed)) for row in plan.rows]
@@ -223,7 +224,7 @@ def _bench(out: Path, name: str, adapter: str | None) -> None:
         asked = [
             pool.submit(_do, out, "bench", "run", f"held_out{end}/cases.jsonl", "-o", f"rows{end}/{name}", *given,
                         "--face-pack", "mini", "--clip", "none", beside=len(SETS))
-            for end in SETS if not (out / f"rows{end}" / name / "scores" / "summary.json").is_file()
+            for end in SETS if not (scores_of(out, name, end) / SUMMARY).is_file()
         ]  # fmt: skip
         for one in asked:
             one.result()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from anyphoto_cli.bench.statistics import interval
 from anyphoto_cli.bench.tables import ablation_rows
 from anyphoto_cli.files.commit import committed
-from anyphoto_cli.mini.ablation_rows import METRICS, Measured, Table, difference, measured, verdict
+from anyphoto_cli.mini.ablation_rows import METRICS, Measured, Table, difference, measured, sibling, verdict
 from anyphoto_cli.train.presets import PRESETS
 
 NO_ADAPTER, UNTRAINED = "no adapter", "untrained adapter"
@@ -56,11 +56,6 @@ def _known(table: Table, end: str) -> dict[str, Measured]:
     return {name: one for name, one in found.items() if one is not None}
 
 
-def seeded(row: str, seed: int) -> str:
-    """What a row of one seed is called."""
-    return f"{row}-{seed}"
-
-
 def _names(table: Table, row: str, end: str) -> list[str]:
     """Of all seeds there are."""
     return sorted(name for name, of in table if of == end and name.rpartition("-")[0] == row)
@@ -95,7 +90,7 @@ def _orderings(table: Table, end: str) -> list[str]:
     lines = ["| the paper's ordering | ours: the difference | each seed | |", "|---|---|---|---|"]
     for metric, less, more in ORDERINGS:
         said = f"{METRICS[metric]}: {less} < {more}"
-        both = [name for name in _names(table, less, end) if (_sibling(name, more), end) in table]
+        both = [name for name in _names(table, less, end) if (sibling(name, more), end) in table]
         if not both:
             lines.append(f"| {said} | owed | | owed |")
             continue
@@ -107,14 +102,9 @@ def _orderings(table: Table, end: str) -> list[str]:
     return lines
 
 
-def _sibling(name: str, row: str) -> str:
-    """Another row of the same seed."""
-    return f"{row}-{name.rpartition('-')[2]}"
-
-
 def _gap(table: Table, end: str, metric: str, names: Sequence[str], more: str) -> tuple[float, float, float, int]:
     """From the row of `names` to `more`, over these seeds."""
-    others = [_sibling(name, more) for name in names]
+    others = [sibling(name, more) for name in names]
     less, greater = (measured(table, "", of, end) for of in (names, others))
     assert less is not None and greater is not None
     return difference(less.cases[metric], greater.cases[metric])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anyphoto_cli.bench.results import all_lines
+from anyphoto_cli.bench.results import SCORES, SUMMARY, all_lines
 from anyphoto_cli.bench.statistics import interval
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
@@ -56,10 +56,11 @@ class Measured:
 
 
 def read_scores(folder: Path, name: str, end: str, samples: int) -> Scores | None:
-    """Of `folder`/rowsEND/NAME, as `bench run` left it; None where it has not. samples: of a training step."""
-    lines = all_lines(folder / f"rows{end}" / name / "scores")
-    if not lines:
+    """Of `folder`/rowsEND/NAME, as `bench run` left it; None where it is not through. samples: of a training step."""
+    scored = scores_of(folder, name, end)
+    if not (scored / SUMMARY).is_file():  # the lines come one by one: a part of them must not be kept as the whole
         return None
+    lines = all_lines(scored)
     legs = [next(iter(line["legs"].values())) if line["status"] == "scored" else {} for line in lines]
     placed = [line["placement"] for line in lines if line.get("placement")]
     errors = [one["error"] for one in placed if one["error"] is not None]
@@ -69,6 +70,21 @@ def read_scores(folder: Path, name: str, end: str, samples: int) -> Scores | Non
         _rounded(float(np.mean(errors))) if errors else None, sum(one["swapped"] for one in placed),
         _minutes(folder / "runs" / name / METRICS_FILE, samples), str(datetime.now(UTC).date()),
     )  # fmt: skip
+
+
+def scores_of(folder: Path, name: str, end: str) -> Path:
+    """Where `bench run` puts a row's scores."""
+    return folder / f"rows{end}" / name / SCORES
+
+
+def seeded(row: str, seed: int) -> str:
+    """What a row of one seed is called."""
+    return f"{row}-{seed}"
+
+
+def sibling(name: str, row: str) -> str:
+    """Another row of the same seed."""
+    return seeded(row, int(name.rpartition("-")[2]))
 
 
 def _rounded(value: float | None) -> float | None:

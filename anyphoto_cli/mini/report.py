@@ -38,15 +38,8 @@ BARS: tuple[tuple[str, str, tuple[str, ...], float, bool, str], ...] = (
     ("adapter", "other styles: faces above the impostor p99", (*_TRAINED, "styled", "above"), 0.85, True, ""),
     ("adapter", "other styles: read off the picture", (*_TRAINED, "styled", "style"), 0.85, True, ""),
     ("adapter", "other styles: read off the face alone", (*_TRAINED, "styled", "face_style"), 0.85, True, ""),
-    ("adapter", f"at strength {STRENGTH}, other styles: above the impostor p99", (*_SOFTER, "above"), 0.85, True, ""),
-    (
-        "adapter",
-        f"at strength {STRENGTH}, other styles: read off the face alone",
-        (*_SOFTER, "face_style"),
-        0.85,
-        True,
-        "",
-    ),
+    ("adapter", f"at strength {STRENGTH}: other styles, above the impostor p99", (*_SOFTER, "above"), 0.85, True, ""),
+    ("adapter", f"at strength {STRENGTH}: other styles, off the face alone", (*_SOFTER, "face_style"), 0.85, True, ""),
 )
 
 

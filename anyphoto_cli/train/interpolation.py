@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from anyphoto_cli.errors import InputError
-from anyphoto_cli.model.adapter import LORA_FILE, AdapterCard, StartCard, read_card, read_weights
+from anyphoto_cli.model.adapter import AdapterCard, StartCard, read_card, read_weights
 
 SAME = ("base_model", "base_revision", "face_pack", "embedding", "method")
 
@@ -48,5 +48,5 @@ class Start:
 
     def _between(self, start: dict[str, Tensor], end: dict[str, Tensor]) -> dict[str, Tensor]:
         if {key: value.shape for key, value in start.items()} != {key: value.shape for key, value in end.items()}:
-            raise InputError("has weights of other shapes than the run", file=self.folder / LORA_FILE, field="--start")
+            raise InputError("has weights of other shapes than the run", file=self.folder, field="--start")
         return {key: start[key].float().lerp(value.float(), self.share) for key, value in end.items()}

@@ -232,6 +232,8 @@ def test_placement_is_judged_against_the_layout(drawn, tmp_path):
     (["--shard", "5/4"], "5/4 is no share"),
     (["--shard", "one"], "'one' is no share"),
     (["--system", "flux-kontext", "--adapter", "x"], "flux-kontext takes no AnyPhoto weights"),
+    (["--system", "flux-kontext", "--strength", "0.5"], "--strength: is for AnyPhoto alone"),
+    (["--system", "flux", "--strength", "0.5"], "--strength: is for AnyPhoto alone"),
     (["--system", "flux-kontext", "--memory", "nf4"], "nf4 is for AnyPhoto alone"),
     (["--side", "3"], "greater than or equal to 64"),
 ])  # fmt: skip

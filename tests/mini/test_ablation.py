@@ -25,6 +25,7 @@ def scores(folder, name, values, swapped=0, end=""):
     (folder / f"rows{end}" / name / "scores").mkdir(parents=True)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / f"rows{end}" / name / "scores" / "cases.jsonl").write_text(text)
+    (folder / f"rows{end}" / name / "scores" / "summary.json").write_text("{}")
 
 
 def table_of(folder, *rows):
@@ -42,6 +43,8 @@ def test_a_row_is_the_mean_over_its_seeds_case_by_case(tmp_path):
     assert row.found == pytest.approx(4 / 8) and row.off == pytest.approx(0.1)
     assert measured(table, "location", ["location-0"]) is None and measured(table, "full", ["full-0"], "_worn") is None
     assert read_scores(tmp_path, "location-0", "", 16) is None
+    (tmp_path / "rows" / "full-1" / "scores" / "summary.json").unlink()  # cut off while it was scored
+    assert read_scores(tmp_path, "full-1", "", 16) is None
 
 
 def test_differences_are_paired(tmp_path):

@@ -32,6 +32,8 @@ class EditingSystem:
     needs_torchvision: ClassVar[bool] = False
 
     def __init__(self, config: RunConfig, worker: int = 0) -> None:
+        if config.strength is not None:
+            raise InputError("is for AnyPhoto alone", field="--strength")
         if config.adapter is not None:
             raise InputError(f"{config.system} takes no AnyPhoto weights", field="--adapter")
         if config.memory in ("nf4", "fp8"):

@@ -30,8 +30,8 @@ demo: install  ## Photos, shards, training, pictures and scores in the small wor
 	@$(BIN)/anyphoto generate examples/two_friends.json -o $(OUT)
 	@$(BIN)/anyphoto mini demo -o $(OUT)/life
 
-test: install  ## Run the tests
-	@$(BIN)/python -m pytest
+test: install  ## Run the tests, on four cores at most
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 test-slow: install  ## Also what takes minutes: a small ablation from photos to scores
 	@$(BIN)/python -m pytest -m slow

@@ -65,6 +65,13 @@ class MethodConfig(BaseModel):
         "noise",
         description="Timestep in the modulation of location tokens: the noise tokens' (Eq. 17), or 0 (OminiControl).",
     )
+    identity_guidance: float | None = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="Guidance told to the modulation of location tokens: 1, what training tells; null: the noise "
+        "tokens', as Eq. 17 has it, which costs likeness where rendering tells more (docs/train.md).",
+    )
     modulation: bool = Field(
         True, description="Each identity modulates its own tokens. Paper 3.3; false: the ablation of Table 2 e."
     )

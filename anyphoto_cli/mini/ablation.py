@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from anyphoto_cli.bench.results import SUMMARY
+from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.errors import AnyPhotoError, InputError
 from anyphoto_cli.mini.ablation_page import NO_ADAPTER, UNTRAINED, write_page
 from anyphoto_cli.mini.ablation_rows import Table, read_kept, read_scores, scores_of, seeded, write_kept
@@ -68,7 +69,8 @@ class Plan:
     def made(self) -> dict[str, Any]:
         """What a row's scores rest on: rows that differ in it must not share a table."""
         return {"steps": self.steps, "samples": self.samples, "people": self.people, "photos": self.photos,
-                "layouts": self.layouts, "degradations": DEGRADATIONS, "models": fingerprint()}  # fmt: skip
+                "layouts": self.layouts, "degradations": DEGRADATIONS, "models": fingerprint(),
+                "method": MethodConfig().model_dump(mode="json")}  # fmt: skip
 
 
 def main() -> None:

@@ -51,8 +51,8 @@ class Rows(NamedTuple):
 def identity_rows(y: Tensor, y_identity: Tensor, delta: Tensor | None, counts: Sequence[int]) -> Rows:
     """y' = y + Δ. Source: Eq. 17.
 
-    y: [B, dim] of the noise tokens. y_identity: [B, dim], the same unless identity_time is "zero". delta: [ΣN, dim],
-    None for an untrained model. counts: identities of each sample.
+    y: [B, dim] of the noise tokens. y_identity: [B, dim], of the time and guidance that identities are told. delta:
+    [ΣN, dim], None for an untrained model. counts: identities of each sample.
     """
     if not sum(counts):
         return Rows(y, y[:0])

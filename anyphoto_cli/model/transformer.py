@@ -215,14 +215,15 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
     ) -> Rows:
         """The rows of Eq. 17; arguments as in `forward`, dtype: of hidden_states."""
 
-        def embed(t: Tensor) -> Tensor:
-            times = [t * 1000] if guidance is None else [t * 1000, guidance.to(dtype) * 1000]
+        def embed(t: Tensor, told: Tensor | None) -> Tensor:
+            times = [t * 1000] if told is None else [t * 1000, told.to(dtype) * 1000]
             return cast(Tensor, self.time_text_embed(*times, pooled))
 
-        y = embed(timestep)
+        y = embed(timestep, guidance)
         if not faces:
             return Rows(y, y[:0])
-        y_identity = y if self.method.identity_time == "noise" else embed(torch.zeros_like(timestep))
+        own = self._told_to_identities(timestep, guidance)
+        y_identity = y if own[0] is timestep and own[1] is guidance else embed(*own)
         embeddings = torch.cat([face.embeddings for face in faces])
         silent = self.id_projector is None or not self.method.modulation
         delta = None if silent else cast(IdentityProjector, self.id_projector)(embeddings)
@@ -231,6 +232,16 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
             # A second row that no token has: to the compiler a length of one is a block of its own.
             return Rows(rows.y, torch.cat([rows.own, rows.own]))
         return rows
+
+    def _told_to_identities(self, timestep: Tensor, guidance: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(timestep, guidance) in the modulation of location tokens: in rendering they keep what they were trained
+        with, though noise tokens are told more.
+        """
+        own = self.method.identity_guidance
+        return (
+            timestep if self.method.identity_time == "noise" else torch.zeros_like(timestep),
+            guidance if guidance is None or own is None else torch.full_like(guidance, own),
+        )
 
     @staticmethod
     def _ids(txt_ids: Tensor, img_ids: Tensor, faces: Sequence[LocationTokens], batch: int) -> Tensor:

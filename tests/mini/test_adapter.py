@@ -50,7 +50,7 @@ def test_a_longer_first_run_gets_a_second_one_of_its_own(tmp_path, monkeypatch):
 
     (_, _, _, run, finish), name = asked, finish_of(tmp_path / "adapter").name
     assert {"max_train_steps=40", "data.replacement_max=0.9"} < set(run)
-    assert {"max_train_steps=40", "guidance_scale=3.5", "adapter=run/adapter", f"output_dir={name}"} < set(finish)
+    assert {"max_train_steps=40", "loss.face_weight=0.5", "adapter=run/adapter", f"output_dir={name}"} < set(finish)
 
     changed(first, PROJECTOR_FILE, {key: value + 1 for key, value in load_file(first / PROJECTOR_FILE).items()})
     assert finish_of(tmp_path / "adapter").name != name

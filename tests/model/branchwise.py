@@ -56,7 +56,10 @@ def forward(model, hidden_states, encoder_hidden_states, pooled_projections, tim
     y = model.time_text_embed(timestep * 1000, guidance * 1000, pooled_projections)[0]
     projector = model.id_projector
     deltas = [projector.fc2(F.gelu(projector.fc1(e))) for e in faces.embeddings]
-    Y = [y, y, *(y + d for d in deltas)]
+    own = model.method.identity_guidance
+    told = guidance if own is None else guidance * 0 + own
+    y_own = model.time_text_embed(timestep * 1000, told * 1000, pooled_projections)[0]
+    Y = [y, y, *(y_own + d for d in deltas)]
     adapted = [False, False, *(True for _ in E)]
 
     rope = [model.pos_embed(ids) for ids in (txt_ids, img_ids, *E_ids)]

@@ -56,7 +56,7 @@ def test_one_untrained_face_equals_stock_flux_on_the_concatenated_sequence():
     """With Δ = 0 and B = 0 (a fresh adapter) one face is just more image tokens, which stock FLUX can take itself."""
     model, face, given = transformer(trained=False), located(6), inputs()
     stock = stock_twin(model)
-    model.add_anyphoto(METHOD)
+    model.add_anyphoto(METHOD.model_copy(update={"identity_guidance": None}))
     longer = given | {
         "hidden_states": torch.cat([given["hidden_states"], face.tokens[None]], 1),
         "img_ids": torch.cat([given["img_ids"], face.ids]),
@@ -67,8 +67,11 @@ def test_one_untrained_face_equals_stock_flux_on_the_concatenated_sequence():
 
 @pytest.mark.parametrize("lengths", [(6,), (1, 4), (5, 3, 2)])
 @pytest.mark.parametrize("attention", ["masked", "split", "merged"])
-def test_model_equals_the_paper_read_literally_with_gradients(lengths, attention):
-    model, given, face = transformer(), inputs(), located(*lengths)
+@pytest.mark.parametrize("guidance", [1.0, None])
+def test_model_equals_the_paper_read_literally_with_gradients(lengths, attention, guidance):
+    """Told what training tells, and Eq. 17 to the letter, where noise and identities share one y."""
+    method = METHOD.model_copy(update={"identity_guidance": guidance})
+    model, given, face = transformer(method=method), inputs(), located(*lengths)
     model.attention = attention
     fast, literal = model(**given, faces=[face])[0], branchwise.forward(model, **given, faces=face)[0]
     torch.testing.assert_close(fast, literal, rtol=0, atol=1e-12)
@@ -201,6 +204,25 @@ def test_location_tokens_may_have_a_time_of_their_own():
     assert (zero(**given, faces=[face])[0] - same(**given, faces=[face])[0]).abs().max() > 1e-4
     at_zero = given | {"timestep": torch.zeros(1, dtype=torch.float64)}
     torch.testing.assert_close(zero(**at_zero, faces=[face])[0], same(**at_zero, faces=[face])[0], rtol=0, atol=1e-12)
+
+
+def test_location_tokens_are_told_the_guidance_of_their_training_whatever_the_noise_is_told():
+    """Of a base without a guidance embedding, and where training and rendering tell the same, nothing changes."""
+
+    def made(own, told, **config):
+        model = transformer(method=METHOD.model_copy(update={"identity_guidance": own}), **config)
+        given = inputs() | {"guidance": None if told is None else torch.full((1,), told, dtype=torch.float64)}
+        with torch.no_grad():
+            return model.modulation_inputs(
+                given["timestep"], given["guidance"], given["pooled_projections"], [located(4, 3)], torch.float64
+            ), model(**given, faces=[located(4, 3)])[0]
+
+    (kept, picture), (same, other) = made(1.0, 3.5), made(None, 3.5)
+    trained, as_trained = made(None, 1.0)
+    assert torch.equal(kept.own, trained.own) and torch.equal(kept.y, same.y)
+    assert not torch.equal(kept.y, trained.y) and (picture - other).abs().max() > 1e-4
+    assert torch.equal(made(1.0, 1.0)[1], as_trained)
+    assert torch.equal(made(1.0, None, guidance_embeds=False)[1], made(None, None, guidance_embeds=False)[1])
 
 
 def test_a_plain_flux_folder_opens_and_a_loaded_flux_is_retyped(tmp_path):

@@ -18,13 +18,11 @@ SETTINGS = (
     "data.workers=0", "train_batch_size=8", "data.replacement_max=0.9", "lr_scheduler=cosine",
 )  # fmt: skip
 """References here are always other photos than the target: training is asked the same question most of the time."""
-FINISH_STEPS = 320
-FINISH_SETTINGS = (
-    "data.replacement=fixed", "learning_rate=0.001", "guidance_scale=3.5", "loss.face_weight=12",
-)  # fmt: skip
-SHARE = 0.3
-"""A short second run asks for likeness, under the guidance that pictures are rendered with: guidance loses some of it.
-All the way the faces lose their style; so the weights go this share of the way (arXiv 2109.01903).
+FINISH_STEPS = 250
+FINISH_SETTINGS = ("data.replacement=fixed", "learning_rate=0.0015", "loss.face_weight=0.5")
+SHARE = 0.6
+"""A short second run asks less for likeness, and gives faces the style of their picture back. All the way it costs too
+much of the likeness; so the weights go this share of the way (arXiv 2109.01903).
 """
 RUN, BEGUN = "run", "begun"
 """Below .mini/adapter. begun: an adapter to go on from, of an earlier base perhaps, where there is one."""

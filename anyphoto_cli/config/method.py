@@ -69,8 +69,8 @@ class MethodConfig(BaseModel):
         1.0,
         ge=0,
         le=100,
-        description="Guidance told to the modulation of location tokens: 1, what training tells; null: the noise "
-        "tokens', as Eq. 17 has it, which costs likeness where rendering tells more (docs/train.md).",
+        description="Guidance told to the modulation of location tokens, in training and in rendering; null: the noise "
+        "tokens', as Eq. 17 has it, which costs likeness where rendering tells more (docs/train.md). Ours.",
     )
     modulation: bool = Field(
         True, description="Each identity modulates its own tokens. Paper 3.3; false: the ablation of Table 2 e."

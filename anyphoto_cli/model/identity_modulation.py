@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.model.location_lora import split_lora
 from anyphoto_cli.model.token_pruning import Spans
 
@@ -46,6 +47,21 @@ class Rows(NamedTuple):
     def parts(self, count: int) -> list[Rows]:
         """[.., count * d] -> `count` x [.., d]."""
         return [Rows(y, own) for y, own in zip(self.y.chunk(count, -1), self.own.chunk(count, -1), strict=True)]
+
+
+def told_to_identities(
+    method: MethodConfig, timestep: Tensor, guidance: Tensor | None
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """(timestep, guidance) [B] that y of the location tokens is made from; given: what noise tokens are told.
+
+    In y stands the guidance of the base. Rendering tells noise tokens more than training did; Δ would meet another y
+    than it was learned for. Ours: Eq. 17 has one y (`identity_guidance: null`).
+    """
+    own = method.identity_guidance
+    return (
+        timestep if method.identity_time == "noise" else torch.zeros_like(timestep),
+        guidance if guidance is None or own is None else torch.full_like(guidance, own),
+    )
 
 
 def identity_rows(y: Tensor, y_identity: Tensor, delta: Tensor | None, counts: Sequence[int]) -> Rows:

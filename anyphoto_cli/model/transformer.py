@@ -17,7 +17,7 @@ from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.model.blocks import AnyPhotoSingleTransformerBlock, AnyPhotoTransformerBlock
 from anyphoto_cli.model.first_block_cache import FirstBlockCache
 from anyphoto_cli.model.hoisted_modulation import StepModulation
-from anyphoto_cli.model.identity_modulation import IdentityProjector, Rows, identity_rows
+from anyphoto_cli.model.identity_modulation import IdentityProjector, Rows, identity_rows, told_to_identities
 from anyphoto_cli.model.isolated_attention import OPEN, choose_kernel
 from anyphoto_cli.model.location_lora import ADAPTER, add_location_lora, split_lora
 from anyphoto_cli.model.token_pruning import LocationTokens, Spans
@@ -222,8 +222,7 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         y = embed(timestep, guidance)
         if not faces:
             return Rows(y, y[:0])
-        own = self._told_to_identities(timestep, guidance)
-        y_identity = y if own[0] is timestep and own[1] is guidance else embed(*own)
+        y_identity = embed(*told_to_identities(self.method, timestep, guidance))
         embeddings = torch.cat([face.embeddings for face in faces])
         silent = self.id_projector is None or not self.method.modulation
         delta = None if silent else cast(IdentityProjector, self.id_projector)(embeddings)
@@ -232,16 +231,6 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
             # A second row that no token has: to the compiler a length of one is a block of its own.
             return Rows(rows.y, torch.cat([rows.own, rows.own]))
         return rows
-
-    def _told_to_identities(self, timestep: Tensor, guidance: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """(timestep, guidance) in the modulation of location tokens: in rendering they keep what they were trained
-        with, though noise tokens are told more.
-        """
-        own = self.method.identity_guidance
-        return (
-            timestep if self.method.identity_time == "noise" else torch.zeros_like(timestep),
-            guidance if guidance is None or own is None else torch.full_like(guidance, own),
-        )
 
     @staticmethod
     def _ids(txt_ids: Tensor, img_ids: Tensor, faces: Sequence[LocationTokens], batch: int) -> Tensor:

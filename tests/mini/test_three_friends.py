@@ -17,11 +17,11 @@ def test_right_faces_at_right_places(run, tmp_path):
     verdict = told["verdict"]
     assert verdict["passed"] is True and [face["name"] for face in verdict["faces"]] == ["Mia", "Noor", "Theo"]
     assert all(face["state"] == "good" and face["off"] < 0.12 for face in verdict["faces"])
-    record = json.loads(Image.open(tmp_path / "three_friends_seed34.png").info["anyphoto"])
+    record = json.loads(Image.open(tmp_path / "three_friends_seed30.png").info["anyphoto"])
     assert record["adapter"]["train_step"] > 0
     # The README's first picture is this one; rounding may differ a little from machine to machine.
     shown = np.asarray(Image.open(ROOT / "docs" / "images" / "three_friends.png").convert("RGB")).astype(int)
-    made = np.asarray(Image.open(tmp_path / "three_friends_seed34.verify.png").convert("RGB")).astype(int)
+    made = np.asarray(Image.open(tmp_path / "three_friends_seed30.verify.png").convert("RGB")).astype(int)
     assert shown.shape == made.shape and np.abs(shown - made).mean() < 6
 
 

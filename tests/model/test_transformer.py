@@ -217,11 +217,17 @@ def test_location_tokens_are_told_the_guidance_of_their_training_whatever_the_no
                 given["timestep"], given["guidance"], given["pooled_projections"], [located(4, 3)], torch.float64
             ), model(**given, faces=[located(4, 3)])[0]
 
+    def gradients(own):
+        model = transformer(method=METHOD.model_copy(update={"identity_guidance": own}))
+        given = inputs() | {"guidance": torch.ones(1, dtype=torch.float64)}
+        return torch.autograd.grad(model(**given, faces=[located(4, 3)])[0].square().sum(), trainable(model))
+
     (kept, picture), (same, other) = made(1.0, 3.5), made(None, 3.5)
     trained, as_trained = made(None, 1.0)
     assert torch.equal(kept.own, trained.own) and torch.equal(kept.y, same.y)
     assert not torch.equal(kept.y, trained.y) and (picture - other).abs().max() > 1e-4
     assert torch.equal(made(1.0, 1.0)[1], as_trained)
+    assert all(map(torch.equal, gradients(1.0), gradients(None)))
     assert torch.equal(made(1.0, None, guidance_embeds=False)[1], made(None, None, guidance_embeds=False)[1])
 
 

@@ -1,6 +1,9 @@
 """Run benchmarks, print tables, write JSON and Markdown under docs/performance/.
 
 python -m benchmarks [startup] [preprocess] [attention] [generate] [memory] [train] [bench] [scale] [--device cuda]
+python -m benchmarks attention generate pictures train train-compiled ladder --device cuda
+
+Without a name: all that this machine can measure. Some minutes on a GPU; pictures and train-compiled compile.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import attention, bench, generate, memory, preprocess, scale, startup, train
+from benchmarks import attention, bench, generate, ladder, memory, pictures, preprocess, scale, startup, train
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "performance"
 Rows = list[dict[str, object]]
@@ -37,11 +40,11 @@ def table(rows: Rows) -> str:
 def write(name: str, title: str, bar: str, note: str, tables: dict[str, Rows], command: str) -> None:
     """Under docs/performance; of a GPU beside, not over, the CPU's page."""
     name = f"{name}_gpu" if "cuda" in command else name
+    PAGES.mkdir(parents=True, exist_ok=True)
     versions = f"torch {version('torch')}, diffusers {version('diffusers')}"
     about = f"{datetime.date.today()}, {machine()}, {versions}; `python -m benchmarks {command}`{note}"
     text = "\n\n".join(f"## {part}\n\n{table(rows)}" if part else table(rows) for part, rows in tables.items())
     print(text, about, sep="\n")
-    PAGES.mkdir(parents=True, exist_ok=True)
     (PAGES / f"{name}.md").write_text(f"# {title}\n\n{about}\nBar: {bar}.\n\n{text}\n")
     (PAGES / f"{name}.json").write_text(json.dumps({"about": about, "tables": tables}, indent=2) + "\n")
 
@@ -55,16 +58,23 @@ PARTS: dict[str, tuple[str, str, Callable[[list[str]], tuple[str, dict[str, Rows
     "generate": ("Rendering", generate.LIMITS, generate.measure),
     "memory": ("Memory", memory.LIMITS, memory.measure),
     "train": ("Training step", train.LIMITS, train.measure),
+    "pictures": ("Whole pictures, compiled", pictures.LIMITS, pictures.measure),
+    "train-compiled": ("Training step, compiled", train.LIMITS, train.measure_compiled),
+    "ladder": ("Memory, measured", ladder.LIMITS, ladder.measure),
     "bench": ("Bench", bench.LIMITS, lambda given: (QUIET.format(bench.ROUNDS), bench.measure())),
     "scale": ("Scale", scale.LIMITS, scale.measure),
 }
 """Name -> title, bar, and what measures: words of the command line -> (a note, tables by title)."""
+ON_A_GPU = ("attention", "generate", "pictures", "train", "train-compiled", "ladder")
+GPU_ALONE = ("pictures", "train-compiled", "ladder")
+"""At their own size they need one."""
 
 
 def main() -> None:
     words = sys.argv[1:]
-    wanted = [word for word in words if word in PARTS] or list(PARTS)
     options = [word for word in words if word not in PARTS]
+    every = ON_A_GPU if "cuda" in options else [name for name in PARTS if name not in GPU_ALONE]
+    wanted = [word for word in words if word in PARTS] or every
     for name in wanted:
         title, bar, measured = PARTS[name]
         note, tables = measured(options)

@@ -6,13 +6,18 @@ python -m benchmarks attention --device cuda     FLUX.1's: 24 heads of 128, bflo
 
 from __future__ import annotations
 
+import functools
+import itertools
+import statistics
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from anyphoto_cli.model.isolated_attention import masked_attention, merged_attention, open_attention, split_attention
-from benchmarks.rounds import asked, interleaved, milliseconds, ratio
+from benchmarks import card
+from benchmarks.rounds import asked, attempted, interleaved, milliseconds, ratio, that_run
 
 LIMITS = (
     "the pairs that Eq. 19 keeps, over those of text and noise alone; forward at most 1.05 x it on a CPU, forward and "
@@ -47,6 +52,65 @@ def flex(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Callable[[]
     return lambda: compiled(q, k, v, block_mask=mask)
 
 
+def with_varlen(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], bias: Tensor | None = None) -> Tensor:
+    """The merged form with one call for all identities' own pairs; forward alone: varlen's backward pass ignores a
+    gradient through the log-sum-exp.
+    """
+    from torch.nn.attention.varlen import AuxRequest, varlen_attn
+
+    if len(lengths) <= 1:
+        return open_attention(q, k, v, lengths)
+    shared = q.shape[-2] - sum(lengths)
+    flash = torch.ops.aten._scaled_dot_product_flash_attention
+    out_shared = flash(q[..., :shared, :], k, v)[0]
+    by_shared, lse_by_shared = flash(q[..., shared:, :], k[..., :shared, :], v[..., :shared, :])[:2]
+    ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=q.device)
+    own = (x[0, :, shared:].transpose(0, 1) for x in (q, k, v))
+    by_own, lse_by_own = varlen_attn(*own, ends, ends, max(lengths), max(lengths), return_aux=AuxRequest(lse=True))
+    by_own, lse_by_own = by_own.transpose(0, 1)[None], lse_by_own[None]
+    lse = torch.logaddexp(lse_by_shared, lse_by_own)
+    out_own = by_shared * (lse_by_shared - lse).exp()[..., None] + by_own * (lse_by_own - lse).exp()[..., None]
+    return torch.cat([out_shared, out_own.to(q.dtype)], -2)
+
+
+def by(backend: str, form: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same with one of torch's attention kernels alone."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    def called(*given: object) -> Tensor:
+        with sdpa_kernel(getattr(SDPBackend, backend)):
+            return form(*given)
+
+    return called
+
+
+@functools.cache
+def mask_of(shared: int, lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Eq. 19's mask, made once: what a careful user of a dense mask would do."""
+    owner = torch.tensor([0] * shared + [i for i, n in enumerate(lengths, 1) for _ in range(n)], device=device)
+    return (owner[:, None] == 0) | (owner[None] == 0) | (owner[:, None] == owner[None])
+
+
+def with_kept_mask(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], bias: Tensor | None = None) -> Tensor:
+    """`masked_attention`, its mask made once."""
+    if bias is not None or len(lengths) <= 1:
+        return masked_attention(q, k, v, lengths, bias)
+    mask = mask_of(q.shape[-2] - sum(lengths), tuple(lengths), q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+ALONE = "text and noise alone"
+FORMS: dict[str, Callable[..., Tensor]] = {
+    "no mask (wrong)": open_attention, "dense mask": masked_attention, "split": split_attention,
+    "merged": merged_attention,
+}  # fmt: skip
+ON_A_GPU: dict[str, Callable[..., Tensor]] = {
+    "dense mask": with_kept_mask,
+    "split, flash": by("FLASH_ATTENTION", split_attention), "split, cuDNN": by("CUDNN_ATTENTION", split_attention),
+    "merged, varlen": with_varlen,
+}  # fmt: skip
+
+
 def rows_of(
     px: int, people: int, side: int, device: torch.device, rounds: int, backward: bool, text: int = TEXT
 ) -> dict[str, object]:  # fmt: skip
@@ -71,36 +135,59 @@ def rows_of(
 
         return once
 
-    cases = {
-        "text and noise alone": run(open_attention, shared, []), "no mask (wrong)": run(open_attention),
-        "dense mask": run(masked_attention), "split": run(split_attention), "merged": run(merged_attention),
-    }  # fmt: skip
-    flexed = not backward and people > 1 and text == TEXT
+    forms = FORMS | (ON_A_GPU if cuda else {})
+    if backward:
+        forms.pop("merged, varlen", None)
+    cases: dict[str, Callable[[], object]] = {ALONE: run(open_attention, shared, [])}
+    cases |= {name: run(form) for name, form in forms.items()}
+    flexed = not backward and people > 1 and text == TEXT and (not cuda or px == 1024 or (px, people) == (512, 4))
     if flexed:
         cases["FlexAttention"] = flex(q, k, v, lengths)
-    taken = interleaved(cases, rounds)
-    alone = "text and noise alone"
+    cases, refused = that_run(cases)
+    taken = interleaved(cases, rounds, 10 if cuda else 1)
     told: dict[str, object] = {
         "px": px, "faces": f"{people} x {side} px", "location tokens": sum(lengths),
         "pairs (limit)": round(kept_pairs(shared, lengths) / shared**2, 3),
     }  # fmt: skip
-    for name in ("no mask (wrong)", "dense mask", "split", "merged"):
-        told[name] = round(ratio(taken, name, alone), 3)
+    for name in forms:
+        told[name] = "refused" if name in refused else round(ratio(taken, name, ALONE), 3)
     if not backward and text == TEXT:
-        told["FlexAttention"] = round(ratio(taken, "FlexAttention", alone), 2) if flexed else "n/a"
-    best = min(("split", "merged"), key=lambda name: ratio(taken, name, alone))
+        told["FlexAttention"] = round(ratio(taken, "FlexAttention", ALONE), 2) if "FlexAttention" in taken else "n/a"
+    best = min((name for name in ("split", "merged") if name in taken), key=lambda name: ratio(taken, name, ALONE))
     told["best / dense mask"] = round(ratio(taken, best, "dense mask"), 3)
-    told["ms, text and noise alone"] = milliseconds(taken[alone])
+    told["ms, text and noise alone"] = milliseconds(taken[ALONE]) if not cuda else round(
+        statistics.median(taken[ALONE]) * 1000, 3
+    )  # fmt: skip
+    if cuda:
+        rate = 4 * heads * width * shared**2 * (3.5 if backward else 1) / statistics.median(taken[ALONE])
+        told["TFLOP/s there"] = round(rate / 1e12)
+    if cuda and not backward:
+        told |= errors_of(q, k, v, lengths, {name: form for name, form in forms.items() if name not in refused})
     return told
+
+
+def errors_of(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], forms: dict[str, Callable[..., Tensor]]
+) -> dict[str, object]:  # fmt: skip
+    """Largest distance of two exact forms from float32 under a dense mask, over its largest number."""
+    exact = masked_attention(q.float(), k.float(), v.float(), lengths)
+
+    def off(name: str) -> float:
+        return float((forms[name](q, k, v, lengths).float() - exact).abs().max() / exact.abs().max())
+
+    return {f"error, {name}": f"{off(name):.0e}" for name in ("dense mask", "split", "merged") if name in forms}
 
 
 def measure(arguments: list[str]) -> tuple[str, dict[str, list[dict[str, object]]]]:
     """(a note, tables by title)."""
     device, rounds = asked(arguments)
     cases = CASES + (MORE_ON_A_GPU if device.type == "cuda" else ())
-    tables = {
+    tables = {"The card": card.rows()} if device.type == "cuda" else {}
+    tables |= {
         f"{title}, over text and noise alone": [
-            rows_of(*case, device=device, rounds=rounds, backward=backward) for case in cases
+            row
+            for case in cases
+            for row in attempted(lambda case=case, backward=backward: [rows_of(*case, device, rounds, backward)])
         ]
         for title, backward in (("Forward", False), ("Forward and backward", True))
     }

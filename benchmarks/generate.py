@@ -2,13 +2,15 @@
 hoisting, batches, compiled blocks and first-block caching give.
 
 python -m benchmarks generate                    here: a small FLUX at 512 px, one block of real width, mini
-python -m benchmarks generate --device cuda      the first table at FLUX.1's size with random weights, 1024 px, bfloat16
+python -m benchmarks generate --device cuda      a step of FLUX.1's size with random weights, 1024 px, bfloat16
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from anyphoto_cli.model.hoisted_modulation import hoist_modulation
 from anyphoto_cli.model.location_lora import ADAPTER, lora_parameters, split_lora
 from anyphoto_cli.model.token_pruning import LocationTokens, grid_ids
 from anyphoto_cli.train.flops import forward_flops
-from benchmarks.rounds import asked, interleaved, milliseconds, ratio
+from benchmarks import card
+from benchmarks.rounds import asked, attempted, interleaved, milliseconds, ratio, that_run, wait
 from benchmarks.train import built, naive
 
 LIMITS = (
@@ -78,34 +81,50 @@ def as_naive(model: Any) -> Iterator[None]:
     model.attention = "auto"
 
 
-def step_rows(device: torch.device, rounds: int) -> Table:
-    """Stock, ours without and with people, naive; interleaved."""
-    cuda = device.type == "cuda"
-    side, text, rank = (1024, 512, 128) if cuda else (512, 512, 16)
+def a_pair(device: torch.device, side: int, rank: int) -> tuple[Any, Any]:
+    """(stock FLUX, ours with a trained-looking adapter)."""
     stock, ours = built(device, side, rank, plain=True).eval(), built(device, side, rank).eval()
     stock.delete_adapters(ADAPTER)
     for p in lora_parameters(ours).values():
         p.data = (torch.randn_like(p) * 0.02).to(ours.dtype)
-    groups = {n: [(s // 16) ** 2] * n for n, s in ((1, 384), (2, 256), (4, 192), (8, 128))} if cuda else {
-        n: [(s // 16) ** 2] * n for n, s in ((1, 192), (2, 128), (4, 96), (8, 64))
-    }  # fmt: skip
+    return stock, ours
+
+
+def groups_of(device: torch.device) -> tuple[int, dict[int, list[int]]]:
+    """(side of a picture, people -> location tokens of each): smaller faces in larger groups."""
+    sides = (
+        ((1, 384), (2, 256), (4, 192), (8, 128)) if device.type == "cuda" else ((1, 192), (2, 128), (4, 96), (8, 64))
+    )
+    return (1024 if device.type == "cuda" else 512), {n: [(s // 16) ** 2] * n for n, s in sides}
+
+
+def step_rows(device: torch.device, rounds: int, stock: Any, ours: Any) -> Table:
+    """Stock, ours without and with people, with rows made beforehand, naive; interleaved."""
+    side, groups = groups_of(device)
+    text, rank = 512, ours.method.lora_rank
     given = inputs_of(ours, side, text)
     located = {n: [tokens_of(lengths, side, device, ours.dtype)] for n, lengths in groups.items()}
+    told = [given["timestep"]], given["guidance"], given["pooled_projections"]
+    hoisted = {n: hoist_modulation(ours, *told, faces)[0] for n, faces in (located | {0: ()}).items()}
 
     @torch.no_grad()
-    def run(model: Any, faces: Any = None, plainly: bool = False) -> None:
-        more = {} if faces is None else {"faces": faces}
+    def run(model: Any, faces: Any = None, plainly: bool = False, rows: Any = None) -> None:
+        more = {} if faces is None else {"faces": faces, "hoisted": rows}
         if plainly:
             with as_naive(model):
                 model(**given, **more)
         else:
             model(**given, **more)
 
-    cases: dict[str, Callable[[], None]] = {STOCK: partial(run, stock), f"{OURS}, 0": partial(run, ours, ())}
+    cases: dict[str, Callable[[], None]] = {
+        STOCK: partial(run, stock), f"{OURS}, 0": partial(run, ours, ()),
+        "rows, 0": partial(run, ours, (), rows=hoisted[0]),
+    }  # fmt: skip
     for n, faces in located.items():
         cases[f"{OURS}, {n}"] = partial(run, ours, faces)
+        cases[f"rows, {n}"] = partial(run, ours, faces, rows=hoisted[n])
         cases[f"naive, {n}"] = partial(run, ours, faces, True)
-    taken = interleaved(cases, rounds)
+    taken = interleaved(cases, rounds, 2 if device.type == "cuda" else 1)
     rows: Table = []
     for n in (0, *groups):
         limit = ideal(ours, (side // 16) ** 2, text, groups.get(n, []), rank)
@@ -113,10 +132,71 @@ def step_rows(device: torch.device, rounds: int) -> Table:
         rows.append({
             "px": side, "faces": n, "location tokens": sum(groups.get(n, [])), "FLOP ideal": round(limit, 3),
             "ours / stock": round(measured, 3), "ours / ideal": round(measured / limit, 3),
+            "rows made before / stock": round(ratio(taken, f"rows, {n}", STOCK), 3),
             "naive / stock": round(ratio(taken, f"naive, {n}", STOCK), 3) if n else "n/a",
             "ms, stock": milliseconds(taken[STOCK]),
         })  # fmt: skip
     return rows
+
+
+def variant_rows(device: torch.device, rounds: int, stock: Any, ours: Any) -> Table:
+    """Four people, as `generate` renders them: which attention, which kernels of torch, a strength, and what the host
+    does beside the GPU.
+    """
+    side, groups = groups_of(device)
+    given = inputs_of(ours, side, 512)
+    plain = [tokens_of(groups[4], side, device, ours.dtype)]
+    strong = [replace(plain[0], strengths=(1.2, 1.0, 1.0, 0.8))]
+    told = [given["timestep"]], given["guidance"], given["pooled_projections"]
+    rows = hoist_modulation(ours, *told, plain)[0]
+
+    @torch.no_grad()
+    def run(model: Any, kernel: str = "auto", backend: str = "", **more: Any) -> None:
+        if kernel != "auto":
+            model.attention = kernel
+        with kernels_of(backend):
+            model(**given, **more)
+        if kernel != "auto":
+            model.attention = "auto"
+
+    ours_by = partial(run, ours, hoisted=rows)
+    cases, refused = that_run({
+        STOCK: partial(run, stock), f"{STOCK}, cuDNN": partial(run, stock, backend="CUDNN_ATTENTION"),
+        f"{STOCK}, flash": partial(run, stock, backend="FLASH_ATTENTION"),
+        "split": partial(ours_by, "split", faces=plain), "merged": partial(ours_by, "merged", faces=plain),
+        "dense mask": partial(ours_by, "masked", faces=plain),
+        "split, cuDNN": partial(ours_by, "split", "CUDNN_ATTENTION", faces=plain),
+        "split, flash": partial(ours_by, "split", "FLASH_ATTENTION", faces=plain),
+        "split, strengths": partial(ours_by, "split", faces=strong),
+        "split, strengths, cuDNN": partial(ours_by, "split", "CUDNN_ATTENTION", faces=strong),
+    })  # fmt: skip
+    host = {name: host_ms(case) for name, case in cases.items()}
+    taken = interleaved(cases, rounds, 2 if device.type == "cuda" else 1)
+    return [
+        {"4 people": name, "over stock": round(ratio(taken, name, STOCK), 3), "ms": milliseconds(taken[name]),
+         "ms until the host has launched it": host[name]}
+        for name in cases
+    ] + [{"4 people": name, "over stock": "refused", "ms": why, "ms until the host has launched it": ""}
+         for name, why in refused.items()]  # fmt: skip
+
+
+def kernels_of(backend: str) -> Any:
+    """torch's attention by one backend alone; "": as torch picks."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(getattr(SDPBackend, backend)) if backend else nullcontext()
+
+
+def host_ms(case: Callable[[], None]) -> float:
+    """Until the call comes back, the GPU idle before: where that is less than the step, launches cost nothing."""
+    taken = []
+    for _ in range(3):
+        wait()
+        began = time.perf_counter()
+        case()
+        taken.append(time.perf_counter() - began)
+    wait()
+    return milliseconds(taken)
 
 
 def branch_rows(rounds: int) -> Table:
@@ -298,10 +378,15 @@ def measure(arguments: list[str]) -> tuple[str, dict[str, Table]]:
     """(a note, tables by title)."""
     device, rounds = asked(arguments)
     if device.type == "cuda":
-        where = torch.cuda.get_device_name()
-        return f"; {where}, random weights.", {"One step": step_rows(device, rounds)}
+        stock, ours = a_pair(device, 1024, 128)
+        return f"; {torch.cuda.get_device_name()}, random weights; medians of {rounds} interleaved rounds.", {
+            "The card": card.rows(), "One step of FLUX.1": attempted(lambda: step_rows(device, rounds, stock, ours)),
+            "One step with four people of 192 px, rows made beforehand": attempted(
+                lambda: variant_rows(device, rounds, stock, ours)
+            ),
+        }  # fmt: skip
     tables = {
-        "One step of a small FLUX (width 384, 2 + 4 blocks)": step_rows(device, rounds),
+        "One step of a small FLUX (width 384, 2 + 4 blocks)": step_rows(device, rounds, *a_pair(device, 512, 16)),
         "Linear layers of one block of FLUX.1's width": branch_rows(max(rounds // 2, 3)),
         "Whole pictures": picture_rows(rounds),
         "First-block cache (inexact, off by default)": cache_rows(rounds),

@@ -6,11 +6,13 @@ python -m benchmarks train --device cuda         FLUX.1's size with random weigh
 
 from __future__ import annotations
 
+import gc
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyphoto_cli.config.method import MethodConfig
-from anyphoto_cli.config.train import LossConfig
+from anyphoto_cli.config.train import LossConfig, TrainConfig
 from anyphoto_cli.model.location_lora import ADAPTER, _delta, location_lora_config
 from anyphoto_cli.model.transformer import AnyPhotoTransformer
 from anyphoto_cli.train.ahead import encoded
@@ -30,7 +32,11 @@ from anyphoto_cli.train.examples import Example
 from anyphoto_cli.train.flops import peak_flops, step_flops
 from anyphoto_cli.train.frozen import Parts, encode_batch
 from anyphoto_cli.train.objective import objective
-from benchmarks.rounds import asked
+from anyphoto_cli.train.sections import Sections
+from benchmarks import card
+from benchmarks.attention import with_kept_mask
+from benchmarks.iresnet import random_recogniser
+from benchmarks.rounds import asked, attempted, interleaved, ratio, that_run
 
 LIMITS = (
     "at least 1.25 x a naive AnyPhoto (dense mask, LoRA computed for all tokens, whole picture decoded) with the same "
@@ -127,32 +133,43 @@ def lora_on_all_tokens(layer: nn.Module, x: Tensor, tail: int) -> Tensor:
 
 @contextmanager
 def naive() -> Iterator[None]:
-    """For the time of a step."""
+    """For the time of a step. The dense mask is made once."""
     from anyphoto_cli.model import blocks, identity_modulation, transformer
+    from anyphoto_cli.model.isolated_attention import KERNELS
 
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(KERNELS, masked=with_kept_mask))
         for module in (blocks, identity_modulation, transformer):
             stack.enter_context(mock.patch.object(module, "split_lora", lora_on_all_tokens))
         yield
 
 
-def steps(device: torch.device, side: int, faces: int, rank: int) -> dict[str, tuple[Any, Step, Any]]:
-    """Name -> (model, a step's loss, what to hold around it)."""
+def recogniser_of(device: torch.device) -> nn.Module:
+    """iresnet100's size on a GPU, mini's elsewhere."""
     from anyphoto_cli.faces.recogniser_torch import load_recogniser
     from anyphoto_cli.mini.shipped import face_pack_folder
 
-    ours = built(device, side, rank)
-    vae, text = random_vae(device), Text(device, 512, ours.config.joint_attention_dim)
-    recogniser = load_recogniser(face_pack_folder() / "w_mini.onnx").to(device)
-    dtype = ours.dtype
-    parts = Parts(ours, vae, text, recogniser, device, dtype)
+    if device.type == "cuda":
+        return random_recogniser(device)
+    return load_recogniser(face_pack_folder() / "w_mini.onnx").to(device)
+
+
+def parts_of(model: Any, device: torch.device) -> Parts:
+    """A model with the frozen ones around it. As `train` has it without gradient checkpointing, the face windows'
+    decoding is kept for the backward pass.
+    """
+    text = Text(device, 512, model.config.joint_attention_dim)
+    return Parts(model, random_vae(device), text, recogniser_of(device), device, model.dtype, recompute=False)
+
+
+def steps(parts: Parts, plain: Any, side: int, faces: int) -> dict[str, tuple[Any, Step, Any]]:
+    """Name -> (model, a step's loss, what to hold around it)."""
+    ours, vae, text, device, dtype = parts.transformer, parts.vae, parts.encode_text, parts.device, parts.dtype
     example = random_example(side, faces, np.random.default_rng(0))
 
     def loss(decode: str) -> Step:
         config = LossConfig(face_decode=decode)
         return lambda: objective([example], parts, config, ours.method, seed=0, step=0, rank=0).loss
-
-    plain = built(device, side, rank, plain=True)
 
     def plain_loss() -> Tensor:
         from anyphoto_cli.model.token_pruning import grid_ids
@@ -225,14 +242,16 @@ def run_step(name: str, model: Any, loss: Step, around: Any, device: torch.devic
     return taken, bytes_ / 1e9
 
 
-def step_rows(device: torch.device, side: int, faces: int, rank: int, rounds: int) -> list[dict[str, object]]:
+def step_rows(parts: Parts, plain: Any, side: int, faces: int, rounds: int) -> list[dict[str, object]]:
     """Interleaved rounds, the first dropped."""
-    cases = steps(device, side, faces, rank)
+    device, cases = parts.device, steps(parts, plain, side, faces)
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     memory: dict[str, float] = {}
     for round_ in range(rounds + 1):
         for name, (model, loss, around) in cases.items():
             taken, memory[name] = run_step(name, model, loss, around, device)
+            # Of the two transformers one is at work.
+            memory[name] -= weights_gb(parts.transformer if model is plain else plain) if device.type == "cuda" else 0.0
             if round_:
                 seconds[name].append(taken)
     model = cases["ours"][0]
@@ -250,6 +269,67 @@ def step_rows(device: torch.device, side: int, faces: int, rank: int, rounds: in
             "GB" if device.type == "cuda" else "GB saved for the backward pass": round(memory[name], 2),
         })  # fmt: skip
     return rows
+
+
+def weights_gb(model: Any) -> float:
+    return float(sum(p.numel() * p.element_size() for p in model.parameters()) / 1e9)
+
+
+def whole_step_rows(parts: Parts, rounds: int, label: str = "eager") -> list[dict[str, object]]:
+    """A step as `train` takes it, with clipping and the optimiser: time, where it goes, memory; by size and batch."""
+    from anyphoto_cli.train.optimiser import Optimiser, trained_parameters
+
+    device, cuda = parts.device, parts.device.type == "cuda"
+    told = {"model": "mini", "output_dir": "x", "max_train_steps": 100, "learning_rate": 1e-12, "data": {"shards": "x"}}
+    optimiser = Optimiser(trained_parameters(parts.transformer), TrainConfig.model_validate(told))
+    rate, rows = (card.matrix_rate() if cuda else None), []
+    for side, faces, batch in ((512, 2, 1), (512, 2, 4), (512, 4, 1), (1024, 2, 1), (1024, 4, 1)) if cuda else (
+        (512, 2, 1),
+    ):  # fmt: skip
+        examples = [random_example(side, faces, np.random.default_rng(k)) for k in range(batch)]
+        told_by = {weight: partial(whole_step, examples, parts, optimiser, weight) for weight in (0.1, 0.0)}
+        if cuda:
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        _, refused = that_run({"with": partial(told_by[0.1], Sections(device))})
+        if refused:
+            rows.append({"how": label, "px": side, "faces": faces, "batch": batch, "seconds": refused["with"]})
+            continue
+        peak = torch.cuda.max_memory_allocated() / 1e9 if cuda else float("nan")
+        sections = Sections(device)
+        taken = interleaved(
+            {"with": partial(told_by[0.1], sections), "without": partial(told_by[0.0], Sections(device))}, rounds
+        )
+        middle = statistics.median(taken["with"])
+        counts = examples[0].masks.reshape(faces, -1).sum(1).tolist()
+        useful = batch * step_flops(parts.transformer, (side // 16) ** 2, 512, counts)
+        parts_ = sections.take()
+        whole = sum(parts_.values())
+        by_sheet = peak_flops(device)
+        rows.append({
+            "how": label, "px": side, "faces": faces, "batch": batch, "seconds": round(middle, 4),
+            "samples/s": round(batch / middle, 2), "MFU": f"{useful / middle / by_sheet:.0%}" if by_sheet else "n/a",
+            "of the measured matrix rate": f"{useful / middle / rate:.0%}" if rate else "n/a",
+            **{f"{name}, of it": f"{share / whole:.0%}" for name, share in parts_.items() if name != "data"},
+            "identity loss, of the step": f"{1 - ratio(taken, 'without', 'with'):.1%}",
+            "GB at most": round(peak, 1),
+        })  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows
+
+
+def whole_step(examples: Sequence[Example], parts: Parts, optimiser: Any, weight: float, sections: Sections) -> None:
+    """Encode, forward, identity loss, backward, clip, update."""
+    config = LossConfig(face_weight=weight)
+    terms = objective(
+        examples, parts, config, parts.transformer.method, seed=0, step=0, rank=0, sections=sections
+    )  # fmt: skip
+    with sections.of("backward"):
+        terms.loss.backward()
+    with sections.of("update"):
+        optimiser.clip()
+        optimiser.step(0)
 
 
 def loader_rows(seconds: float = 6.0) -> list[dict[str, object]]:
@@ -308,10 +388,31 @@ def measure(arguments: list[str]) -> tuple[str, dict[str, list[dict[str, object]
     device, rounds = asked(arguments)
     cuda = device.type == "cuda"
     side, rank = 512, 128 if cuda else 16
-    tables = {
-        f"One step, {faces} faces": step_rows(device, side, faces, rank, rounds) for faces in (2, 4)
-    }  # fmt: skip
+    where = torch.cuda.get_device_name() if cuda else "one thread"
+    note = f"; medians of {rounds} interleaved rounds, {where}, random weights."
+    parts = parts_of(built(device, side, rank), device)
+    tables: dict[str, list[dict[str, object]]] = {"The card": card.rows()} if cuda else {}
+    if cuda:
+        tables["Whole steps, nothing checkpointed, without T5 and CLIP"] = attempted(
+            lambda: whole_step_rows(parts, rounds)
+        )
+    plain = built(device, side, rank, plain=True)
+    for faces in (2, 4):
+        tables[f"One step without the optimiser, {faces} faces"] = attempted(
+            partial(step_rows, parts, plain, side, faces, rounds)
+        )
     if not cuda:
         tables["The loader"] = loader_rows()
-    where = torch.cuda.get_device_name() if cuda else "one thread"
-    return f"; medians of {rounds} interleaved rounds, {where}, random weights.", tables
+    return note, tables
+
+
+def measure_compiled(arguments: list[str]) -> tuple[str, dict[str, list[dict[str, object]]]]:
+    """The whole steps again, with compiled blocks."""
+    device, rounds = asked(arguments)
+    parts = parts_of(built(device, 512, 128 if device.type == "cuda" else 16), device)
+    parts.transformer.compile_blocks()
+    began = time.perf_counter()
+    rows = attempted(lambda: whole_step_rows(parts, rounds, "compiled blocks"))
+    where = torch.cuda.get_device_name() if device.type == "cuda" else "one thread"
+    spent = f"all in {time.perf_counter() - began:.0f} s, compiling included"
+    return f"; medians of {rounds} rounds, {where}, random weights; {spent}.", {"Whole steps": rows}

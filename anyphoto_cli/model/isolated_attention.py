@@ -9,12 +9,14 @@ exponential of each logit is multiplied by its strength, as OminiControl's condi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anyphoto_cli.model.flash_kernels import cuda_kernels
 from anyphoto_cli.model.merged_attention import merged_attention
 from anyphoto_cli.model.token_pruning import Spans
 
@@ -32,18 +34,26 @@ def masked_attention(
     if bias is None and len(lengths) <= 1:
         return F.scaled_dot_product_attention(q, k, v)  # one identity has nobody to be kept from
     n_global = q.shape[-2] - sum(lengths)
-    owner = torch.tensor([0] * n_global + [i for i, n in enumerate(lengths, 1) for _ in range(n)], device=q.device)
+    mask = isolation_mask(n_global, tuple(lengths), q.device, q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask if bias is None else _biased(mask, bias, n_global))
+
+
+@functools.lru_cache(maxsize=2)
+def isolation_mask(n_global: int, lengths: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """M of Eq. 19, [S, S]: 0 where a token may look, -inf elsewhere. Kept: the blocks of a model ask for one and the
+    same. Rows lie 16 bytes apart, as torch's masked kernels want them.
+    """
+    owner = torch.tensor([0] * n_global + [i for i, n in enumerate(lengths, 1) for _ in range(n)], device=device)
     i, j = owner[:, None], owner[None, :]
-    allowed = (i == 0) | (j == 0) | (i == j)  # M_ij = 0 where True, -inf elsewhere
-    if bias is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=_biased(allowed, bias, n_global))
+    allowed = (i == 0) | (j == 0) | (i == j)
+    total = len(owner)
+    mask = torch.zeros(total, -(-total // 8) * 8, dtype=dtype, device=device)[:, :total]
+    return mask.masked_fill_(~allowed, float("-inf"))
 
 
-def _biased(allowed: Tensor, bias: Tensor, n_global: int) -> Tensor:
-    """[queries, keys] of bool -> the same in logits, [batch, 1, queries, keys], with `bias` in the global rows."""
-    closed = torch.zeros(allowed.shape, dtype=bias.dtype, device=bias.device).masked_fill_(~allowed, float("-inf"))
-    rows = closed.expand(len(bias), 1, -1, -1).clone()
+def _biased(mask: Tensor, bias: Tensor, n_global: int) -> Tensor:
+    """[queries, keys] logits to add -> [batch, 1, queries, keys], with `bias` in the global rows."""
+    rows = mask.expand(len(bias), 1, -1, -1).clone()
     rows[:, :, :n_global] += bias
     return rows
 
@@ -72,8 +82,10 @@ def split_attention(
 def merged_or_split(
     q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], bias: Tensor | None = None
 ) -> Tensor:  # fmt: skip
-    """The merged form, whose kernels take no bias; the split one where there is one."""
-    return merged_attention(q, k, v, lengths) if bias is None else split_attention(q, k, v, lengths, bias)
+    """The merged form; the split one where a bias would want a gradient, which the merged one has not."""
+    if bias is not None and torch.is_grad_enabled():
+        return split_attention(q, k, v, lengths, bias)
+    return merged_attention(q, k, v, lengths, bias)
 
 
 def open_attention(
@@ -82,7 +94,7 @@ def open_attention(
     """Everything sees everything: what Eq. 19 is compared with. Source: Table A, "all visible"."""
     if bias is None:
         return F.scaled_dot_product_attention(q, k, v)
-    everything = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
+    everything = torch.zeros(q.shape[-2], k.shape[-2], dtype=bias.dtype, device=q.device)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=_biased(everything, bias, q.shape[-2] - sum(lengths)))
 
 
@@ -95,20 +107,22 @@ KERNELS: dict[str, Kernel] = {
 }
 
 
-MERGE_FROM = 512
-"""Tokens from which the merged form is the fastest on a CPU; below, its many small calls cost more than the mask
-(docs/performance/attention.md).
+MERGE_FROM = {"cpu": 512, "cuda": 2560}
+"""Tokens from which the merged form is the fastest; below, its many small calls cost more than the mask
+(docs/performance/attention.md, attention_gpu.md).
 """
 
 
-def choose_kernel(name: str, device: torch.device, tokens: int) -> str:
-    """Resolve "auto" for so many tokens a sample: split on CUDA, where a mask costs the flash kernels; on a CPU masked
-    for few tokens and merged for many; elsewhere masked. The fastest exact form as far as it was measured.
+def choose_kernel(name: str, device: torch.device, tokens: int, dtype: torch.dtype, head_dim: int) -> str:
+    """Resolve "auto" for so many tokens a sample: masked for few and merged for many, the fastest exact form as far as
+    it was measured; on CUDA split where its flash kernels do not merge (float32); elsewhere masked.
     """
     if name == "auto":
-        if device.type == "cpu":
-            return "merged" if tokens >= MERGE_FROM else "masked"
-        return "split" if device.type == "cuda" else "masked"
+        if tokens < MERGE_FROM.get(device.type, tokens + 1):
+            return "masked"
+        if device.type == "cuda" and cuda_kernels(device, dtype, head_dim) is None:
+            return "split"
+        return "merged"
     if name not in ATTENTIONS:
         raise ValueError(f"attention must be one of auto, {', '.join(ATTENTIONS)}; got {name!r}")
     return name

@@ -95,10 +95,12 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def open_pipeline(
-    folder: Path, cls: Any, device: torch.device, dtype: torch.dtype, mode: str, without: Sequence[str] = ()
-) -> Any:
+    folder: Path, cls: Any, device: torch.device, dtype: torch.dtype, mode: str, without: Sequence[str] = (),
+    offload: bool = True,
+) -> Any:  # fmt: skip
     """`cls.from_pretrained(folder)` in one of the memory modes, ready to call; without: components that are not loaded.
 
+    offload: False where the weights must stay on the device between the forward and the backward pass: training.
     Raises EnvironmentFault when bitsandbytes is missing for nf4, or memory does not suffice; InputError for a folder
     that cannot be opened.
     """
@@ -111,7 +113,7 @@ def open_pipeline(
         raise InputError(f"cannot be opened as a diffusers model ({line})", file=folder, field="--model") from error
     if mode == "fp8" and pipeline.transformer is not None:
         pipeline.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
-    place(pipeline, device, mode)
+    place(pipeline, device, mode if offload else "full")
     if mode != "full" and device.type != "cpu":
         pipeline.tiled_above = MEGAPIXEL  # of ours; others do not ask
     return pipeline

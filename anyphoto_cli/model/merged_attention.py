@@ -18,91 +18,93 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Part = tuple[Tensor, Tensor, Tensor]
-_ATEN = torch.ops.aten
+from anyphoto_cli.model.flash_kernels import Kernels, kernels_of
 
 
-def merged_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Eq. 19 in 2 + N unmasked flash calls; for one identity or none, one dense call.
+def merged_attention(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], bias: Tensor | None = None
+) -> Tensor:  # fmt: skip
+    """Eq. 19 in unmasked flash calls: 2 + 1 on CUDA, 2 + N elsewhere; for one identity or none, one dense call.
 
-    q, k, v, lengths, returns: as in `masked_attention`. On CUDA: float16 or bfloat16, and a head_dim that flash takes
-    (FLUX's 128 is one).
+    q, k, v, lengths, bias, returns: as in `masked_attention`. A bias makes the call of the global queries a masked one,
+    and has no gradient here. On CUDA: float16 or bfloat16, and a head_dim that flash takes (FLUX's 128 is one).
     """
     if len(lengths) <= 1:
-        return F.scaled_dot_product_attention(q, k, v)
-    return cast(Tensor, _Merged.apply(q, k, v, tuple(lengths)))
+        return F.scaled_dot_product_attention(q, k, v) if bias is None else _biased(q, k, v, tuple(lengths), bias)
+    if bias is None:
+        return cast(Tensor, _Merged.apply(q, k, v, tuple(lengths)))
+    return _biased(q, k, v, tuple(lengths), bias)
+
+
+def _biased(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], bias: Tensor) -> Tensor:
+    shared = q.shape[-2] - sum(lengths)
+    out = F.scaled_dot_product_attention(q[..., :shared, :], k, v, attn_mask=bias)
+    if not lengths:
+        return out
+    if len(lengths) == 1:  # one identity sees everything
+        return torch.cat([out, F.scaled_dot_product_attention(q[..., shared:, :], k, v)], -2)
+    own, _ = _located(kernels_of(q), q, k, v, shared, lengths)
+    return torch.cat([out, own], -2)
+
+
+def join(
+    kernels: Kernels, q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(Eq. 19's output, the log-sum-exp of its rows [b, heads, S]). q, k, v: [b, heads, S, head_dim]."""
+    shared = q.shape[-2] - sum(lengths)
+    out, lse = kernels.attend(q[..., :shared, :], k, v)
+    own, lse_own = _located(kernels, q, k, v, shared, lengths)
+    return torch.cat([out, own], -2), torch.cat([lse, lse_own], -1)
+
+
+def _located(
+    kernels: Kernels, q: Tensor, k: Tensor, v: Tensor, shared: int, lengths: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The same of the location tokens alone."""
+    located = q[..., shared:, :]
+    by_shared, lse_by_shared = kernels.attend(located, k[..., :shared, :], v[..., :shared, :])
+    by_own, lse_by_own = kernels.attend_each(located, k[..., shared:, :], v[..., shared:, :], lengths)
+    # In float32: half precision would round the parts once more than one kernel does.
+    share = torch.sigmoid(lse_by_own - lse_by_shared)[..., None]
+    wide = torch.promote_types(by_own.dtype, share.dtype)
+    own = torch.lerp(by_shared.to(wide), by_own.to(wide), share.to(wide)).to(by_own.dtype)
+    return own, torch.logaddexp(lse_by_shared, lse_by_own)
+
+
+def unjoin(
+    kernels: Kernels, grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, lengths: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of q, k, v. out, lse: what `join` gave."""
+    shared = q.shape[-2] - sum(lengths)
+    rest, own = slice(0, shared), slice(shared, None)
+
+    def cut(x: Tensor, where: slice) -> Tensor:
+        return x[..., where, :]
+
+    dq_shared, dk, dv = kernels.gradients(cut(grad, rest), (cut(q, rest), k, v), cut(out, rest), lse[..., rest])
+    dq_own, dk_shared, dv_shared = kernels.gradients(
+        cut(grad, own), (cut(q, own), cut(k, rest), cut(v, rest)), cut(out, own), lse[..., own]
+    )
+    dq_each, dk_each, dv_each = kernels.gradients_each(
+        cut(grad, own), (cut(q, own), cut(k, own), cut(v, own)), cut(out, own), lse[..., own], lengths
+    )
+    for whole, of_shared, of_each in ((dk, dk_shared, dk_each), (dv, dv_shared, dv_each)):
+        cut(whole, rest).add_(of_shared)
+        cut(whole, own).add_(of_each)
+    return torch.cat([dq_shared, dq_own + dq_each], -2), dk, dv
 
 
 class _Merged(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...]) -> Tensor:
         """[b, heads, S, head_dim] each -> the same."""
-        shared = q.shape[-2] - sum(lengths)
-        out_shared, lse_shared = _flash(q[..., :shared, :], k, v)
-        by_shared, lse_by_shared = _flash(q[..., shared:, :], k[..., :shared, :], v[..., :shared, :])
-        by_own, lse_by_own = _each(_own(q, shared, lengths), _own(k, shared, lengths), _own(v, shared, lengths))
-        # In float32: half precision would round the parts once more than one kernel does.
-        lse_own = torch.logaddexp(lse_by_shared, lse_by_own)
-        out_own = by_shared * (lse_by_shared - lse_own).exp()[..., None]
-        out_own += by_own * (lse_by_own - lse_own).exp()[..., None]
-        out = torch.cat([out_shared, out_own.to(out_shared.dtype)], -2)
-        ctx.save_for_backward(q, k, v, out, torch.cat([lse_shared, lse_own], -1))
-        ctx.lengths = lengths
+        ctx.kernels, ctx.lengths = kernels_of(q), lengths
+        out, lse = join(ctx.kernels, q, k, v, lengths)
+        ctx.save_for_backward(q, k, v, out, lse)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Gradients of q, k, v."""
         q, k, v, out, lse = ctx.saved_tensors
-        [grad], lengths = grads, ctx.lengths
-        shared = q.shape[-2] - sum(lengths)
-        dq_shared, dk, dv = _flash_backward(
-            grad[..., :shared, :], (q[..., :shared, :], k, v), out[..., :shared, :], lse[..., :shared]
-        )
-        dq_own, dk_shared, dv_shared = _flash_backward(
-            grad[..., shared:, :], (q[..., shared:, :], k[..., :shared, :], v[..., :shared, :]),
-            out[..., shared:, :], lse[..., shared:],
-        )  # fmt: skip
-        dk[..., :shared, :] += dk_shared
-        dv[..., :shared, :] += dv_shared
-        first = shared
-        for length in lengths:
-            own = slice(first, first + length)
-            dq_i, dk_i, dv_i = _flash_backward(
-                grad[..., own, :], (q[..., own, :], k[..., own, :], v[..., own, :]), out[..., own, :], lse[..., own]
-            )
-            dq_own[..., own.start - shared : own.stop - shared, :] += dq_i
-            dk[..., own, :] += dk_i
-            dv[..., own, :] += dv_i
-            first += length
-        return torch.cat([dq_shared, dq_own], -2), dk, dv, None
-
-
-def _own(x: Tensor, shared: int, lengths: Sequence[int]) -> tuple[Tensor, ...]:
-    return tuple(x[..., shared:, :].split(list(lengths), -2))
-
-
-def _each(q: Sequence[Tensor], k: Sequence[Tensor], v: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    parts = [_flash(*part) for part in zip(q, k, v, strict=True)]
-    return torch.cat([out for out, _ in parts], -2), torch.cat([lse for _, lse in parts], -1)
-
-
-def _flash(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """(softmax(q k') v, log-sum-exp of its rows [b, heads, S] in float32 or wider). Neither may be empty."""
-    if q.device.type == "cpu":
-        out, lse = _ATEN._scaled_dot_product_flash_attention_for_cpu(q, k, v)
-    else:
-        out, lse = _ATEN._scaled_dot_product_flash_attention(q, k, v)[:2]
-    return out, lse
-
-
-def _flash_backward(grad: Tensor, part: Part, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of one part's q, k, v, with `out` and `lse` of the whole softmax."""
-    if grad.device.type == "cpu":
-        return cast(Part, _ATEN._scaled_dot_product_flash_attention_for_cpu_backward(grad, *part, out, lse, 0.0, False))
-    # Without dropout nothing is drawn: the random state is never read.
-    unused = torch.empty(2, dtype=torch.uint64, device=grad.device), torch.empty((), dtype=torch.uint64)
-    longest = part[0].shape[-2], part[1].shape[-2]
-    backward = _ATEN._scaled_dot_product_flash_attention_backward
-    grads: Part = backward(grad, *part, out, lse.contiguous(), None, None, *longest, 0.0, False, *unused)[:3]
-    return grads
+        return *unjoin(ctx.kernels, grads[0], q, k, v, out, lse, ctx.lengths), None

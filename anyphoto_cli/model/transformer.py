@@ -153,7 +153,10 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
             raise ValueError(f"not supported beside location tokens: {', '.join(joint_attention_kwargs)}")
         batch, noise = hidden_states.shape[:2]
         longest = encoder_hidden_states.shape[1] + noise + max((len(face.tokens) for face in faces), default=0)
-        kernel = choose_kernel(self.attention, hidden_states.device, longest) if self.method.isolation else OPEN
+        kernel = OPEN
+        if self.method.isolation:
+            asked = hidden_states.device, longest, hidden_states.dtype, self.config.attention_head_dim
+            kernel = choose_kernel(self.attention, *asked)
         spans = Spans.of(batch, encoder_hidden_states.shape[1], noise, faces, kernel)
         if self.compiled_blocks:
             spans = spans.indexed(hidden_states.device)

@@ -67,18 +67,20 @@ def face_loss(
     recompute: decode again in the backward pass instead of keeping what lies between. 0 where no face is valid.
     """
     height, width = clean.shape[2] * DOWN, clean.shape[3] * DOWN
-    per_sample, cosines = [], []
-    for latents, group in zip(clean, faces, strict=True):
-        valid = [face for face in group if face.shows_somebody(width, height)]
-        if valid:
-            crops = torch.cat(_crops(latents[None], valid, vae, margin, recompute))
-            wanted = torch.stack([face.embedding for face in valid]).to(crops.device)
-            found = (recogniser(crops.float()) * F.normalize(wanted.float(), dim=1)).sum(1)
-            per_sample.append((1 - found).mean())
-            cosines.append(found.detach())
-    if not per_sample:
+    groups = [[face for face in group if face.shows_somebody(width, height)] for group in faces]
+    crops = [
+        crop
+        for latents, valid in zip(clean, groups, strict=True)
+        if valid
+        for crop in _crops(latents[None], valid, vae, margin, recompute)
+    ]
+    if not crops:
         return FaceLoss(clean.sum() * 0.0, clean.new_zeros(0))
-    return FaceLoss(torch.stack(per_sample).mean(), torch.cat(cosines))
+    # All faces of the batch at once: a small network would keep a large card waiting for its calls.
+    wanted = torch.stack([face.embedding for valid in groups for face in valid]).to(clean.device)
+    found = (recogniser(torch.cat(crops).float()) * F.normalize(wanted.float(), dim=1)).sum(1)
+    per_sample = [(1 - part).mean() for part in found.split([len(valid) for valid in groups]) if len(part)]
+    return FaceLoss(torch.stack(per_sample).mean(), found.detach())
 
 
 def _crops(latents: Tensor, faces: Sequence[FaceTarget], vae: Any, margin: int | None, recompute: bool) -> list[Tensor]:

@@ -68,7 +68,7 @@ def open_models(config: TrainConfig, ranks: Ranks, text: CachedText | None = Non
     pack = open_faces(config.face_pack or base.face_pack, device.type)
     pipeline = memory.open_pipeline(
         folder, bases.pipeline_class(folder), torch.device("cpu") if sharded else device, dtype, config.base_storage,
-        without=TEXT if text is not None else (),
+        without=TEXT if text is not None else (), offload=False,
     )  # fmt: skip
     for model in pipeline.components.values():
         if isinstance(model, nn.Module):

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import grad
 
+from anyphoto_cli.model import flash_kernels
+from anyphoto_cli.model.flash_kernels import Cudnn, Flash, FlashAtOnce, joins
 from anyphoto_cli.model.isolated_attention import (
     KERNELS,
     MERGE_FROM,
@@ -14,6 +16,7 @@ from anyphoto_cli.model.isolated_attention import (
     merged_attention,
     split_attention,
 )
+from anyphoto_cli.model.merged_attention import join, unjoin
 
 FAST = [split_attention, merged_attention]
 
@@ -78,26 +81,29 @@ def test_changing_one_identity_leaves_the_other_bit_equal_and_moves_the_globals(
 
 
 def test_kernel_follows_device_and_size():
-    assert choose_kernel("auto", torch.device("cuda"), 4608) == "split"
-    assert choose_kernel("auto", torch.device("cpu"), MERGE_FROM - 1) == "masked"
-    assert choose_kernel("auto", torch.device("cpu"), MERGE_FROM) == "merged"
-    assert choose_kernel("auto", torch.device("mps"), 4608) == "masked"
-    assert choose_kernel("masked", torch.device("cuda"), 4608) == "masked"
+    half, single = (torch.bfloat16, 128), (torch.float32, 128)
+    assert choose_kernel("auto", torch.device("cpu"), MERGE_FROM["cpu"] - 1, *single) == "masked"
+    assert choose_kernel("auto", torch.device("cpu"), MERGE_FROM["cpu"], *single) == "merged"
+    assert choose_kernel("auto", torch.device("mps"), 4608, *half) == "masked"
+    assert choose_kernel("auto", torch.device("cuda"), MERGE_FROM["cuda"] - 1, *half) == "masked"
+    assert choose_kernel("auto", torch.device("cuda"), 4608, *single) == "split"  # flash kernels take halves alone
+    assert choose_kernel("masked", torch.device("cuda"), 4608, *half) == "masked"
     with pytest.raises(ValueError, match="auto, masked, split, merged; got 'open'"):
-        choose_kernel("open", torch.device("cpu"), 10)
+        choose_kernel("open", torch.device("cpu"), 10, *single)
     assert set(KERNELS) == {"masked", "split", "merged", "open"}
 
 
+@pytest.mark.parametrize("kernels", [Flash(), FlashAtOnce(), Cudnn()], ids=lambda kernels: type(kernels).__name__)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_form_for_gpus_has_the_calls_and_shapes_that_torch_wants(dtype):
-    """On the meta device the merged form takes its CUDA branch: signatures and shapes of torch's own flash kernels,
-    forward and backward. That the numbers are right only a GPU can show.
+def test_the_forms_for_gpus_have_the_calls_and_shapes_that_torch_wants(kernels, dtype):
+    """On the meta device: signatures and shapes of torch's own kernels, forward and backward. That the numbers are
+    right only a GPU can show, and `joins` sees there.
     """
-    lengths, shape = [16, 3], (2, 3, 40 + 19, 64)
-    q, k, v = (torch.empty(shape, device="meta", dtype=dtype, requires_grad=True) for _ in range(3))
-    out = merged_attention(q, k, v, lengths)
-    assert out.shape == shape and out.dtype == dtype
-    for gradient in grad(out.sum(), (q, k, v)):
+    lengths, shape = (16, 3), (2, 3, 40 + 19, 64)
+    q, k, v, w = (torch.empty(shape, device="meta", dtype=dtype) for _ in range(4))
+    out, lse = join(kernels, q, k, v, lengths)
+    assert out.shape == shape and out.dtype == dtype and lse.shape == shape[:3] and lse.dtype == torch.float32
+    for gradient in unjoin(kernels, w, q, k, v, out, lse, lengths):
         assert gradient.shape == shape and gradient.dtype == dtype
 
 
@@ -120,3 +126,88 @@ def test_strengths_multiply_what_the_picture_sees_of_a_face(name, lengths, stren
     torch.testing.assert_close(got[..., n_global:, :], plain[..., n_global:, :], rtol=0, atol=1e-14)
     torch.testing.assert_close(got[1], plain[1], rtol=0, atol=1e-14)
     assert (got[0] - plain[0]).abs().max() > 1e-3
+
+
+class Cuda:
+    """What torch's CUDA kernels compute, in plain torch, with their shapes: [.., 1] and [heads, total] log-sum-exps."""
+
+    def _scaled_dot_product_flash_attention(self, q, k, v):
+        logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        return logits.softmax(-1) @ v, logits.logsumexp(-1)
+
+    def _scaled_dot_product_flash_attention_backward(self, grad, q, k, v, out, lse, *_):
+        p = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5 - lse[..., None]).exp()
+        d = p * (grad @ v.transpose(-1, -2) - (grad * out).sum(-1, keepdim=True)) / q.shape[-1] ** 0.5
+        return d @ k, d.transpose(-1, -2) @ q, p.transpose(-1, -2) @ grad
+
+    def _scaled_dot_product_cudnn_attention(self, q, k, v, bias, lse):
+        assert bias is None and lse
+        out, rows = self._scaled_dot_product_flash_attention(q, k, v)
+        return out, rows[..., None]
+
+    def _scaled_dot_product_cudnn_attention_backward(self, grad, q, k, v, out, lse, *_):
+        return self._scaled_dot_product_flash_attention_backward(grad, q, k, v, out, lse[..., 0])
+
+    def _each(self, form, ends, rows, lse=()):
+        pieces = []
+        for first, last in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+            cut = [x[first:last].transpose(0, 1) for x in rows]
+            pieces.append(form(*cut, *(row[:, first:last] for row in lse)))
+        return zip(*pieces, strict=True)
+
+    def _flash_attention_forward(self, q, k, v, ends, ends_k, longest, longest_k, *_):
+        assert ends is ends_k and longest == longest_k == int(ends.diff().max())
+        outs, rows = self._each(self._scaled_dot_product_flash_attention, ends, (q, k, v))
+        return torch.cat([out.transpose(0, 1) for out in outs]), torch.cat(rows, -1)
+
+    def _flash_attention_backward(self, grad, q, k, v, out, lse, ends, *_):
+        found = self._each(self._scaled_dot_product_flash_attention_backward, ends, (grad, q, k, v, out), (lse,))
+        return tuple(torch.cat([piece.transpose(0, 1) for piece in pieces]) for pieces in found)
+
+
+@pytest.mark.parametrize("kernels", [Flash(), FlashAtOnce(), Cudnn()], ids=lambda kernels: type(kernels).__name__)
+@pytest.mark.parametrize("lengths", [(7, 7), (3, 5), (1, 9, 4, 2)])
+def test_the_gpu_s_calls_are_joined_as_the_cpu_s_are(monkeypatch, kernels, lengths):
+    """The kernels stood in for; on a card they are tried the same way before they are used."""
+    monkeypatch.setattr(flash_kernels, "_ATEN", Cuda())
+    q, k, v = qkv(lengths)
+    reference = masked_attention(q, k, v, lengths)
+    w = torch.randn_like(reference)
+    with torch.no_grad():
+        out, lse = join(kernels, q, k, v, lengths)
+        got = unjoin(kernels, w, q, k, v, out, lse, lengths)
+    torch.testing.assert_close(out, reference, rtol=0, atol=1e-13)
+    for a, b in zip(got, grad((reference * w).sum(), (q, k, v)), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    assert joins(kernels, torch.device("cpu"), torch.float32, 16)
+
+
+def test_kernels_that_do_not_join_are_not_used(monkeypatch):
+    """A log-sum-exp to another base, a backward pass that makes its own of it, an operator that is not there."""
+
+    class Other(Cuda):
+        def _scaled_dot_product_flash_attention(self, q, k, v):
+            out, lse = super()._scaled_dot_product_flash_attention(q, k, v)
+            return out, lse * 1.4427
+
+    class Own(Cuda):
+        def _scaled_dot_product_flash_attention_backward(self, grad, q, k, v, out, lse, *_):
+            out, lse = self._scaled_dot_product_flash_attention(q, k, v)
+            return super()._scaled_dot_product_flash_attention_backward(grad, q, k, v, out, lse)
+
+    class Gone(Cuda):
+        _flash_attention_forward = property()
+
+    for stand_in in (Other(), Own(), Gone()):
+        monkeypatch.setattr(flash_kernels, "_ATEN", stand_in)
+        assert not joins(FlashAtOnce(), torch.device("cpu"), torch.float32, 16)
+
+
+@pytest.mark.parametrize("lengths", [[7], [3, 5], [1, 9, 4, 2]])
+def test_a_bias_in_the_merged_form_is_the_masked_one_s(lengths):
+    q, k, v = (x.detach() for x in qkv(lengths))
+    bias = torch.randn(2, 1, 1, k.shape[-2], dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            merged_attention(q, k, v, lengths, bias), masked_attention(q, k, v, lengths, bias), rtol=0, atol=1e-14
+        )

@@ -1,0 +1,211 @@
+"""Peak memory on the GPU by `--memory` mode, at FLUX.1's size with random weights: written to disk once, then opened,
+prompted and rendered as `anyphoto generate` does, each mode in a process of its own.
+
+python -m benchmarks ladder --device cuda
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anyphoto_cli.model.memory import FLUX_NEEDS_GB
+from benchmarks.rounds import asked
+
+LIMITS = "generate at 1024 px with 4 people: hoisted 24 GB, nf4 12 GB, group 8 GB; train on an nf4 base 24 GB"
+Table = list[dict[str, object]]
+SIDE, PEOPLE, FACE, STEPS = 1024, 4, 192, 4
+MODES = ("nf4", "hoisted", "full", "fp8", "group", "offload")
+
+
+def write_random_flux(folder: Path, small: bool = False) -> float:
+    """A FLUX.1-dev folder of random numbers; tokenizers are a toy's. Returns its GB."""
+    from diffusers import FluxPipeline
+
+    from anyphoto_cli.config.method import MethodConfig
+    from anyphoto_cli.model.adapter import AdapterCard, FacePackCard, save_adapter
+    from anyphoto_cli.model.tiny_random import build_tiny_random
+    from anyphoto_cli.model.transformer import AnyPhotoTransformer
+
+    toy = folder.parent / "toy"
+    build_tiny_random(toy)
+    pipeline = FluxPipeline.from_pretrained(toy)
+    if not small:
+        from diffusers import FluxTransformer2DModel
+        from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+        t5 = T5Config(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, vocab_size=32128,
+                      feed_forward_proj="gated-gelu")  # fmt: skip
+        clip = CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=768,
+            intermediate_size=3072,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            eos_token_id=pipeline.text_encoder.config.eos_token_id,
+        )
+        from benchmarks.train import random_vae
+
+        pipeline.transformer = _random(lambda: FluxTransformer2DModel(guidance_embeds=True))
+        pipeline.text_encoder_2 = _random(lambda: T5EncoderModel(t5))
+        pipeline.text_encoder = CLIPTextModel(clip).to("cuda", torch.bfloat16)
+        pipeline.vae = random_vae(torch.device("cuda"))
+    pipeline.save_pretrained(folder, max_shard_size="5GB")
+    transformer = AnyPhotoTransformer.from_flux(pipeline.transformer)
+    transformer.add_anyphoto(MethodConfig())
+    pack = FacePackCard(name="tiny-random", sha256="0" * 64)
+    save_adapter(folder.parent / "adapter", transformer, AdapterCard(base_model="random", face_pack=pack, train_step=1))
+    return sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e9
+
+
+def _random(make: Callable[[], Any]) -> Any:
+    with torch.device("meta"):
+        model = make()
+    model.to_empty(device="cuda").to(torch.bfloat16)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.02)
+    if hasattr(model, "pos_embed"):
+        model.pos_embed.to("cuda")
+    return model
+
+
+def render(folder: Path, mode: str, device: torch.device) -> dict[str, object]:
+    """Open, add an untrained adapter, render a few steps with people; peaks, and what a step took."""
+    from anyphoto_cli.model import memory
+    from anyphoto_cli.model.pipeline import AnyPhotoPipeline
+    from benchmarks.generate import tokens_of
+
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    began = time.perf_counter()
+    pipeline = memory.open_pipeline(folder, AnyPhotoPipeline, device, dtype, mode)
+    pipeline.load_anyphoto(folder.parent / "adapter")
+    pipeline.set_progress_bar_config(disable=True)
+    opened = time.perf_counter() - began
+    ticks: list[float] = []
+
+    def tick(_: Any, number: int, __: Any, state: dict[str, Any]) -> dict[str, Any]:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        ticks.append(time.perf_counter())
+        return state
+
+    side = SIDE if device.type == "cuda" else 256
+    faces = tokens_of([(FACE // 16) ** 2 if device.type == "cuda" else 9] * PEOPLE, side, torch.device("cpu"), dtype)
+    pipeline("two friends on a beach", faces=faces, height=side, width=side, num_inference_steps=STEPS,
+             output_type="pt", callback_on_step_end=tick)  # fmt: skip
+    peak = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else 0.0
+    reserved = torch.cuda.max_memory_reserved() / 1e9 if device.type == "cuda" else 0.0
+    return {
+        "--memory": mode, "GB allocated at most": round(peak, 1), "GB reserved at most": round(reserved, 1),
+        "stated need": FLUX_NEEDS_GB[mode], "s, a later step": round((ticks[-1] - ticks[1]) / (STEPS - 2), 2),
+        "s to open": round(opened, 1),
+    }  # fmt: skip
+
+
+def train_nf4(folder: Path, device: torch.device, side: int) -> dict[str, object]:
+    """A training step on a base in NF4, without text encoders (captions cached) and with gradient checkpointing."""
+    from functools import partial
+
+    import numpy as np
+
+    from anyphoto_cli.config.method import MethodConfig
+    from anyphoto_cli.config.train import TrainConfig
+    from anyphoto_cli.model import memory
+    from anyphoto_cli.model.pipeline import AnyPhotoPipeline
+    from anyphoto_cli.train.frozen import Parts
+    from anyphoto_cli.train.models import TEXT
+    from anyphoto_cli.train.optimiser import Optimiser, trained_parameters
+    from anyphoto_cli.train.sections import Sections
+    from benchmarks.train import Text, random_example, recogniser_of, whole_step
+
+    pipeline = memory.open_pipeline(
+        folder, AnyPhotoPipeline, device, torch.bfloat16, "nf4", without=TEXT, offload=False
+    )
+    for model in (pipeline.transformer, pipeline.vae):
+        model.requires_grad_(False)
+    pipeline.transformer.add_anyphoto(MethodConfig())
+    pipeline.transformer.train().enable_gradient_checkpointing()
+    text = Text(device, 512, pipeline.transformer.config.joint_attention_dim)
+    parts = Parts(pipeline.transformer, pipeline.vae, text, recogniser_of(device), device, torch.bfloat16)
+    told = {"model": "mini", "output_dir": "x", "max_train_steps": 100, "learning_rate": 1e-12,
+            "data": {"shards": "x"}}  # fmt: skip
+    optimiser = Optimiser(trained_parameters(parts.transformer), TrainConfig.model_validate(told))
+    step = partial(whole_step, [random_example(side, 2, np.random.default_rng(0))], parts, optimiser, 0.1)
+    step(Sections(device))
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    step(Sections(device))
+    torch.cuda.synchronize()
+    return {"train on an nf4 base, all checkpointed": f"{side} px, 2 faces",
+            "GB allocated at most": round(torch.cuda.max_memory_allocated() / 1e9, 1),
+            "GB reserved at most": round(torch.cuda.max_memory_reserved() / 1e9, 1),
+            "s, a step": round(time.perf_counter() - began, 2)}  # fmt: skip
+
+
+def _in_a_process(*words: str, limit: float = 120.0) -> dict[str, object]:
+    """A line of JSON from a fresh process, or why there is none."""
+    command = [sys.executable, "-m", "benchmarks.ladder", *words]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not through in {limit:.0f} s"}
+    if told.returncode:
+        return {"failed": (told.stderr.strip().splitlines() or ["nothing said"])[-1][:200]}
+    found: dict[str, object] = json.loads(told.stdout.strip().splitlines()[-1])
+    return found
+
+
+def measure(arguments: list[str]) -> tuple[str, dict[str, Table]]:
+    """(a note, tables by title)."""
+    device, _ = asked(arguments)
+    cuda = device.type == "cuda"
+    # Main memory where there is enough: the folder is read by every mode.
+    home = Path("/dev/shm") if Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > 45e9 else None
+    with tempfile.TemporaryDirectory(dir=home) as name:
+        folder = Path(name) / "flux"
+        if cuda:
+            print(_in_a_process("write", str(folder)), flush=True)
+        else:
+            write_random_flux(folder, small=True)
+        rows: Table = []
+        for mode in MODES if cuda else ("full", "fp8"):
+            rows.append({"--memory": mode} | _in_a_process("render", str(folder), mode, str(device)))
+            print(rows[-1], flush=True)
+        tables = {f"generate, {SIDE} px, {PEOPLE} people of {FACE} px, T5 and CLIP included": filled(rows)}
+        if cuda:
+            trained = [_in_a_process("train", str(folder), str(device), str(side)) for side in (512, 1024)]
+            print(trained, flush=True)
+            tables["train"] = filled(trained)
+    where = torch.cuda.get_device_name() if cuda else "toy size"
+    return f"; {where}, random weights.", tables
+
+
+def filled(rows: Table) -> Table:
+    """The same columns in every row."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [{name: row.get(name, "") for name in names} for row in rows]
+
+
+def main() -> None:
+    """write FOLDER | render FOLDER MODE DEVICE | train FOLDER DEVICE SIDE."""
+    what, folder, *more = sys.argv[1:]
+    if what == "write":
+        print(json.dumps({"GB": round(write_random_flux(Path(folder)), 1)}))
+    elif what == "render":
+        print(json.dumps(render(Path(folder), more[0], torch.device(more[1]))))
+    else:
+        print(json.dumps(train_nf4(Path(folder), torch.device(more[0]), int(more[1]))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""What only a GPU can show: its kernels, memory modes, streams and compiled graphs give what the reference path gives.
+
+python -m pytest -m gpu
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.autograd import grad
+
+from anyphoto_cli.config.generate import GenerateConfig
+from anyphoto_cli.generate import render, verify_files
+from anyphoto_cli.model import bases, memory
+from anyphoto_cli.model.adapter import save_adapter
+from anyphoto_cli.model.hoisted_modulation import hoist_modulation
+from anyphoto_cli.model.isolated_attention import masked_attention, merged_attention, split_attention
+from anyphoto_cli.model.pipeline import AnyPhotoPipeline
+from anyphoto_cli.train.loop import run as train
+from tests.conftest import ROOT
+from tests.model.flux import inputs, located, transformer
+from tests.model.test_pipeline import CARD, FACES, picture, trained
+from tests.train.conftest import mini_shards  # noqa: F401
+from tests.train.test_run import config, weights
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+GPU = torch.device("cuda")
+
+
+@pytest.fixture(scope="module")
+def folder():
+    return bases.base_folder(bases.TINY_RANDOM)
+
+
+@pytest.mark.parametrize("lengths", [[64], [100, 37], [1, 64, 16, 9, 144]])
+@pytest.mark.parametrize("attention", [split_attention, merged_attention])
+def test_fast_attention_is_the_masked_one_with_gradients(attention, lengths):
+    """bfloat16 on flash kernels against float64 under the dense mask, no further off than the mask's own kernel."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 300 + sum(lengths), 128, device=GPU).bfloat16().requires_grad_() for _ in range(3))
+    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    w = torch.randn_like(q)
+
+    def outcome(form, given):
+        out = form(*given, lengths)
+        return (out, *grad((out * w.to(out.dtype)).sum(), given))
+
+    reference = outcome(masked_attention, exact)
+    masked, fast = outcome(masked_attention, (q, k, v)), outcome(attention, (q, k, v))
+    for mine, plain, true in zip(fast, masked, reference, strict=True):
+        off, usual = ((x.double() - true).norm() / true.norm() for x in (mine, plain))
+        assert off < 1.5 * usual + 1e-3
+
+
+@pytest.mark.parametrize("mode", ["offload", "hoisted", "group"])
+def test_exact_memory_modes_render_the_same_numbers(folder, tmp_path, mode):
+    save_adapter(tmp_path, trained(AnyPhotoPipeline.from_pretrained(str(folder))).transformer, CARD)
+    pipelines = [memory.open_pipeline(folder, AnyPhotoPipeline, GPU, torch.bfloat16, name) for name in ("full", mode)]
+    for pipeline in pipelines:
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.load_anyphoto(tmp_path)
+    for seed, faces in ((0, FACES), (1, FACES), (0, FACES[:1]), (2, ())):
+        resident, small = (picture(pipeline, faces, seed) for pipeline in pipelines)
+        assert np.array_equal(resident, small)
+
+
+@pytest.mark.parametrize("mode", ["fp8", "nf4"])
+def test_rounded_memory_modes_render_nearly_the_same(folder, tmp_path, mode):
+    if mode == "nf4":
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is in the extras gpu and dev")
+    save_adapter(tmp_path, trained(AnyPhotoPipeline.from_pretrained(str(folder))).transformer, CARD)
+    pictures = []
+    for name in ("full", mode):
+        pipeline = memory.open_pipeline(folder, AnyPhotoPipeline, GPU, torch.bfloat16, name)
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.load_anyphoto(tmp_path)
+        pictures.append(picture(pipeline, FACES))
+    exact, small = pictures
+    assert 0 < np.abs(small - exact).mean() < 0.3 * exact.std()
+
+
+def test_hoisted_rows_are_the_steps_own():
+    model = transformer().to(GPU)
+    given = {k: x.to(GPU) if torch.is_tensor(x) else x for k, x in inputs(2).items()}
+    faces = [located(4, 3).to(GPU), located(2, seed=5).to(GPU)]
+    with torch.no_grad():
+        [rows] = hoist_modulation(model, [given["timestep"]], given["guidance"], given["pooled_projections"], faces)
+        assert torch.equal(model(**given, faces=faces)[0], model(**given, faces=faces, hoisted=rows)[0])
+
+
+def test_compiled_blocks_are_the_eager_ones():
+    eager, compiled = transformer().float().to(GPU), transformer().float().to(GPU)
+    compiled.compile_blocks()
+    given = {k: x.float().to(GPU) if torch.is_tensor(x) else x for k, x in inputs().items()}
+    for lengths in ((4, 3), (2, 2, 5), (6,)):
+        faces = [located(*lengths).to(GPU, torch.float32)]
+        faces = [type(faces[0])(f.tokens, f.ids, f.lengths, f.embeddings.float()) for f in faces]
+        with torch.no_grad():
+            torch.testing.assert_close(
+                compiled(**given, faces=faces)[0], eager(**given, faces=faces)[0], rtol=0, atol=1e-4
+            )
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_encoding_ahead_trains_the_same(mini_shards, tmp_path):  # noqa: F811
+    told = {"device": "cuda", "mixed_precision": "no", "max_train_steps": 4}
+    runs = []
+    for ahead in (False, True):
+        out = tmp_path / str(ahead)
+        train(config(mini_shards, out, overlap_encoding=ahead, **told))
+        runs.append((lines(out), weights(out / "adapter")))
+    (plain, one), (ahead, other) = runs
+    assert [line["flow"] for line in plain] == pytest.approx([line["flow"] for line in ahead], rel=1e-4)
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], rtol=0, atol=1e-4)
+
+
+def test_a_run_that_was_cut_off_goes_on_as_if_nothing_had_happened(mini_shards, tmp_path):  # noqa: F811
+    told = {"device": "cuda", "mixed_precision": "no", "max_train_steps": 4}
+    train(config(mini_shards, tmp_path / "whole", **told))
+    ticks = iter([False, True])
+    stopped = train(config(mini_shards, tmp_path / "cut", **told), stop=lambda: next(ticks))
+    assert not stopped.finished
+    assert train(config(mini_shards, tmp_path / "cut", **told)).finished
+    one, other = (weights(tmp_path / name / "adapter") for name in ("whole", "cut"))
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], rtol=0, atol=1e-4)
+
+
+def test_the_cpu_trains_the_same(mini_shards, tmp_path):  # noqa: F811
+    """In float32, without TF32: the same losses up to rounding."""
+    told = {"mixed_precision": "no", "max_train_steps": 3}
+    for device in ("cpu", "cuda"):
+        train(config(mini_shards, tmp_path / device, device=device, **told))
+    here, there = lines(tmp_path / "cpu"), lines(tmp_path / "cuda")
+    for key in ("flow", "face", "norm"):
+        assert [line[key] for line in here] == pytest.approx([line[key] for line in there], rel=5e-3), key
+
+
+@pytest.mark.parametrize("storage", ["fp8", "nf4"])
+def test_small_bases_train_on_the_device(mini_shards, tmp_path, storage):  # noqa: F811
+    """Weights stay on the device between forward and backward, and every adapted layer learns."""
+    if storage == "nf4":
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is in the extras gpu and dev")
+    out = tmp_path / "run"
+    train(config(mini_shards, out, device="cuda", base_storage=storage, max_train_steps=3))
+    final = load_file(out / "adapter" / "pytorch_lora_weights.safetensors")
+    assert all(value.isfinite().all() for value in final.values())
+    assert not [key for key, value in final.items() if "lora_B" in key and not value.any()]
+    assert lines(out)[0]["norm"] > 0
+
+
+def test_the_first_command_of_the_readme_on_a_gpu(tmp_path):
+    """mini with its adapter, in bfloat16 as by default there: the right people; in float32 the CPU's very picture."""
+    layout = [ROOT / "examples" / "three_friends.json"]
+    pictures = {}
+    for device, dtype in (("cuda", "auto"), ("cuda", "float32"), ("cpu", "float32")):
+        out = tmp_path / f"{device}_{dtype}"
+        [picture] = render(layout, out, GenerateConfig(model="mini", device=device, dtype=dtype)).pictures
+        pictures[device, dtype] = picture.path
+    [seen] = verify_files([pictures["cuda", "auto"]])
+    assert seen.verdict.passed
+    here, there = (
+        np.asarray(Image.open(pictures[device, "float32"]).convert("RGB")).astype(int) for device in ("cpu", "cuda")
+    )
+    assert np.abs(here - there).mean() < 1

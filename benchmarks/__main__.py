@@ -3,6 +3,8 @@
 python -m benchmarks [startup] [preprocess] [attention] [generate] [memory] [train] [bench] [scale] [--device cuda]
 python -m benchmarks attention generate pictures train train-compiled ladder --device cuda
 
+python -m benchmarks together --device cuda
+
 Without a name: all that this machine can measure. Some minutes on a GPU; pictures and train-compiled compile.
 """
 
@@ -17,7 +19,19 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import attention, bench, generate, ladder, memory, pictures, preprocess, scale, startup, train
+from benchmarks import (
+    attention,
+    bench,
+    generate,
+    ladder,
+    memory,
+    pictures,
+    preprocess,
+    scale,
+    startup,
+    together,
+    train,
+)
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "performance"
 Rows = list[dict[str, object]]
@@ -70,8 +84,19 @@ GPU_ALONE = ("pictures", "train-compiled", "ladder")
 """At their own size they need one."""
 
 
+def _page_of(command: str) -> Callable[[str, str, dict[str, Rows]], None]:
+    def keep(name: str, note: str, tables: dict[str, Rows]) -> None:
+        title, bar, _ = PARTS[name]
+        write(name, title, bar, note, tables, command)
+
+    return keep
+
+
 def main() -> None:
     words = sys.argv[1:]
+    if words[:1] == ["together"]:
+        together.measure(words[1:], _page_of("together " + " ".join(words[1:])))
+        return
     options = [word for word in words if word not in PARTS]
     every = ON_A_GPU if "cuda" in options else [name for name in PARTS if name not in GPU_ALONE]
     wanted = [word for word in words if word in PARTS] or every

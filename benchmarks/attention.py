@@ -6,18 +6,20 @@ python -m benchmarks attention --device cuda     FLUX.1's: 24 heads of 128, bflo
 
 from __future__ import annotations
 
-import functools
-import itertools
 import statistics
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from anyphoto_cli.model import merged_attention as merged
+from anyphoto_cli.model.flash_kernels import Flash, FlashAtOnce, Kernels
 from anyphoto_cli.model.isolated_attention import masked_attention, merged_attention, open_attention, split_attention
 from benchmarks import card
-from benchmarks.rounds import asked, attempted, interleaved, milliseconds, ratio, that_run
+from benchmarks.rounds import asked, attempted, interleaved, milliseconds, ratio, that_run, wait
 
 LIMITS = (
     "the pairs that Eq. 19 keeps, over those of text and noise alone; forward at most 1.05 x it on a CPU, forward and "
@@ -52,27 +54,6 @@ def flex(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Callable[[]
     return lambda: compiled(q, k, v, block_mask=mask)
 
 
-def with_varlen(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], bias: Tensor | None = None) -> Tensor:
-    """The merged form with one call for all identities' own pairs; forward alone: varlen's backward pass ignores a
-    gradient through the log-sum-exp.
-    """
-    from torch.nn.attention.varlen import AuxRequest, varlen_attn
-
-    if len(lengths) <= 1:
-        return open_attention(q, k, v, lengths)
-    shared = q.shape[-2] - sum(lengths)
-    flash = torch.ops.aten._scaled_dot_product_flash_attention
-    out_shared = flash(q[..., :shared, :], k, v)[0]
-    by_shared, lse_by_shared = flash(q[..., shared:, :], k[..., :shared, :], v[..., :shared, :])[:2]
-    ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=q.device)
-    own = (x[0, :, shared:].transpose(0, 1) for x in (q, k, v))
-    by_own, lse_by_own = varlen_attn(*own, ends, ends, max(lengths), max(lengths), return_aux=AuxRequest(lse=True))
-    by_own, lse_by_own = by_own.transpose(0, 1)[None], lse_by_own[None]
-    lse = torch.logaddexp(lse_by_shared, lse_by_own)
-    out_own = by_shared * (lse_by_shared - lse).exp()[..., None] + by_own * (lse_by_own - lse).exp()[..., None]
-    return torch.cat([out_shared, out_own.to(q.dtype)], -2)
-
-
 def by(backend: str, form: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The same with one of torch's attention kernels alone."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -84,19 +65,43 @@ def by(backend: str, form: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return called
 
 
-@functools.cache
-def mask_of(shared: int, lengths: tuple[int, ...], device: torch.device) -> Tensor:
-    """Eq. 19's mask, made once: what a careful user of a dense mask would do."""
-    owner = torch.tensor([0] * shared + [i for i, n in enumerate(lengths, 1) for _ in range(n)], device=device)
-    return (owner[:, None] == 0) | (owner[None] == 0) | (owner[:, None] == owner[None])
+def merged_by(
+    kernels: Kernels, q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], bias: Tensor | None = None
+) -> Tensor:  # fmt: skip
+    """The merged form by one set of kernels."""
+    with mock.patch.object(merged, "kernels_of", lambda q: kernels):
+        return merged_attention(q, k, v, lengths, bias)
 
 
-def with_kept_mask(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], bias: Tensor | None = None) -> Tensor:
-    """`masked_attention`, its mask made once."""
-    if bias is not None or len(lengths) <= 1:
-        return masked_attention(q, k, v, lengths, bias)
-    mask = mask_of(q.shape[-2] - sum(lengths), tuple(lengths), q.device)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+def new_shape_rows() -> list[dict[str, object]]:
+    """Forward and backward at 1024 px for a number of location tokens that was not seen before, and for it again: what
+    a training run pays, whose samples all differ.
+    """
+    device, shared = torch.device("cuda"), TEXT + 4096
+    forms = {"merged": merged_attention, **ON_A_GPU}
+    taken: dict[str, list[list[float]]] = {name: [] for name in forms}
+    for number in range(6):
+        for place, (name, form) in enumerate(forms.items()):
+            lengths = (101 + 16 * number + place, 57 + 16 * number + place)
+            q, k, v = (
+                torch.randn(1, shared + sum(lengths), 24, 128, device=device, dtype=torch.bfloat16)
+                .transpose(1, 2).requires_grad_()
+                for _ in range(3)
+            )  # fmt: skip
+            times = []
+            for _ in range(3):
+                wait()
+                began = time.perf_counter()
+                torch.autograd.grad(form(q, k, v, lengths).sum(), (q, k, v))
+                wait()
+                times.append(1000 * (time.perf_counter() - began))
+            taken[name].append([times[0], min(times[1:])])
+    return [
+        {"forward and backward": name,
+         **{what: round(statistics.median(times[place] for times in told[1:]), 2)
+            for place, what in enumerate(("ms, a new number of tokens", "ms, the same again"))}}
+        for name, told in taken.items()
+    ]  # fmt: skip
 
 
 ALONE = "text and noise alone"
@@ -105,14 +110,14 @@ FORMS: dict[str, Callable[..., Tensor]] = {
     "merged": merged_attention,
 }  # fmt: skip
 ON_A_GPU: dict[str, Callable[..., Tensor]] = {
-    "dense mask": with_kept_mask,
-    "split, flash": by("FLASH_ATTENTION", split_attention), "split, cuDNN": by("CUDNN_ATTENTION", split_attention),
-    "merged, varlen": with_varlen,
+    "no mask, flash (wrong)": by("FLASH_ATTENTION", open_attention),
+    "merged, flash": partial(merged_by, FlashAtOnce()), "merged, flash, a call each": partial(merged_by, Flash()),
 }  # fmt: skip
 
 
 def rows_of(
-    px: int, people: int, side: int, device: torch.device, rounds: int, backward: bool, text: int = TEXT
+    px: int, people: int, side: int, device: torch.device, rounds: int, backward: bool, text: int = TEXT,
+    with_flex: bool = True,
 ) -> dict[str, object]:  # fmt: skip
     """One line of the table."""
     cuda = device.type == "cuda"
@@ -136,11 +141,9 @@ def rows_of(
         return once
 
     forms = FORMS | (ON_A_GPU if cuda else {})
-    if backward:
-        forms.pop("merged, varlen", None)
     cases: dict[str, Callable[[], object]] = {ALONE: run(open_attention, shared, [])}
     cases |= {name: run(form) for name, form in forms.items()}
-    flexed = not backward and people > 1 and text == TEXT and (not cuda or px == 1024 or (px, people) == (512, 4))
+    flexed = with_flex and not backward and people > 1 and text == TEXT and (not cuda or (px, people) == (1024, 4))
     if flexed:
         cases["FlexAttention"] = flex(q, k, v, lengths)
     cases, refused = that_run(cases)
@@ -178,6 +181,22 @@ def errors_of(
     return {f"error, {name}": f"{off(name):.0e}" for name in ("dense mask", "split", "merged") if name in forms}
 
 
+def short_tables(device: torch.device, rounds: int) -> dict[str, list[dict[str, object]]]:
+    """A few of the cases on a GPU, without FlexAttention, which compiles for each; numbers of tokens not seen before."""
+    cases = ((512, 2, 128), (768, 4, 144), (1024, 2, 256), (1024, 4, 192), (1024, 8, 128))
+    tables = {
+        f"{title}, over text and noise alone": [
+            row
+            for case in cases
+            for row in attempted(
+                lambda case=case, backward=backward: [rows_of(*case, device, rounds, backward, with_flex=False)]
+            )
+        ]
+        for title, backward in (("Forward", False), ("Forward and backward", True))
+    }
+    return tables | {"Numbers of tokens that were not seen before": attempted(new_shape_rows)}
+
+
 def measure(arguments: list[str]) -> tuple[str, dict[str, list[dict[str, object]]]]:
     """(a note, tables by title)."""
     device, rounds = asked(arguments)
@@ -191,7 +210,9 @@ def measure(arguments: list[str]) -> tuple[str, dict[str, list[dict[str, object]
         ]
         for title, backward in (("Forward", False), ("Forward and backward", True))
     }
-    if device.type == "cpu":
+    if device.type == "cuda":
+        tables["Numbers of tokens that were not seen before"] = attempted(new_shape_rows)
+    else:
         for title, backward in (("forward", False), ("forward and backward", True)):
             tables[f"Few tokens: {title}, {FEW_TEXT} of text, over text and noise alone"] = [
                 {"tokens": FEW_TEXT + (px // 16) ** 2 + people * (side // 16) ** 2}

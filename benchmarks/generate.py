@@ -99,7 +99,9 @@ def groups_of(device: torch.device) -> tuple[int, dict[int, list[int]]]:
 
 
 def step_rows(device: torch.device, rounds: int, stock: Any, ours: Any) -> Table:
-    """Stock, ours without and with people, with rows made beforehand, naive; interleaved."""
+    """Stock, ours without and with people, naive; interleaved. Ours has its modulation rows made beforehand, as renders
+    have.
+    """
     side, groups = groups_of(device)
     text, rank = 512, ours.method.lora_rank
     given = inputs_of(ours, side, text)
@@ -116,24 +118,23 @@ def step_rows(device: torch.device, rounds: int, stock: Any, ours: Any) -> Table
         else:
             model(**given, **more)
 
-    cases: dict[str, Callable[[], None]] = {
-        STOCK: partial(run, stock), f"{OURS}, 0": partial(run, ours, ()),
-        "rows, 0": partial(run, ours, (), rows=hoisted[0]),
-    }  # fmt: skip
-    for n, faces in located.items():
-        cases[f"{OURS}, {n}"] = partial(run, ours, faces)
-        cases[f"rows, {n}"] = partial(run, ours, faces, rows=hoisted[n])
-        cases[f"naive, {n}"] = partial(run, ours, faces, True)
-    taken = interleaved(cases, rounds, 2 if device.type == "cuda" else 1)
+    cases: dict[str, Callable[[], None]] = {STOCK: partial(run, stock)}
+    for n, faces in ({0: ()} | located).items():
+        cases[f"{OURS}, {n}"] = partial(run, ours, faces, rows=hoisted[n])
+        if n in (0, 4):
+            cases[f"in the step, {n}"] = partial(run, ours, faces)
+        if n in (1, 4, 8):
+            cases[f"naive, {n}"] = partial(run, ours, faces, True)
+    taken = interleaved(cases, rounds)
     rows: Table = []
     for n in (0, *groups):
         limit = ideal(ours, (side // 16) ** 2, text, groups.get(n, []), rank)
-        measured = ratio(taken, f"{OURS}, {n}", STOCK)
+        over = {name: round(ratio(taken, f"{name}, {n}", STOCK), 3) if f"{name}, {n}" in taken else "n/a"
+                for name in (OURS, "in the step", "naive")}  # fmt: skip
         rows.append({
             "px": side, "faces": n, "location tokens": sum(groups.get(n, [])), "FLOP ideal": round(limit, 3),
-            "ours / stock": round(measured, 3), "ours / ideal": round(measured / limit, 3),
-            "rows made before / stock": round(ratio(taken, f"rows, {n}", STOCK), 3),
-            "naive / stock": round(ratio(taken, f"naive, {n}", STOCK), 3) if n else "n/a",
+            "ours / stock": over[OURS], "ours / ideal": round(float(over[OURS]) / limit, 3),
+            "ours, rows made in the step / stock": over["in the step"], "naive / stock": over["naive"],
             "ms, stock": milliseconds(taken[STOCK]),
         })  # fmt: skip
     return rows
@@ -161,17 +162,12 @@ def variant_rows(device: torch.device, rounds: int, stock: Any, ours: Any) -> Ta
 
     ours_by = partial(run, ours, hoisted=rows)
     cases, refused = that_run({
-        STOCK: partial(run, stock), f"{STOCK}, cuDNN": partial(run, stock, backend="CUDNN_ATTENTION"),
-        f"{STOCK}, flash": partial(run, stock, backend="FLASH_ATTENTION"),
-        "split": partial(ours_by, "split", faces=plain), "merged": partial(ours_by, "merged", faces=plain),
-        "dense mask": partial(ours_by, "masked", faces=plain),
-        "split, cuDNN": partial(ours_by, "split", "CUDNN_ATTENTION", faces=plain),
-        "split, flash": partial(ours_by, "split", "FLASH_ATTENTION", faces=plain),
-        "split, strengths": partial(ours_by, "split", faces=strong),
-        "split, strengths, cuDNN": partial(ours_by, "split", "CUDNN_ATTENTION", faces=strong),
+        STOCK: partial(run, stock), f"{STOCK}, flash": partial(run, stock, backend="FLASH_ATTENTION"),
+        **{name: partial(ours_by, name, faces=plain) for name in ("merged", "split", "masked")},
+        **{f"{name}, strengths": partial(ours_by, name, faces=strong) for name in ("merged", "split")},
     })  # fmt: skip
     host = {name: host_ms(case) for name, case in cases.items()}
-    taken = interleaved(cases, rounds, 2 if device.type == "cuda" else 1)
+    taken = interleaved(cases, rounds, warm=True)
     return [
         {"4 people": name, "over stock": round(ratio(taken, name, STOCK), 3), "ms": milliseconds(taken[name]),
          "ms until the host has launched it": host[name]}
@@ -190,7 +186,7 @@ def kernels_of(backend: str) -> Any:
 def host_ms(case: Callable[[], None]) -> float:
     """Until the call comes back, the GPU idle before: where that is less than the step, launches cost nothing."""
     taken = []
-    for _ in range(3):
+    for _ in range(2):
         wait()
         began = time.perf_counter()
         case()
@@ -374,17 +370,20 @@ def compile_rows(rounds: int) -> Table:
     return rows
 
 
+def measure_on(device: torch.device, rounds: int, stock: Any, ours: Any) -> tuple[str, dict[str, Table]]:
+    """(a note, tables by title) of a GPU."""
+    return f"; {card.name(device)}, random weights; medians of {rounds} interleaved rounds.", {
+        **({"The card": card.rows()} if device.type == "cuda" else {}),
+        "One step of FLUX.1": attempted(lambda: step_rows(device, rounds, stock, ours)),
+        "One step with four people of 192 px": attempted(lambda: variant_rows(device, rounds, stock, ours)),
+    }  # fmt: skip
+
+
 def measure(arguments: list[str]) -> tuple[str, dict[str, Table]]:
     """(a note, tables by title)."""
     device, rounds = asked(arguments)
     if device.type == "cuda":
-        stock, ours = a_pair(device, 1024, 128)
-        return f"; {torch.cuda.get_device_name()}, random weights; medians of {rounds} interleaved rounds.", {
-            "The card": card.rows(), "One step of FLUX.1": attempted(lambda: step_rows(device, rounds, stock, ours)),
-            "One step with four people of 192 px, rows made beforehand": attempted(
-                lambda: variant_rows(device, rounds, stock, ours)
-            ),
-        }  # fmt: skip
+        return measure_on(device, rounds, *a_pair(device, 1024, 128))
     tables = {
         "One step of a small FLUX (width 384, 2 + 4 blocks)": step_rows(device, rounds, *a_pair(device, 512, 16)),
         "Linear layers of one block of FLUX.1's width": branch_rows(max(rounds // 2, 3)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import statistics
 import sys
 import time
@@ -26,12 +27,14 @@ def asked(words: Sequence[str]) -> tuple[torch.device, int]:
     return device, given.rounds
 
 
-def interleaved(cases: Mapping[str, Callable[[], Any]], rounds: int, times: int = 1) -> dict[str, list[float]]:
-    """Seconds of each case in each round; one more round, the first, is not counted. times: calls a round, launched one
-    after another as a model launches them; a GPU is waited for after the last.
+def interleaved(
+    cases: Mapping[str, Callable[[], Any]], rounds: int, times: int = 1, warm: bool = False
+) -> dict[str, list[float]]:  # fmt: skip
+    """Seconds of each case in each round; one more round, the first, is not counted, unless all are warm already.
+    times: calls a round, launched one after another as a model launches them; a GPU is waited for after the last.
     """
     taken: dict[str, list[float]] = {name: [] for name in cases}
-    for number in range(rounds + 1):
+    for number in range(1 if warm else 0, rounds + 1):
         for name, case in cases.items():
             wait()
             began = time.perf_counter()
@@ -63,7 +66,10 @@ def that_run(cases: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Callable
 def attempted(table: Callable[[], list[dict[str, object]]]) -> list[dict[str, object]]:
     """A table, or one line that says why there is none: the others are still wanted."""
     try:
-        return table()
+        rows = table()
+        for row in rows:
+            print(json.dumps(row), flush=True)  # what is killed later is not lost
+        return rows
     except RuntimeError as error:
         traceback.print_exc()
         return [{"not measured": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"}]

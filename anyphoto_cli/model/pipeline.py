@@ -322,6 +322,9 @@ class AnyPhotoPipeline(FluxPipeline):
         """The modulation rows of all steps at once; None where an offloading hook has to see each block called."""
         if not self.hoist_modulation or not can_hoist(self.transformer):
             return None
+        hook = getattr(self.transformer, "_hf_hook", None)
+        if hook is not None:  # model offload brings a model when it is called; here parts of it are, before
+            hook.pre_forward(self.transformer)
         bring = self._visitors.briefly if self._visitors else left_alone
         return self._rows.of(branch.name, self.transformer, times, guidance, branch.text[1], branch.faces, bring)
 

@@ -291,6 +291,27 @@ def test_exact_memory_modes_render_the_same_numbers(folder, tmp_path, mode, monk
         assert np.array_equal(picture(small, faces, seed), picture(resident, faces, seed))
 
 
+def test_model_offload_brings_the_transformer_before_its_rows_are_made(folder, monkeypatch):
+    """diffusers' offload waits for the whole model to be called; on a GPU its parts would still lie in main memory."""
+    from accelerate.hooks import CpuOffload
+
+    pipeline, told = trained(opened(folder)), []
+    monkeypatch.setattr(memory, "_stays", lambda mode, device: mode == "full")
+    memory.place(pipeline, FAKE_GPU, "offload")
+    brought = CpuOffload.pre_forward
+
+    def bring(hook, module, *args, **kwargs):
+        told.append(type(module).__name__)
+        return brought(hook, module, *args, **kwargs)
+
+    monkeypatch.setattr(CpuOffload, "pre_forward", bring)
+    embed = pipeline.transformer.time_text_embed
+    monkeypatch.setattr(embed, "forward", lambda *a, _f=embed.forward: (told.append("rows"), _f(*a))[1])
+    picture(pipeline, FACES)
+    first = told.index("rows")
+    assert told[first - 1] == "AnyPhotoTransformer"
+
+
 def test_large_pictures_are_decoded_in_tiles_where_memory_is_short(folder):
     pipeline = opened(folder)
     whole = picture(pipeline, FACES)

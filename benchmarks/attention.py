@@ -182,7 +182,7 @@ def errors_of(
 
 
 def short_tables(device: torch.device, rounds: int) -> dict[str, list[dict[str, object]]]:
-    """A few of the cases on a GPU, without FlexAttention, which compiles for each; numbers of tokens not seen before."""
+    """A few of the cases on a GPU, without FlexAttention, which compiles for each; tokens not seen before."""
     cases = ((512, 2, 128), (768, 4, 144), (1024, 2, 256), (1024, 4, 192), (1024, 8, 128))
     tables = {
         f"{title}, over text and noise alone": [

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from anyphoto_cli.model.flash_kernels import Cudnn, Flash, FlashAtOnce, cuda_kernels, errors
+from anyphoto_cli.model.isolated_attention import masked_attention, merged_attention
 from anyphoto_cli.model.location_lora import ADAPTER, location_lora_config
 from anyphoto_cli.train.optimiser import trained_parameters
 from anyphoto_cli.train.sections import Sections
@@ -69,8 +70,28 @@ def kernel_rows(device: torch.device) -> Table:
                 found = str(error)[:200]
             name = type(kernels).__name__
             rows.append({"kernels": name, "lengths": lengths, "shared": shared, "strided": strided, "off": found})
+    for strided in (True, False):
+        off = [f"{x:.1e}" for x in through_autograd(device, strided)]
+        rows.append({"kernels": "through autograd", "strided": strided, "off": off})
     chosen = cuda_kernels(torch.device("cuda", 0), torch.bfloat16, 128)
     return [*rows, {"taken": type(chosen).__name__}]
+
+
+def through_autograd(device: torch.device, strided: bool) -> list[float]:
+    """Of `merged_attention` with gradients, against float64 under the mask."""
+    torch.manual_seed(0)
+    lengths = (100, 37)
+    q, k, v = (torch.randn(2, 437, 4, 128, device=device, dtype=torch.bfloat16).transpose(1, 2) for _ in range(3))
+    given = [(x if strided else x.contiguous()).requires_grad_() for x in (q, k, v)]
+    exact = [x.detach().double().requires_grad_() for x in given]
+    w = torch.randn(2, 4, 437, 128, device=device, dtype=torch.bfloat16)
+
+    def outcome(form: Callable[..., torch.Tensor], x: list[torch.Tensor]) -> list[torch.Tensor]:
+        out = form(*x, lengths)
+        return [out.detach(), *torch.autograd.grad((out * w.to(out.dtype)).sum(), x)]
+
+    pairs = zip(outcome(merged_attention, given), outcome(masked_attention, exact), strict=True)
+    return [float((x.double() - y).norm() / y.norm()) for x, y in pairs]
 
 
 def as_trained(model: Any) -> Any:

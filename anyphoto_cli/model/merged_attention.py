@@ -42,9 +42,9 @@ def _biased(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], bias: Ten
     if not lengths:
         return out
     if len(lengths) == 1:  # one identity sees everything
-        return torch.cat([out, F.scaled_dot_product_attention(q[..., shared:, :], k, v)], -2)
+        return _joined(out, F.scaled_dot_product_attention(q[..., shared:, :], k, v))
     own, _ = _located(kernels_of(q), q, k, v, shared, lengths)
-    return torch.cat([out, own], -2)
+    return _joined(out, own)
 
 
 def join(
@@ -54,7 +54,12 @@ def join(
     shared = q.shape[-2] - sum(lengths)
     out, lse = kernels.attend(q[..., :shared, :], k, v)
     own, lse_own = _located(kernels, q, k, v, shared, lengths)
-    return torch.cat([out, own], -2), torch.cat([lse, lse_own], -1)
+    return _joined(out, own), torch.cat([lse, lse_own], -1)
+
+
+def _joined(shared: Tensor, located: Tensor) -> Tensor:
+    """[b, heads, n, head_dim] each, one after another, laid out as the model reads them: [b, S, heads, head_dim]."""
+    return torch.cat([shared.transpose(1, 2), located.transpose(1, 2)], 1).transpose(1, 2)
 
 
 def _located(
@@ -91,7 +96,7 @@ def unjoin(
     for whole, of_shared, of_each in ((dk, dk_shared, dk_each), (dv, dv_shared, dv_each)):
         cut(whole, rest).add_(of_shared)
         cut(whole, own).add_(of_each)
-    return torch.cat([dq_shared, dq_own + dq_each], -2), dk, dv
+    return _joined(dq_shared, dq_own + dq_each), dk, dv
 
 
 class _Merged(torch.autograd.Function):

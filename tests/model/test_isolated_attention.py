@@ -146,6 +146,10 @@ class Cuda:
         return out, rows[..., None]
 
     def _scaled_dot_product_cudnn_attention_backward(self, grad, q, k, v, out, lse, *_):
+        # torch keeps plans by the strides of q, k, v: the others must be those of its own forward pass.
+        for x in (grad, out):
+            by_q = sorted(range(4), key=q.stride, reverse=True)
+            assert x.permute(by_q).is_contiguous()
         return self._scaled_dot_product_flash_attention_backward(grad, q, k, v, out, lse[..., 0])
 
     def _each(self, form, ends, rows, lse=()):

@@ -117,7 +117,7 @@ class TrainConfig(BaseModel):
         None, gt=0, description="With gradient_checkpointing: as many blocks as fit into so many GB of a device are "
         "not computed again. null: none."
     )  # fmt: skip
-    overlap_encoding: bool = Field(True, description="On a GPU the next batch goes through VAE and text encoders "
+    overlap_encoding: bool = Field(False, description="On a GPU the next batch goes through VAE and text encoders "
                                    "while the transformer works on this one; its memory comes on top.")  # fmt: skip
     compile: bool = Field(False, description="torch.compile of the blocks.")
     checkpointing_steps: int = Field(1000, ge=1, description="Steps between checkpoints.")

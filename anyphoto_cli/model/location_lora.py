@@ -34,6 +34,10 @@ def split_lora(layer: nn.Module, x: Tensor, tail: int) -> Tensor:
     if layer.merged:
         raise ValueError("an AnyPhoto model cannot run with merged LoRA weights: they would act on every token")
     adapted = not layer.disable_adapters and ADAPTER in layer.lora_A and tail > 0
+    if adapted and torch.is_grad_enabled() and _is_plain(layer, x):
+        base, scale = cast(nn.Linear, layer.base_layer), float(layer.scaling[ADAPTER])
+        down, up = (cast(Tensor, part[ADAPTER].weight) for part in (layer.lora_A, layer.lora_B))
+        return cast(Tensor, _Adapted.apply(x, base.weight, base.bias, down, up, tail, scale))
     if adapted and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         x, own = _Tail.apply(x, tail)
     else:
@@ -53,6 +57,53 @@ def split_lora(layer: nn.Module, x: Tensor, tail: int) -> Tensor:
     if torch.compiler.is_compiling():  # the compiler plans memory itself
         return torch.cat([out[:-tail], out[-tail:] + delta])
     return cast(Tensor, _AddToTail.apply(out, delta))
+
+
+def _is_plain(layer: LoraLayer, x: Tensor) -> bool:
+    """Whether `_Adapted` does it: a frozen linear layer in x's number format that nothing else hangs on."""
+    base = layer.base_layer
+    return (
+        type(base) is nn.Linear
+        and base.weight.dtype == x.dtype
+        and not (base.weight.requires_grad or torch.compiler.is_compiling() or x.dim() != 2)
+        and not {"forward", "_diffusers_hook", "_hf_hook"} & vars(base).keys()
+        and not any(name != ADAPTER and name in layer.lora_A for name in layer.active_adapters)
+        and isinstance(layer.lora_dropout[ADAPTER], nn.Identity)
+        and ADAPTER not in layer.lora_variant
+    )
+
+
+class _Adapted(torch.autograd.Function):
+    """W x + bias, and B A x · alpha / r on the last rows: one node for what are six, whose launches a card waits for.
+
+    x: [S, d_in]. weight, bias: frozen. a: [r, d_in], b: [d_out, r], float32 masters or x's format; products are in x's.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, tail: int, scale: float
+    ) -> Tensor:  # fmt: skip
+        own = x[-tail:].clone()  # a slice would keep all of x alive
+        a_now, b_now = a.to(x.dtype), b.to(x.dtype)
+        down = own @ a_now.T
+        out = F.linear(x, weight, bias)
+        out[-tail:].addmm_(down, b_now.T, alpha=scale)
+        ctx.save_for_backward(weight, own, down, a_now, b_now)
+        ctx.tail, ctx.scale, ctx.masters = tail, scale, (a.dtype, b.dtype)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        weight, own, down, a_now, b_now = ctx.saved_tensors
+        [grad], (a_type, b_type) = grads, ctx.masters
+        located = grad[-ctx.tail :]
+        of_down = (located @ b_now).mul_(ctx.scale)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = grad @ weight
+            of_x[-ctx.tail :].addmm_(of_down, a_now)
+        of_b = (located.T @ down).to(b_type).mul_(ctx.scale)
+        return of_x, None, None, (of_down.T @ own).to(a_type), of_b, None, None
 
 
 class _Tail(torch.autograd.Function):

@@ -24,7 +24,9 @@ PICKED = ("full", "hoisted", "fp8", "nf4", "group")
 gives them too, but moves all weights at every step.
 """
 EXACT = ("full", "offload", "hoisted", "group")
-"""The same numbers, bit for bit; above a megapixel all but full decode in tiles."""
+"""The same numbers, bit for bit, but that group makes its modulation rows step by step and the others, on a GPU, at
+once: the same up to rounding; above a megapixel all but full decode in tiles.
+"""
 MEGAPIXEL = 2**20
 """Decoding more at once needs more memory than the transformer's own work."""
 ON_A_CPU = ("auto", "full", "fp8")

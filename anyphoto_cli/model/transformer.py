@@ -12,6 +12,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.utils import apply_lora_scale
 from torch import Tensor
+from torch.fx.experimental import _config as fx_config
 
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.model.blocks import AnyPhotoSingleTransformerBlock, AnyPhotoTransformerBlock
@@ -203,6 +204,14 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         return joint[spans.batch * spans.text : spans.batch * (spans.text + spans.noise)]
 
     def _run(self, number: int, block: Any, *args: Any) -> Any:
+        if self.compiled_blocks:
+            # Where two lengths happen to be the same, say of text and location tokens, the compiler would take them
+            # for one, and make another graph for the next layout.
+            with fx_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+                return self._called(number, block, *args)
+        return self._called(number, block, *args)
+
+    def _called(self, number: int, block: Any, *args: Any) -> Any:
         again = number < len(self.transformer_blocks) + len(self.single_transformer_blocks) - self.kept_blocks
         if torch.is_grad_enabled() and self.gradient_checkpointing and again:
             return self._gradient_checkpointing_func(block, *args)

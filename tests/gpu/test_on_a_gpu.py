@@ -58,6 +58,19 @@ def test_fast_attention_is_the_masked_one_with_gradients(attention, lengths):
         assert off < 1.5 * usual + 1e-3
 
 
+def test_attention_that_torch_used_before_does_not_change_what_is_joined():
+    """torch keeps cuDNN's plans by the strides of q, k, v alone; on an H200 a plan of plain attention once gave the
+    merged form wrong gradients.
+    """
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 437, 128, device=GPU).bfloat16().requires_grad_() for _ in range(3))
+    lengths, w = [100, 37], torch.randn(2, 4, 437, 128, device=GPU).bfloat16()
+    split = grad((split_attention(q, k, v, lengths) * w).sum(), (q, k, v))
+    merged = grad((merged_attention(q, k, v, lengths) * w).sum(), (q, k, v))
+    for a, b in zip(merged, split, strict=True):
+        assert (a - b).float().norm() < 0.01 * b.float().norm()
+
+
 @pytest.mark.parametrize("mode", ["offload", "hoisted", "group"])
 def test_exact_memory_modes_render_the_same_numbers(folder, tmp_path, mode):
     save_adapter(tmp_path, trained(AnyPhotoPipeline.from_pretrained(str(folder))).transformer, CARD)
@@ -67,7 +80,10 @@ def test_exact_memory_modes_render_the_same_numbers(folder, tmp_path, mode):
         pipeline.load_anyphoto(tmp_path)
     for seed, faces in ((0, FACES), (1, FACES), (0, FACES[:1]), (2, ())):
         resident, small = (picture(pipeline, faces, seed) for pipeline in pipelines)
-        assert np.array_equal(resident, small)
+        if mode == "group" and faces:  # its rows are made in the steps, not all at once
+            assert np.abs(resident - small).mean() < 0.01 * resident.std()
+        else:
+            assert np.array_equal(resident, small)
 
 
 @pytest.mark.parametrize("mode", ["fp8", "nf4"])
@@ -90,8 +106,12 @@ def test_hoisted_rows_are_the_steps_own():
     given = {k: x.to(GPU) if torch.is_tensor(x) else x for k, x in inputs(2).items()}
     faces = [located(4, 3).to(GPU), located(2, seed=5).to(GPU)]
     with torch.no_grad():
-        [rows] = hoist_modulation(model, [given["timestep"]], given["guidance"], given["pooled_projections"], faces)
-        assert torch.equal(model(**given, faces=faces)[0], model(**given, faces=faces, hoisted=rows)[0])
+        known = given["guidance"], given["pooled_projections"]
+        [rows] = hoist_modulation(model, [given["timestep"]], *known, faces, at_once=False)
+        exact = model(**given, faces=faces)[0]
+        assert torch.equal(exact, model(**given, faces=faces, hoisted=rows)[0])
+        rows = hoist_modulation(model, [given["timestep"] / 2, given["timestep"]], *known, faces)[1]
+        torch.testing.assert_close(model(**given, faces=faces, hoisted=rows)[0], exact, rtol=0, atol=1e-12)
 
 
 def test_compiled_blocks_are_the_eager_ones():

@@ -38,6 +38,24 @@ def picture(pipeline, faces=FACES, prompt="two friends", seed=0, **more):
     return pipeline(prompt, faces=faces, generator=generator, **SMALL | more).images[0]
 
 
+@pytest.mark.parametrize("lengths", [[], [(6,)], [(4, 1), (2, 2, 5)]])
+@torch.no_grad()
+def test_all_steps_in_one_call_are_the_steps_own(lengths):
+    model, faces = transformer(), [located(*own, seed=k) for k, own in enumerate(lengths)]
+    given = inputs(max(len(faces), 1))
+    steps = [given["timestep"], given["timestep"] / 3, torch.zeros_like(given["timestep"])]
+    by_step, at_once = (
+        hoist_modulation(model, steps, given["guidance"], given["pooled_projections"], faces, at_once=way)
+        for way in (False, True)
+    )
+    for one, other in zip(by_step, at_once, strict=True):
+        assert torch.equal(one.y, other.y)
+        for layers in zip(one.blocks, other.blocks, strict=True):
+            for a, b in zip(*layers, strict=True):
+                torch.testing.assert_close(b.y, a.y, rtol=0, atol=1e-13)
+                torch.testing.assert_close(b.own, a.own, rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("lengths", [[], [(6,)], [(5, 3, 2)], [(4, 1), (2, 2, 5)]])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @torch.no_grad()

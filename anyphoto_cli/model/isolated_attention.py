@@ -107,7 +107,7 @@ KERNELS: dict[str, Kernel] = {
 }
 
 
-MERGE_FROM = {"cpu": 512, "cuda": 2560}
+MERGE_FROM = {"cpu": 1024, "cuda": 2560}
 """Tokens from which the merged form is the fastest; below, its many small calls cost more than the mask
 (docs/performance/attention.md, attention_gpu.md).
 """

@@ -132,6 +132,7 @@ def kernels_of(q: Tensor) -> Kernels:
 
 
 @functools.cache
+@torch.inference_mode(False)
 def cuda_kernels(device: torch.device, dtype: torch.dtype, head_dim: int) -> Kernels | None:
     """The fastest set that passes `joins` on this card; None without any, as for float32."""
     if dtype not in (torch.float16, torch.bfloat16):
@@ -199,12 +200,14 @@ def _mask(lengths: tuple[int, ...], shared: int, device: torch.device) -> Tensor
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept must do for training, too
 def _ends(lengths: tuple[int, ...], batch: int, device: torch.device) -> Tensor:
     """[batch * N + 1] int32: where each identity's tokens end. Kept: a copy from the host would wait for the GPU."""
     return torch.tensor([0, *itertools.accumulate(lengths * batch)], dtype=torch.int32, device=device)
 
 
 @functools.cache
+@torch.inference_mode(False)
 def _unused(device: torch.device) -> tuple[Tensor, Tensor]:
     """Without dropout nothing is drawn: the random state is never read."""
     return torch.empty(2, dtype=torch.uint64, device=device), torch.empty((), dtype=torch.uint64)

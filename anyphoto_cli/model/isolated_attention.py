@@ -39,6 +39,7 @@ def masked_attention(
 
 
 @functools.lru_cache(maxsize=2)
+@torch.inference_mode(False)  # what is kept must do for training, too
 def isolation_mask(n_global: int, lengths: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """M of Eq. 19, [S, S]: 0 where a token may look, -inf elsewhere. Kept: the blocks of a model ask for one and the
     same. Rows lie 16 bytes apart, as torch's masked kernels want them.

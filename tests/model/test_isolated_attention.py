@@ -215,3 +215,11 @@ def test_a_bias_in_the_merged_form_is_the_masked_one_s(lengths):
         torch.testing.assert_close(
             merged_attention(q, k, v, lengths, bias), masked_attention(q, k, v, lengths, bias), rtol=0, atol=1e-14
         )
+
+
+def test_a_mask_made_in_inference_mode_serves_training():
+    lengths = [5, 2, 6]
+    q, k, v = qkv(lengths, n_global=13)
+    with torch.inference_mode():
+        masked_attention(q.detach(), k.detach(), v.detach(), lengths)
+    assert all(x.isfinite().all() for x in grad(masked_attention(q, k, v, lengths).sum(), (q, k, v)))

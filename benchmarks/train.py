@@ -120,7 +120,7 @@ class Text:
         return self.states.expand(len(captions), -1, -1), self.pooled.expand(len(captions), -1)
 
 
-def lora_on_all_tokens(layer: nn.Module, x: Tensor, tail: int) -> Tensor:
+def lora_on_all_tokens(layer: nn.Module, x: Tensor, tail: int, own: Tensor | None = None) -> Tensor:
     """What `split_lora` gives, with the adapter computed for every token and masked after."""
     out = layer.base_layer(x) if hasattr(layer, "base_layer") else layer(x)
     if not tail or not hasattr(layer, "lora_A") or ADAPTER not in layer.lora_A:

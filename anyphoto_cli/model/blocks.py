@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anyphoto_cli.model.identity_modulation import Rows, gated, modulate, modulation_rows
 from anyphoto_cli.model.isolated_attention import isolated_attention, noise_attention
-from anyphoto_cli.model.location_lora import split_lora
+from anyphoto_cli.model.location_lora import kept_tail, split_lora
 from anyphoto_cli.model.token_pruning import IMAGE, JOINT, NOISE, TEXT, Spans
 
 Rope = tuple[Tensor, Tensor]
@@ -67,7 +67,8 @@ class AnyPhotoTransformerBlock(FluxTransformerBlock):
 
     def _attend(self, image: Tensor, text: Tensor, rope: Rope, spans: Spans) -> tuple[Tensor, Tensor]:
         attn, tail = self.attn, spans.located
-        q, k, v = (split_lora(layer, image, tail) for layer in (attn.to_q, attn.to_k, attn.to_v))
+        own = kept_tail(image, tail)
+        q, k, v = (split_lora(layer, image, tail, own) for layer in (attn.to_q, attn.to_k, attn.to_v))
         tq, tk, tv = (layer(text) for layer in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj))
         q = torch.cat([attn.norm_added_q(_heads(tq, attn)), attn.norm_q(_heads(q, attn))])
         k = torch.cat([attn.norm_added_k(_heads(tk, attn)), attn.norm_k(_heads(k, attn))])
@@ -106,22 +107,23 @@ class AnyPhotoSingleTransformerBlock(FluxSingleTransformerBlock):
         [rows] = self.modulation(temb) if isinstance(temb, Rows) else temb
         shift, scale, gate = rows.parts(3)
         normed = modulate(self.norm.norm(hidden_states), scale, shift, spans, JOINT)
-        k = self._project(self.attn.to_k, normed, spans.located, self.attn.norm_k, image_rotary_emb)
-        v = _heads(split_lora(self.attn.to_v, normed, spans.located), self.attn)
+        own = kept_tail(normed, spans.located)
+        k = self._project(self.attn.to_k, normed, spans.located, self.attn.norm_k, image_rotary_emb, own)
+        v = _heads(split_lora(self.attn.to_v, normed, spans.located, own), self.attn)
 
         tail, asked = spans.located, JOINT
         if noise_only:
             noise = slice(spans.batch * spans.text, spans.batch * (spans.text + spans.noise))
             hidden_states, normed, tail, asked = hidden_states[noise], normed[noise], 0, NOISE
             image_rotary_emb = (image_rotary_emb[0][noise], image_rotary_emb[1][noise])
-        q = self._project(self.attn.to_q, normed, tail, self.attn.norm_q, image_rotary_emb)
+        q = self._project(self.attn.to_q, normed, tail, self.attn.norm_q, image_rotary_emb, own)
         attended = (noise_attention if noise_only else isolated_attention)(q, k, v, spans).flatten(1).to(q.dtype)
-        mlp = self.act_mlp(split_lora(self.proj_mlp, normed, tail))
+        mlp = self.act_mlp(split_lora(self.proj_mlp, normed, tail, own))
         out = split_lora(self.proj_out, torch.cat([attended, mlp], -1), tail)
         return _within_half(gated(hidden_states, gate, out, spans, asked))
 
-    def _project(self, layer: Any, x: Tensor, tail: int, norm: Any, rope: Rope) -> Tensor:
-        return _rotate(norm(_heads(split_lora(layer, x, tail), self.attn)), rope)
+    def _project(self, layer: Any, x: Tensor, tail: int, norm: Any, rope: Rope, own: Tensor | None) -> Tensor:
+        return _rotate(norm(_heads(split_lora(layer, x, tail, own), self.attn)), rope)
 
 
 def _heads(x: Tensor, attn: Any) -> Tensor:

@@ -23,10 +23,11 @@ _SINGLE = r"single_transformer_blocks\.\d+\.(norm\.linear|proj_mlp|proj_out|attn
 _FEED_FORWARD_IN = r"transformer_blocks\.\d+\.ff\.net\.0\.proj"
 
 
-def split_lora(layer: nn.Module, x: Tensor, tail: int) -> Tensor:
+def split_lora(layer: nn.Module, x: Tensor, tail: int, own: Tensor | None = None) -> Tensor:
     """layer(x), with the AnyPhoto adapter on the last `tail` rows alone.
 
-    layer: a linear layer, adapted by peft or not. x: [S, d_in]. Returns [S, d_out].
+    layer: a linear layer, adapted by peft or not. x: [S, d_in]. own: `kept_tail(x, tail)`, where several layers read
+    one x; None: each layer keeps a copy of its own. Returns [S, d_out].
     Literal twin: the layer with and without its adapter, each on its own rows (tests/model/test_location_lora.py).
     """
     if not isinstance(layer, LoraLayer):
@@ -37,7 +38,8 @@ def split_lora(layer: nn.Module, x: Tensor, tail: int) -> Tensor:
     if adapted and torch.is_grad_enabled() and _is_plain(layer, x):
         base, scale = cast(nn.Linear, layer.base_layer), float(layer.scaling[ADAPTER])
         down, up = (cast(Tensor, part[ADAPTER].weight) for part in (layer.lora_A, layer.lora_B))
-        return cast(Tensor, _Adapted.apply(x, base.weight, base.bias, down, up, tail, scale))
+        own = kept_tail(x, tail) if own is None else own
+        return cast(Tensor, _Adapted.apply(x, base.weight, base.bias, down, up, own, scale))
     if adapted and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         x, own = _Tail.apply(x, tail)
     else:
@@ -59,6 +61,15 @@ def split_lora(layer: nn.Module, x: Tensor, tail: int) -> Tensor:
     return cast(Tensor, _AddToTail.apply(out, delta))
 
 
+def kept_tail(x: Tensor, tail: int) -> Tensor | None:
+    """A copy of the last rows for the backward pass of the adapter: a slice would keep all of x alive. None where
+    there is none to come.
+    """
+    if not tail or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return None
+    return x[-tail:].detach().clone()
+
+
 def _is_plain(layer: LoraLayer, x: Tensor) -> bool:
     """Whether `_Adapted` does it: a frozen linear layer in x's number format that nothing else hangs on."""
     base = layer.base_layer
@@ -77,31 +88,31 @@ class _Adapted(torch.autograd.Function):
     """W x + bias, and B A x · alpha / r on the last rows: one node for what are six, whose launches a card waits for.
 
     x: [S, d_in]. weight, bias: frozen. a: [r, d_in], b: [d_out, r], float32 masters or x's format; products are in x's.
+    own: the last rows of x, without gradient: theirs goes to x.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, tail: int, scale: float
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, own: Tensor, scale: float
     ) -> Tensor:  # fmt: skip
-        own = x[-tail:].clone()  # a slice would keep all of x alive
         a_now, b_now = a.to(x.dtype), b.to(x.dtype)
         down = own @ a_now.T
         out = F.linear(x, weight, bias)
-        out[-tail:].addmm_(down, b_now.T, alpha=scale)
+        out[-len(own) :].addmm_(down, b_now.T, alpha=scale)
         ctx.save_for_backward(weight, own, down, a_now, b_now)
-        ctx.tail, ctx.scale, ctx.masters = tail, scale, (a.dtype, b.dtype)
+        ctx.scale, ctx.masters = scale, (a.dtype, b.dtype)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         weight, own, down, a_now, b_now = ctx.saved_tensors
         [grad], (a_type, b_type) = grads, ctx.masters
-        located = grad[-ctx.tail :]
+        located = grad[-len(own) :]
         of_down = (located @ b_now).mul_(ctx.scale)
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = grad @ weight
-            of_x[-ctx.tail :].addmm_(of_down, a_now)
+            of_x[-len(own) :].addmm_(of_down, a_now)
         of_b = (located.T @ down).to(b_type).mul_(ctx.scale)
         return of_x, None, None, (of_down.T @ own).to(a_type), of_b, None, None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-DOUBLE, SINGLE = 17.0, 15.8
+DOUBLE, SINGLE = 16.8, 15.5
 """Numbers of the model's format that a block keeps, per token and width, with LoRA of rank 128 on location tokens."""
 
 

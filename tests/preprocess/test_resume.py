@@ -95,7 +95,10 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bytes(drawn, whole, tmp_path)
         worker = start(drawn, out)
         time.sleep(length * rng.uniform(0.3, 0.98))
         worker.kill()
-        cut += worker.wait() != 0
+        if worker.wait() != 0:
+            cut += 1
+        else:
+            length *= 0.8  # timed while the machine was busier: the next one must come sooner
         assert_nothing_torn(out)
         finish(drawn, out)
         assert hashes(out) == wanted, trial

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from anyphoto_cli.model.flash_kernels import Cudnn, Flash, FlashAtOnce, cuda_kernels, errors
+from anyphoto_cli.model.flash_kernels import Cudnn, Flash, FlashAtOnce
 from anyphoto_cli.model.isolated_attention import masked_attention, merged_attention
+from anyphoto_cli.model.kernel_trial import cuda_kernels, errors
 from anyphoto_cli.model.location_lora import ADAPTER, location_lora_config
 from anyphoto_cli.train.optimiser import trained_parameters
 from anyphoto_cli.train.sections import Sections

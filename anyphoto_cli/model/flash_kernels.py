@@ -1,7 +1,6 @@
 """torch's flash kernels as the merged form wants them: they give the log-sum-exp, and take a joined one back.
 
-They are private to torch, so on CUDA none is trusted unseen: the fastest set that gives Eq. 19 and its gradients on a
-small example, in this process and on this card, is the one that is used.
+They are private to torch: which set is used, `kernel_trial` sees.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 Part = tuple[Tensor, Tensor, Tensor]
 _ATEN = torch.ops.aten
@@ -91,9 +89,9 @@ class FlashAtOnce(Flash):
 class Cudnn(FlashAtOnce):
     """cuDNN's attention for the large parts: half as fast again as FlashAttention 2 on a Hopper card.
 
-    torch keeps a plan for the strides of q, k and v alone and takes those of the output and its gradient for the ones
-    it saw first, so both are given as its own forward pass lays them out: dense, their axes in q's order. Otherwise a
-    plan that plain attention made gives wrong gradients here (an H200 showed .13 of the norm).
+    torch seems to keep its plans by the strides of q, k and v alone: after plain attention on the same parts an H200
+    gave gradients that were off by .13 of their norm, and right ones otherwise. So the output and its gradient are
+    given as that plan has them: dense, their axes in q's order.
     """
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,86 +115,6 @@ def laid_out_as(x: Tensor, q: Tensor) -> Tensor:
     """x, dense, with its axes in memory in the order of q's; not copied where it is so already."""
     order = sorted(range(q.ndim), key=q.stride, reverse=True)  # stable: equal strides stay in order
     return x.permute(order).contiguous().permute([order.index(axis) for axis in range(q.ndim)])
-
-
-def kernels_of(q: Tensor) -> Kernels:
-    """Those for a tensor. Raises NotImplementedError on a CUDA device where none passes the trial."""
-    if q.device.type == "cpu":
-        return Kernels()
-    if q.device.type != "cuda":
-        return Flash()
-    found = cuda_kernels(q.device, q.dtype, q.shape[-1])
-    if found is None:
-        raise NotImplementedError(f"no flash kernel of this torch joins parts of {q.dtype} on {q.device}")
-    return found
-
-
-@functools.cache
-@torch.inference_mode(False)
-def cuda_kernels(device: torch.device, dtype: torch.dtype, head_dim: int) -> Kernels | None:
-    """The fastest set that passes `joins` on this card; None without any, as for float32."""
-    if dtype not in (torch.float16, torch.bfloat16):
-        return None
-    wanted: list[Kernels] = [FlashAtOnce(), Flash()]
-    if torch.backends.cuda.cudnn_sdp_enabled() and torch.cuda.get_device_capability(device) >= (9, 0):
-        wanted.insert(0, Cudnn())
-    return next((kernels for kernels in wanted if joins(kernels, device, dtype, head_dim)), None)
-
-
-def joins(kernels: Kernels, device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """Whether outputs and gradients of the merged form are those of a dense mask in float32, up to rounding.
-
-    Tried with few tokens and with more than a kernel's tile, in the model's strides and contiguous.
-    """
-    trials = (((24, 9, 40), 56, True), ((100, 37), 300, True), ((100, 37), 300, False))
-    try:
-        return all(max(errors(kernels, device, dtype, head_dim, *trial)) <= MOST_OFF for trial in trials)
-    except (RuntimeError, TypeError, AttributeError, NotImplementedError):
-        return False
-
-
-MOST_OFF = 0.03
-"""Of the norm: bfloat16 is off by less than .01, a wrong join by .1 and more."""
-
-
-def errors(
-    kernels: Kernels, device: torch.device, dtype: torch.dtype, head_dim: int, lengths: tuple[int, ...], shared: int,
-    as_in_the_model: bool,
-) -> list[float]:  # fmt: skip
-    """Of the output and the gradients of q, k, v, over their norms; infinite where one is not a number.
-
-    as_in_the_model: [b, S, heads, head_dim] seen as [b, heads, S, head_dim]; else contiguous.
-    """
-    from anyphoto_cli.model.merged_attention import join, unjoin
-
-    b, heads, generator = 2, 4, torch.Generator().manual_seed(0)
-    drawn = [
-        torch.randn(b, shared + sum(lengths), heads, head_dim, generator=generator).to(device, dtype).transpose(1, 2)
-        for _ in range(4)
-    ]
-    q, k, v, w = drawn if as_in_the_model else [x.contiguous() for x in drawn]
-    with torch.enable_grad():
-        # Plain attention on the very parts first: what torch remembers of it must not change what follows.
-        parts = [q[..., :shared, :], k, v], [q[..., shared:, :], k[..., :shared, :], v[..., :shared, :]]
-        for part in parts:
-            plain = [x.detach().requires_grad_() for x in part]
-            torch.autograd.grad(F.scaled_dot_product_attention(plain[0], plain[1], plain[2]).sum(), plain)
-    with torch.no_grad():
-        out, lse = join(kernels, q, k, v, lengths)
-        found = (out, *unjoin(kernels, w, q, k, v, out, lse, lengths))
-    mask = _mask(lengths, shared, device)
-    with torch.enable_grad():
-        exact = [x.detach().float().requires_grad_() for x in (q, k, v)]
-        true = F.scaled_dot_product_attention(exact[0], exact[1], exact[2], attn_mask=mask)
-        wanted = (true.detach(), *torch.autograd.grad((true * w.float()).sum(), exact))
-    off = [float((x.float() - y).norm() / y.norm()) for x, y in zip(found, wanted, strict=True)]
-    return [one if one == one else float("inf") for one in off]
-
-
-def _mask(lengths: tuple[int, ...], shared: int, device: torch.device) -> Tensor:
-    """Eq. 19: True where a token may look."""
-    owner = torch.tensor([0] * shared + [i for i, n in enumerate(lengths, 1) for _ in range(n)], device=device)
-    return (owner[:, None] == 0) | (owner[None] == 0) | (owner[:, None] == owner[None])
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,14 +9,15 @@ exponential of each logit is multiplied by its strength, as OminiControl's condi
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anyphoto_cli.model.flash_kernels import cuda_kernels
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.model.isolation_mask import isolation_mask
+from anyphoto_cli.model.kernel_trial import cuda_kernels
 from anyphoto_cli.model.merged_attention import merged_attention
 from anyphoto_cli.model.token_pruning import Spans
 
@@ -36,20 +37,6 @@ def masked_attention(
     n_global = q.shape[-2] - sum(lengths)
     mask = isolation_mask(n_global, tuple(lengths), q.device, q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask if bias is None else _biased(mask, bias, n_global))
-
-
-@functools.lru_cache(maxsize=2)
-@torch.inference_mode(False)  # what is kept must do for training, too
-def isolation_mask(n_global: int, lengths: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """M of Eq. 19, [S, S]: 0 where a token may look, -inf elsewhere. Kept: the blocks of a model ask for one and the
-    same. Rows lie 16 bytes apart, as torch's masked kernels want them.
-    """
-    owner = torch.tensor([0] * n_global + [i for i, n in enumerate(lengths, 1) for _ in range(n)], device=device)
-    i, j = owner[:, None], owner[None, :]
-    allowed = (i == 0) | (j == 0) | (i == j)
-    total = len(owner)
-    mask = torch.zeros(total, -(-total // 8) * 8, dtype=dtype, device=device)[:, :total]
-    return mask.masked_fill_(~allowed, float("-inf"))
 
 
 def _biased(mask: Tensor, bias: Tensor, n_global: int) -> Tensor:
@@ -117,6 +104,8 @@ MERGE_FROM = {"cpu": 1024, "cuda": 2560}
 def choose_kernel(name: str, device: torch.device, tokens: int, dtype: torch.dtype, head_dim: int) -> str:
     """Resolve "auto" for so many tokens a sample: masked for few and merged for many, the fastest exact form as far as
     it was measured; on CUDA split where its flash kernels do not merge (float32); elsewhere masked.
+
+    Raises ValueError for an unknown name, InputError for merged where no kernel does it.
     """
     if name == "auto":
         if tokens < MERGE_FROM.get(device.type, tokens + 1):
@@ -126,6 +115,9 @@ def choose_kernel(name: str, device: torch.device, tokens: int, dtype: torch.dty
         return "merged"
     if name not in ATTENTIONS:
         raise ValueError(f"attention must be one of auto, {', '.join(ATTENTIONS)}; got {name!r}")
+    if name == "merged" and device.type == "cuda" and cuda_kernels(device, dtype, head_dim) is None:
+        told = str(dtype).removeprefix("torch.")
+        raise InputError(f"no flash kernel here joins {told}", field="--attention", remedy="Use split, or auto")
     return name
 
 

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import grad
 
-from anyphoto_cli.model import flash_kernels
-from anyphoto_cli.model.flash_kernels import Cudnn, Flash, FlashAtOnce, joins
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.model import flash_kernels, kernel_trial
+from anyphoto_cli.model.flash_kernels import Cudnn, Flash, FlashAtOnce
 from anyphoto_cli.model.isolated_attention import (
     KERNELS,
     MERGE_FROM,
@@ -16,7 +17,8 @@ from anyphoto_cli.model.isolated_attention import (
     merged_attention,
     split_attention,
 )
-from anyphoto_cli.model.merged_attention import join, unjoin
+from anyphoto_cli.model.joined_parts import join, unjoin
+from anyphoto_cli.model.kernel_trial import joins
 
 FAST = [split_attention, merged_attention]
 
@@ -90,6 +92,8 @@ def test_kernel_follows_device_and_size():
     assert choose_kernel("masked", torch.device("cuda"), 4608, *half) == "masked"
     with pytest.raises(ValueError, match="auto, masked, split, merged; got 'open'"):
         choose_kernel("open", torch.device("cpu"), 10, *single)
+    with pytest.raises(InputError, match="--attention: no flash kernel here joins float32. Use split, or auto"):
+        choose_kernel("merged", torch.device("cuda"), 4608, *single)
     assert set(KERNELS) == {"masked", "split", "merged", "open"}
 
 
@@ -205,6 +209,14 @@ def test_kernels_that_do_not_join_are_not_used(monkeypatch):
     for stand_in in (Other(), Own(), Gone()):
         monkeypatch.setattr(flash_kernels, "_ATEN", stand_in)
         assert not joins(FlashAtOnce(), torch.device("cpu"), torch.float32, 16)
+
+
+@pytest.mark.parametrize("passes, taken", [((Cudnn, Flash), Cudnn), ((FlashAtOnce, Flash), FlashAtOnce), ((), None)])
+def test_the_first_set_of_kernels_that_passes_is_taken(monkeypatch, passes, taken):
+    monkeypatch.setattr(kernel_trial, "joins", lambda kernels, *_: type(kernels) in passes)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    found = kernel_trial.cuda_kernels.__wrapped__(torch.device("cuda"), torch.bfloat16, 128)
+    assert found is None if taken is None else type(found) is taken
 
 
 @pytest.mark.parametrize("lengths", [[7], [3, 5], [1, 9, 4, 2]])

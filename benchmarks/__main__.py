@@ -3,7 +3,7 @@
 python -m benchmarks [startup] [preprocess] [attention] [generate] [memory] [train] [bench] [scale] [--device cuda]
 python -m benchmarks attention generate pictures train train-compiled ladder --device cuda
 
-python -m benchmarks together --device cuda
+python -m benchmarks together --device cuda      all of these but the ladder in one process, for a card lent for minutes
 
 Without a name: all that this machine can measure. Some minutes on a GPU; pictures and train-compiled compile.
 """
@@ -54,11 +54,11 @@ def table(rows: Rows) -> str:
 def write(name: str, title: str, bar: str, note: str, tables: dict[str, Rows], command: str) -> None:
     """Under docs/performance; of a GPU beside, not over, the CPU's page."""
     name = f"{name}_gpu" if "cuda" in command else name
-    PAGES.mkdir(parents=True, exist_ok=True)
     versions = f"torch {version('torch')}, diffusers {version('diffusers')}"
     about = f"{datetime.date.today()}, {machine()}, {versions}; `python -m benchmarks {command}`{note}"
     text = "\n\n".join(f"## {part}\n\n{table(rows)}" if part else table(rows) for part, rows in tables.items())
     print(text, about, sep="\n")
+    PAGES.mkdir(parents=True, exist_ok=True)
     (PAGES / f"{name}.md").write_text(f"# {title}\n\n{about}\nBar: {bar}.\n\n{text}\n")
     (PAGES / f"{name}.json").write_text(json.dumps({"about": about, "tables": tables}, indent=2) + "\n")
 

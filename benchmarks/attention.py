@@ -181,20 +181,25 @@ def errors_of(
     return {f"error, {name}": f"{off(name):.0e}" for name in ("dense mask", "split", "merged") if name in forms}
 
 
+def tables_of(
+    cases: Sequence[tuple[int, int, int]], device: torch.device, rounds: int, with_flex: bool = True
+) -> dict[str, list[dict[str, object]]]:  # fmt: skip
+    """Forward, and forward and backward."""
+
+    def line(case: tuple[int, int, int], backward: bool) -> list[dict[str, object]]:
+        return attempted(lambda: [rows_of(*case, device, rounds, backward, with_flex=with_flex)])
+
+    return {
+        f"{title}, over text and noise alone": [row for case in cases for row in line(case, backward)]
+        for title, backward in (("Forward", False), ("Forward and backward", True))
+    }
+
+
 def short_tables(device: torch.device, rounds: int) -> dict[str, list[dict[str, object]]]:
     """A few of the cases on a GPU, without FlexAttention, which compiles for each; tokens not seen before."""
     cases = ((512, 2, 128), (768, 4, 144), (1024, 2, 256), (1024, 4, 192), (1024, 8, 128))
-    tables = {
-        f"{title}, over text and noise alone": [
-            row
-            for case in cases
-            for row in attempted(
-                lambda case=case, backward=backward: [rows_of(*case, device, rounds, backward, with_flex=False)]
-            )
-        ]
-        for title, backward in (("Forward", False), ("Forward and backward", True))
-    }
-    return tables | {"Numbers of tokens that were not seen before": attempted(new_shape_rows)}
+    new = {"Numbers of tokens that were not seen before": attempted(new_shape_rows)}
+    return tables_of(cases, device, rounds, with_flex=False) | new
 
 
 def measure(arguments: list[str]) -> tuple[str, dict[str, list[dict[str, object]]]]:
@@ -202,14 +207,7 @@ def measure(arguments: list[str]) -> tuple[str, dict[str, list[dict[str, object]
     device, rounds = asked(arguments)
     cases = CASES + (MORE_ON_A_GPU if device.type == "cuda" else ())
     tables = {"The card": card.rows()} if device.type == "cuda" else {}
-    tables |= {
-        f"{title}, over text and noise alone": [
-            row
-            for case in cases
-            for row in attempted(lambda case=case, backward=backward: [rows_of(*case, device, rounds, backward)])
-        ]
-        for title, backward in (("Forward", False), ("Forward and backward", True))
-    }
+    tables |= tables_of(cases, device, rounds)
     if device.type == "cuda":
         tables["Numbers of tokens that were not seen before"] = attempted(new_shape_rows)
     else:

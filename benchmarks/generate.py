@@ -25,8 +25,9 @@ from anyphoto_cli.model.location_lora import ADAPTER, lora_parameters, split_lor
 from anyphoto_cli.model.token_pruning import LocationTokens, grid_ids
 from anyphoto_cli.train.flops import forward_flops
 from benchmarks import card
+from benchmarks.models import built
 from benchmarks.rounds import asked, attempted, interleaved, milliseconds, ratio, that_run, wait
-from benchmarks.train import built, naive
+from benchmarks.train import naive
 
 LIMITS = (
     "one step at most 1.10 x its FLOP ideal on a CPU (1.05 on a GPU) and 1.01 x stock diffusers without faces; LoRA "

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,42 +40,24 @@ def write_random_flux(folder: Path, small: bool = False) -> float:
     pipeline = FluxPipeline.from_pretrained(toy)
     if not small:
         from diffusers import FluxTransformer2DModel
-        from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+        from transformers import CLIPTextModel, T5EncoderModel
 
-        t5 = T5Config(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, vocab_size=32128,
-                      feed_forward_proj="gated-gelu")  # fmt: skip
-        clip = CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=768,
-            intermediate_size=3072,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            eos_token_id=pipeline.text_encoder.config.eos_token_id,
-        )
-        from benchmarks.train import random_vae
+        from benchmarks.memory import clip_l, t5_xxl
+        from benchmarks.models import of_random_numbers, random_vae
 
-        pipeline.transformer = _random(lambda: FluxTransformer2DModel(guidance_embeds=True))
-        pipeline.text_encoder_2 = _random(lambda: T5EncoderModel(t5))
-        pipeline.text_encoder = CLIPTextModel(clip).to("cuda", torch.bfloat16)
-        pipeline.vae = random_vae(torch.device("cuda"))
+        where = torch.device("cuda"), torch.bfloat16
+        end = pipeline.text_encoder.config.eos_token_id
+
+        pipeline.transformer = of_random_numbers(lambda: FluxTransformer2DModel(guidance_embeds=True), *where)
+        pipeline.text_encoder_2 = of_random_numbers(lambda: T5EncoderModel(t5_xxl()), *where)
+        pipeline.text_encoder = CLIPTextModel(clip_l(eos_token_id=end)).to(*where)
+        pipeline.vae = random_vae(where[0])
     pipeline.save_pretrained(folder, max_shard_size="5GB")
     transformer = AnyPhotoTransformer.from_flux(pipeline.transformer)
     transformer.add_anyphoto(MethodConfig())
     pack = FacePackCard(name="tiny-random", sha256="0" * 64)
     save_adapter(folder.parent / "adapter", transformer, AdapterCard(base_model="random", face_pack=pack, train_step=1))
     return sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e9
-
-
-def _random(make: Callable[[], Any]) -> Any:
-    with torch.device("meta"):
-        model = make()
-    model.to_empty(device="cuda").to(torch.bfloat16)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.02)
-    if hasattr(model, "pos_embed"):
-        model.pos_embed.to("cuda")
-    return model
 
 
 def render(folder: Path, mode: str, device: torch.device) -> dict[str, object]:
@@ -126,7 +107,8 @@ def train_nf4(folder: Path, device: torch.device, side: int) -> dict[str, object
     from anyphoto_cli.train.models import TEXT
     from anyphoto_cli.train.optimiser import Optimiser, trained_parameters
     from anyphoto_cli.train.sections import Sections
-    from benchmarks.train import Text, random_example, recogniser_of, whole_step
+    from benchmarks.models import Text, random_example, recogniser_of
+    from benchmarks.train import whole_step
 
     pipeline = memory.open_pipeline(
         folder, AnyPhotoPipeline, device, torch.bfloat16, "nf4", without=TEXT, offload=False

@@ -41,16 +41,29 @@ def numbers(*modules: Any) -> float:
     return sum(p.numel() for module in modules for p in module.parameters()) / 1e9
 
 
+def t5_xxl() -> Any:
+    """FLUX.1's, the encoder alone."""
+    from transformers import T5Config
+
+    return T5Config(
+        d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, vocab_size=32128, feed_forward_proj="gated-gelu"
+    )
+
+
+def clip_l(**more: Any) -> Any:
+    """FLUX.1's text tower."""
+    from transformers import CLIPTextConfig
+
+    sizes = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    return CLIPTextConfig(vocab_size=49408, **sizes, **more)
+
+
 def parts() -> dict[str, float]:
     """Billions of parameters of FLUX.1's parts; the text encoders' and the VAE's sizes as their configs say."""
     from diffusers import AutoencoderKL
-    from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+    from transformers import CLIPTextModel, T5EncoderModel
 
     flux = on_meta(lambda: AnyPhotoTransformer(guidance_embeds=True))
-    t5 = T5Config(
-        d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, vocab_size=32128, feed_forward_proj="gated-gelu"
-    )
-    clip = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
     vae = dict(
         block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=16, use_quant_conv=False,
         use_post_quant_conv=False, down_block_types=("DownEncoderBlock2D",) * 4,
@@ -59,8 +72,8 @@ def parts() -> dict[str, float]:
     rows = [layer for block in blocks_of(flux) for layer in modulation_layers(block)]
     return {
         "transformer": numbers(flux), "of it modulation layers": numbers(*rows),
-        "T5-XXL encoder": numbers(on_meta(lambda: T5EncoderModel(t5))),
-        "CLIP-L text": numbers(on_meta(lambda: CLIPTextModel(clip))),
+        "T5-XXL encoder": numbers(on_meta(lambda: T5EncoderModel(t5_xxl()))),
+        "CLIP-L text": numbers(on_meta(lambda: CLIPTextModel(clip_l()))),
         "VAE": numbers(on_meta(lambda: AutoencoderKL(**vae))),
     }  # fmt: skip
 

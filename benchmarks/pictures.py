@@ -17,8 +17,8 @@ import torch
 from anyphoto_cli.model.pipeline import AnyPhotoPipeline
 from benchmarks import card
 from benchmarks.generate import STOCK, a_pair, groups_of, tokens_of
+from benchmarks.models import random_vae
 from benchmarks.rounds import asked, interleaved, ratio, that_run, wait
-from benchmarks.train import random_vae
 
 LIMITS = "28 steps at 1024 px with 2 faces, compiled: not slower than diffusers' eager FluxPipeline without faces"
 Table = list[dict[str, object]]

@@ -21,7 +21,7 @@ FLUX_NEEDS_GB = {"full": 37.0, "offload": 27.0, "hoisted": 21.0, "fp8": 18.0, "n
 
 PICKED = ("full", "hoisted", "fp8", "nf4", "group")
 """What "auto" tries in turn: the fastest first. hoisted gives offload's numbers in less memory and moves less; group
-gives them too, but moves all weights at every step.
+gives them too, up to rounding, but moves all weights at every step.
 """
 EXACT = ("full", "offload", "hoisted", "group")
 """The same numbers, bit for bit, but that group makes its modulation rows step by step and the others, on a GPU, at
@@ -37,7 +37,7 @@ EXPLAINED = {
     "hoisted": "the same, without the modulation layers: their rows are computed once a layout",
     "fp8": "transformer weights in 8-bit floats (norms and modulation in bfloat16), with offload",
     "nf4": "transformer and T5 in 4-bit NF4 (bitsandbytes), with offload",
-    "group": "every layer comes to the device when it is called: exact, and slow",
+    "group": "every layer comes to the device when it is called: the same up to rounding, and slow",
 }
 
 

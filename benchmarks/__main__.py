@@ -1,7 +1,7 @@
 """Run benchmarks, print tables, write JSON and Markdown under docs/performance/.
 
 python -m benchmarks [startup] [preprocess] [attention] [generate] [memory] [train] [bench] [scale] [--device cuda]
-python -m benchmarks attention generate pictures train train-compiled ladder --device cuda
+python -m benchmarks attention generate pictures train train-compiled kernels ladder --device cuda
 
 python -m benchmarks together --device cuda      all of these but the ladder in one process, for a card lent for minutes
 
@@ -23,6 +23,7 @@ from benchmarks import (
     attention,
     bench,
     generate,
+    kernels,
     ladder,
     memory,
     pictures,
@@ -74,13 +75,14 @@ PARTS: dict[str, tuple[str, str, Callable[[list[str]], tuple[str, dict[str, Rows
     "train": ("Training step", train.LIMITS, train.measure),
     "pictures": ("Whole pictures, compiled", pictures.LIMITS, pictures.measure),
     "train-compiled": ("Training step, compiled", train.LIMITS, train.measure_compiled),
+    "kernels": ("Where a step's time goes", kernels.LIMITS, kernels.measure),
     "ladder": ("Memory, measured", ladder.LIMITS, ladder.measure),
     "bench": ("Bench", bench.LIMITS, lambda given: (QUIET.format(bench.ROUNDS), bench.measure())),
     "scale": ("Scale", scale.LIMITS, scale.measure),
 }
 """Name -> title, bar, and what measures: words of the command line -> (a note, tables by title)."""
-ON_A_GPU = ("attention", "generate", "pictures", "train", "train-compiled", "ladder")
-GPU_ALONE = ("pictures", "train-compiled", "ladder")
+ON_A_GPU = ("attention", "generate", "pictures", "train", "train-compiled", "kernels", "ladder")
+GPU_ALONE = ("pictures", "train-compiled", "kernels", "ladder")
 """At their own size they need one."""
 
 

@@ -1,5 +1,5 @@
-"""Peak memory on the GPU by `--memory` mode, at FLUX.1's size with random weights: written to disk once, then opened,
-prompted and rendered as `anyphoto generate` does, each mode in a process of its own.
+"""Peak memory on the GPU by `--memory` mode, at FLUX.1's size: a folder is opened, prompted and rendered as `anyphoto
+generate` does, each mode in a process of its own. Transformer and T5 are zeros, which take no room on a disk.
 
 python -m benchmarks ladder --device cuda
 """
@@ -7,11 +7,11 @@ python -m benchmarks ladder --device cuda
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from benchmarks.rounds import asked
 LIMITS = "generate at 1024 px with 4 people: hoisted 24 GB, nf4 12 GB, group 8 GB; train on an nf4 base 24 GB"
 Table = list[dict[str, object]]
 SIDE, PEOPLE, FACE, STEPS = 1024, 4, 192, 4
-MODES = ("nf4", "hoisted", "group", "full", "fp8", "offload")
+TOGETHER = (("nf4", "group", "fp8"), ("hoisted", "offload", "train 512"), ("full", "train 1024"))
+SMALL = (("full", "fp8"),)
 
 
-def write_random_flux(folder: Path, small: bool = False) -> float:
-    """A FLUX.1-dev folder of random numbers; tokenizers are a toy's. Returns its GB."""
+def write_flux(folder: Path, small: bool = False) -> float:
+    """A FLUX.1-dev folder: transformer and T5 all zeros, in files that take no room; tokenizers are a toy's. Its GB."""
     from diffusers import FluxPipeline
 
     from anyphoto_cli.config.method import MethodConfig
@@ -38,26 +39,45 @@ def write_random_flux(folder: Path, small: bool = False) -> float:
     toy = folder.parent / "toy"
     build_tiny_random(toy)
     pipeline = FluxPipeline.from_pretrained(toy)
-    if not small:
+    if small:
+        pipeline.save_pretrained(folder)
+        transformer = AnyPhotoTransformer.from_flux(pipeline.transformer)
+    else:
         from diffusers import FluxTransformer2DModel
         from transformers import CLIPTextModel, T5EncoderModel
 
         from benchmarks.memory import clip_l, t5_xxl
-        from benchmarks.models import of_random_numbers, random_vae
+        from benchmarks.models import random_vae
 
-        where = torch.device("cuda"), torch.bfloat16
         end = pipeline.text_encoder.config.eos_token_id
-
-        pipeline.transformer = of_random_numbers(lambda: FluxTransformer2DModel(guidance_embeds=True), *where)
-        pipeline.text_encoder_2 = of_random_numbers(lambda: T5EncoderModel(t5_xxl()), *where)
-        pipeline.text_encoder = CLIPTextModel(clip_l(eos_token_id=end)).to(*where)
-        pipeline.vae = random_vae(where[0])
-    pipeline.save_pretrained(folder, max_shard_size="5GB")
-    transformer = AnyPhotoTransformer.from_flux(pipeline.transformer)
+        pipeline.text_encoder = CLIPTextModel(clip_l(eos_token_id=end)).bfloat16()
+        pipeline.vae = random_vae(torch.device("cuda")).cpu()
+        pipeline.save_pretrained(folder)  # with the toy's transformer and T5, which are written over
+        with torch.device("meta"):
+            flux, t5 = FluxTransformer2DModel(guidance_embeds=True), T5EncoderModel(t5_xxl())
+        flux.save_config(folder / "transformer")
+        t5.config.save_pretrained(folder / "text_encoder_2")
+        write_zeros(flux, folder / "transformer" / "diffusion_pytorch_model.safetensors")
+        write_zeros(t5, folder / "text_encoder_2" / "model.safetensors")
+        transformer = AnyPhotoTransformer.from_flux(flux.bfloat16().to_empty(device="cuda"))
     transformer.add_anyphoto(MethodConfig())
     pack = FacePackCard(name="tiny-random", sha256="0" * 64)
     save_adapter(folder.parent / "adapter", transformer, AdapterCard(base_model="random", face_pack=pack, train_step=1))
     return sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e9
+
+
+def write_zeros(model: torch.nn.Module, path: Path) -> None:
+    """A bfloat16 safetensors file of a model on the meta device; what is not written reads as zeros."""
+    entries: dict[str, Any] = {}
+    end = 0
+    for name, parameter in model.named_parameters():  # those that share a tensor are named once
+        begin, end = end, end + 2 * parameter.numel()
+        entries[name] = {"dtype": "BF16", "shape": list(parameter.shape), "data_offsets": [begin, end]}
+    header = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as out:
+        out.write(len(header).to_bytes(8, "little") + header)
+        out.truncate(8 + len(header) + end)
 
 
 def render(folder: Path, mode: str, device: torch.device) -> dict[str, object]:
@@ -135,7 +155,7 @@ def train_nf4(folder: Path, device: torch.device, side: int) -> dict[str, object
 
 
 def _in_a_process(*words: str, limit: float = 120.0) -> dict[str, object]:
-    """A line of JSON from a fresh process, or why there is none."""
+    """A line of JSON from a fresh process, or why there is none. No compiler, no threads beyond a few: several run."""
     command = [sys.executable, "-m", "benchmarks.ladder", *words]
     try:
         told = subprocess.run(command, capture_output=True, text=True, timeout=limit)
@@ -151,25 +171,36 @@ def measure(arguments: list[str]) -> tuple[str, dict[str, Table]]:
     """(a note, tables by title)."""
     device, _ = asked(arguments)
     cuda = device.type == "cuda"
-    # Main memory where there is enough: the folder is read by every mode.
-    home = Path("/dev/shm") if Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free > 45e9 else None
-    with tempfile.TemporaryDirectory(dir=home) as name:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "flux"
         if cuda:
             print(_in_a_process("write", str(folder)), flush=True)
         else:
-            write_random_flux(folder, small=True)
-        trained = [_in_a_process("train", str(folder), str(device), str(1024))] if cuda else []
-        print(trained, flush=True)
-        rows: Table = []
-        for mode in MODES if cuda else ("full", "fp8"):
-            rows.append({"--memory": mode} | _in_a_process("render", str(folder), mode, str(device)))
-            print(rows[-1], flush=True)
-        tables = {f"generate, {SIDE} px, {PEOPLE} people of {FACE} px, T5 and CLIP included": filled(rows)}
+            write_flux(folder, small=True)
+        # Some beside each other, as far as a large card and main memory hold them: peaks are each process's own.
+        rows = [row for modes in (TOGETHER if cuda else SMALL) for row in _at_once(folder, device, modes)]
+        tables = {f"generate, {SIDE} px, {PEOPLE} people of {FACE} px, T5 and CLIP included": filled(
+            [row for row in rows if "--memory" in row])}  # fmt: skip
         if cuda:
-            tables["train"] = filled(trained)
+            tables["train"] = filled([row for row in rows if "--memory" not in row])
     where = torch.cuda.get_device_name() if cuda else "toy size"
-    return f"; {where}, random weights.", tables
+    return f"; {where}, weights of zeros; up to three processes at once, so seconds are rough.", tables
+
+
+def _at_once(folder: Path, device: torch.device, modes: tuple[str, ...]) -> Table:
+    """Modes of `--memory`, or `train SIDE`."""
+
+    def one(mode: str) -> dict[str, object]:
+        if mode.startswith("train "):
+            row = _in_a_process("train", str(folder), str(device), mode.split()[1])
+            row = row if "failed" not in row else {"train on an nf4 base, all checkpointed": mode} | row
+        else:
+            row = {"--memory": mode} | _in_a_process("render", str(folder), mode, str(device))
+        print(row, flush=True)
+        return row
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(one, modes))
 
 
 def filled(rows: Table) -> Table:
@@ -182,7 +213,7 @@ def main() -> None:
     """write FOLDER | render FOLDER MODE DEVICE | train FOLDER DEVICE SIDE."""
     what, folder, *more = sys.argv[1:]
     if what == "write":
-        print(json.dumps({"GB": round(write_random_flux(Path(folder)), 1)}))
+        print(json.dumps({"GB": round(write_flux(Path(folder)), 1)}))
     elif what == "render":
         print(json.dumps(render(Path(folder), more[0], torch.device(more[1]))))
     else:

@@ -1,13 +1,12 @@
 """All tables of a GPU but the ladder's from one pair of models in one process, for a card that is lent for minutes.
 
-python -m benchmarks together --device cuda      FLUX.1's size with random weights: generate, attention, train, pictures
+python -m benchmarks together --device cuda      FLUX.1's size with random weights
 
 Each part's page is written when it is through; what is stopped later is not lost.
 """
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 
 from anyphoto_cli.model.location_lora import ADAPTER, location_lora_config
 from anyphoto_cli.train.optimiser import trained_parameters
-from benchmarks import attention, card, generate, pictures, train
+from benchmarks import attention, card, generate, kernels, pictures, train
 from benchmarks.rounds import asked, attempted
 
 Table = list[dict[str, object]]
@@ -35,17 +34,16 @@ def measure(arguments: list[str], written: Written) -> None:
     stock, ours = generate.a_pair(device, 1024 if device.type == "cuda" else 512, 128 if device.type == "cuda" else 16)
     print(f"built after {time.perf_counter() - began:.0f} s", flush=True)
     told("generate", *generate.measure_on(device, rounds, stock, ours))
+    told("train", *eager_training(device, rounds, stock, as_trained(ours)))
+    told("pictures", *pictures.measure_on(device, max(rounds // 2, 1), (stock, as_rendered(ours)), compile_stock=False))
+    parts = train.parts_of(as_trained(ours), device)
+    note = f"; {card.name(device)}, random weights; medians of {rounds} rounds."
+    rows = attempted(lambda: train.whole_step_rows(parts, rounds, "compiled blocks", train.weights_gb(stock)))
+    told("train-compiled", note, {"Whole steps": rows})
+    told("kernels", *kernels.measure_on(device, rounds, stock, ours))
     if device.type == "cuda":
         note = f"; {card.name(device)}; medians of {rounds} interleaved rounds."
         told("attention", note, attention.short_tables(device, rounds))
-    told("train", *eager_training(device, rounds, stock, as_trained(ours)))
-    told("pictures", *pictures.measure_on(device, max(rounds // 2, 1), (stock, as_rendered(ours)), compile_stock=False))
-    del stock
-    gc.collect()
-    parts = train.parts_of(as_trained(ours), device)
-    note = f"; {card.name(device)}, random weights; medians of {rounds} rounds."
-    rows = attempted(lambda: train.whole_step_rows(parts, rounds, "compiled blocks"))
-    told("train-compiled", note, {"Whole steps": rows})
 
 
 def as_trained(model: Any) -> Any:

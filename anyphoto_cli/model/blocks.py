@@ -13,7 +13,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from torch import Tensor
 
-from anyphoto_cli.model.identity_modulation import Rows, gated, modulate, modulation_rows
+from anyphoto_cli.model.identity_modulation import Rows, gated, modulate, modulation_rows, per_token
 from anyphoto_cli.model.isolated_attention import isolated_attention, noise_attention
 from anyphoto_cli.model.location_lora import kept_tail, split_lora
 from anyphoto_cli.model.token_pruning import IMAGE, JOINT, NOISE, TEXT, Spans
@@ -47,7 +47,7 @@ class AnyPhotoTransformerBlock(FluxTransformerBlock):
         """
         image, text = hidden_states, encoder_hidden_states
         by_image, by_text = self.modulation(temb) if isinstance(temb, Rows) else temb
-        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = by_image.parts(6)
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = per_token(by_image, 6, spans)
         c_shift, c_scale, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp = by_text.parts(6)
         of_image, of_text = (spans, IMAGE), (spans, TEXT)
 
@@ -105,7 +105,7 @@ class AnyPhotoSingleTransformerBlock(FluxSingleTransformerBlock):
         [B|X|, dim] comes back. The same numbers for less work.
         """
         [rows] = self.modulation(temb) if isinstance(temb, Rows) else temb
-        shift, scale, gate = rows.parts(3)
+        shift, scale, gate = per_token(rows, 3, spans)
         normed = modulate(self.norm.norm(hidden_states), scale, shift, spans, JOINT)
         own = kept_tail(normed, spans.located)
         k = self._project(self.attn.to_k, normed, spans.located, self.attn.norm_k, image_rotary_emb, own)

@@ -87,34 +87,17 @@ class FlashAtOnce(Flash):
 
 
 class Cudnn(FlashAtOnce):
-    """cuDNN's attention for the large parts: half as fast again as FlashAttention 2 on a Hopper card.
+    """cuDNN's forward pass for the large parts: half as fast again as FlashAttention 2 on a Hopper card.
 
-    torch seems to keep its plans by the strides of q, k and v alone: after plain attention on the same parts an H200
-    gave gradients that were off by .13 of their norm, and right ones otherwise. So the output and its gradient are
-    given as that plan has them: dense, their axes in q's order.
+    The backward pass stays FlashAttention's. torch keeps cuDNN's plans by the sizes and strides of q, k and v; the plan
+    of a backward pass also holds the strides of the gradient that it was first made for, and reads the next one by
+    them: after plain attention on the same parts, gradients were wrong on an H200.
     """
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """As above."""
         out, lse = _ATEN._scaled_dot_product_cudnn_attention(q, k, v, None, True)[:2]
         return out, lse.squeeze(-1)
-
-    def gradients(self, grad: Tensor, part: Part, out: Tensor, lse: Tensor) -> Part:
-        """As above."""
-        longest = part[0].shape[-2], part[1].shape[-2]
-        nothing = torch.empty((), dtype=torch.int64, device=grad.device)
-        backward = _ATEN._scaled_dot_product_cudnn_attention_backward
-        grad, out = laid_out_as(grad, part[0]), laid_out_as(out, part[0])
-        found: Part = backward(
-            grad, *part, out, lse.contiguous()[..., None], nothing, nothing, None, None, None, *longest, 0.0, False
-        )
-        return found
-
-
-def laid_out_as(x: Tensor, q: Tensor) -> Tensor:
-    """x, dense, with its axes in memory in the order of q's; not copied where it is so already."""
-    order = sorted(range(q.ndim), key=q.stride, reverse=True)  # stable: equal strides stay in order
-    return x.permute(order).contiguous().permute([order.index(axis) for axis in range(q.ndim)])
 
 
 @functools.lru_cache(maxsize=64)

@@ -7,7 +7,7 @@ the tokens it belongs to.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.model.location_lora import split_lora
-from anyphoto_cli.model.token_pruning import Spans
+from anyphoto_cli.model.token_pruning import IMAGE, JOINT, Spans
 
 
 class IdentityProjector(nn.Module):
@@ -89,16 +89,28 @@ def modulation_rows(linear: nn.Module, rows: Rows) -> Rows:
     return Rows(y if rows.y.requires_grad else y.detach(), own)
 
 
+def per_token(rows: Rows, count: int, spans: Spans) -> list[Rows]:
+    """[.., count * d] -> `count` x [.., d], a row of `own` for each location token: [ΣN, ..] -> [L, d]. Compiled blocks
+    read rows by index.
+    """
+    if spans.index is not None or not len(rows.own):
+        return rows.parts(count)
+    if torch.is_grad_enabled():  # each by itself: some are kept for the backward pass, some are not
+        return [Rows(part.y, spread(part.own, spans.flat_lengths)) for part in rows.parts(count)]
+    return Rows(rows.y, spread(rows.own, spans.flat_lengths)).parts(count)
+
+
 def modulate(x: Tensor, scale: Rows, shift: Rows, spans: Spans, stream: str) -> Tensor:
     """x (1 + γ) + β, each token with its row's. Source: Eq. 10.
 
-    x: [S, d] of a stream, a norm's fresh output, which is overwritten where no gradient is asked for.
+    x: [S, d] of a stream, a norm's fresh output, which is overwritten where no gradient is asked for. scale, shift: of
+    `per_token`.
     """
     return _apply(x, (scale, shift), _modulate, _modulate_, spans, stream)
 
 
 def gated(residual: Tensor, gate: Rows, x: Tensor, spans: Spans, stream: str) -> Tensor:
-    """residual + α x, each token with its row's. Source: Eq. 11. x: overwritten as in `modulate`."""
+    """residual + α x, each token with its row's. Source: Eq. 11. gate, x: as in `modulate`."""
     if torch.is_grad_enabled() or spans.index is not None:
         return residual + _apply(x, (gate,), torch.mul, Tensor.mul_, spans, stream)
     return _apply(x, (gate,), torch.mul, Tensor.mul_, spans, stream).add_(residual)
@@ -118,7 +130,7 @@ def _apply(
 ) -> Tensor:  # fmt: skip
     """by(x, *rows), each token with its rows: a row a sample is broadcast over noise and text, never written out."""
     if spans.index is not None:
-        return by(x, *(torch.cat(row).index_select(0, spans.index[stream]) for row in rows))
+        return _apply_by_index(x, rows, by, spans, stream)
     batch, counts = spans.batch, spans.counts(stream)
     sizes = [batch * count for count in counts]
     pieces = x.split([*sizes, len(x) - sum(sizes)])
@@ -130,10 +142,46 @@ def _apply(
     if len(pieces[-1]):
         # A slice would keep all of x alive for the backward pass.
         own = pieces[-1].clone() if torch.is_grad_enabled() else pieces[-1]
-        bases.append(change(own, *(spread(row.own, spans.flat_lengths) for row in rows)))
+        bases.append(change(own, *(row.own for row in rows)))
     if not torch.is_grad_enabled():
         return x
     return bases[0] if len(bases) == 1 else torch.cat(bases)
+
+
+def _apply_by_index(
+    x: Tensor, rows: Sequence[Rows], by: Callable[..., Tensor], spans: Spans, stream: str
+) -> Tensor:  # fmt: skip
+    """`_apply` for compiled blocks: rows are read where they are used, by tensors of numbers."""
+    index = (spans.index or {})[stream]
+    own = spans.located if stream in (IMAGE, JOINT) else 0
+    if not own:
+        return by(x, *(row.y.index_select(0, index) for row in rows))
+    if not torch.is_grad_enabled():
+        return by(x, *(torch.cat(row).index_select(0, index) for row in rows))
+    # Apart: nobody wants the gradient of the shared rows, and it would keep every token's activations.
+    base = by(x[:-own], *(row.y.index_select(0, index[:-own]) for row in rows))
+    numbers = index[-own:] - spans.batch
+    located = by(x[-own:], *(cast(Tensor, _Read.apply(row.own, numbers)) for row in rows))
+    return torch.cat([base, located])
+
+
+class _Read(torch.autograd.Function):
+    """rows[numbers], whose gradient is a product with zeros and ones: an index's own would need atomics.
+
+    rows: [R, dim]. numbers: [L], 0 to R - 1. Returns [L, dim].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, numbers: Tensor) -> Tensor:
+        ctx.save_for_backward(numbers)
+        ctx.count = len(rows)
+        return rows.index_select(0, numbers)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        [numbers], [grad] = ctx.saved_tensors, grads
+        whose = torch.arange(ctx.count, device=grad.device)[:, None] == numbers
+        return whose.to(grad.dtype) @ grad, None
 
 
 def spread(rows: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -17,8 +17,16 @@ def join(
     """(Eq. 19's output, the log-sum-exp of its rows [b, heads, S]). q, k, v: [b, heads, S, head_dim]."""
     shared = q.shape[-2] - sum(lengths)
     out, lse = kernels.attend(q[..., :shared, :], k, v)
-    own, lse_own = join_located(kernels, q, k, v, shared, lengths)
-    return one_after_another(out, own), torch.cat([lse, lse_own], -1)
+    own, lse_by_shared, lse_by_own = _located(kernels, q, k, v, shared, lengths)
+    joined = one_after_another(out, own)
+    return joined, torch.cat([lse, torch.logaddexp(lse_by_shared, lse_by_own)], -1)
+
+
+def join_outputs(kernels: Kernels, q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """The output alone, where no gradient will be asked for."""
+    shared = q.shape[-2] - sum(lengths)
+    out, _ = kernels.attend(q[..., :shared, :], k, v)
+    return one_after_another(out, join_located(kernels, q, k, v, shared, lengths))
 
 
 def one_after_another(shared: Tensor, located: Tensor) -> Tensor:
@@ -28,16 +36,22 @@ def one_after_another(shared: Tensor, located: Tensor) -> Tensor:
 
 def join_located(
     kernels: Kernels, q: Tensor, k: Tensor, v: Tensor, shared: int, lengths: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The same of the location tokens alone."""
+) -> Tensor:  # fmt: skip
+    """The output of the location tokens alone."""
+    return _located(kernels, q, k, v, shared, lengths)[0]
+
+
+def _located(
+    kernels: Kernels, q: Tensor, k: Tensor, v: Tensor, shared: int, lengths: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(output, log-sum-exp over the shared keys, over its identity's own) of the location tokens."""
     located = q[..., shared:, :]
     by_shared, lse_by_shared = kernels.attend(located, k[..., :shared, :], v[..., :shared, :])
     by_own, lse_by_own = kernels.attend_each(located, k[..., shared:, :], v[..., shared:, :], lengths)
-    # In float32: half precision would round the parts once more than one kernel does.
     share = torch.sigmoid(lse_by_own - lse_by_shared)[..., None]
-    wide = torch.promote_types(by_own.dtype, share.dtype)
-    own = torch.lerp(by_shared.to(wide), by_own.to(wide), share.to(wide)).to(by_own.dtype)
-    return own, torch.logaddexp(lse_by_shared, lse_by_own)
+    # `share` is float32: so is the sum, rounded once. Half precision would round the parts once more than one kernel.
+    own = (by_shared * (1 - share)).addcmul_(by_own, share)
+    return own.to(by_own.dtype), lse_by_shared, lse_by_own
 
 
 def unjoin(

@@ -52,8 +52,8 @@ def joins(kernels: Kernels, device: torch.device, dtype: torch.dtype, head_dim: 
         return False
 
 
-MOST_OFF = 0.03
-"""Of the norm: bfloat16 is off by less than .01, a wrong join by .1 and more."""
+MOST_OFF = 0.01
+"""Of the norm: bfloat16 was off by .003 on an H200, a wrong join by .1 and more."""
 
 
 def errors(
@@ -70,12 +70,6 @@ def errors(
         for _ in range(4)
     ]
     q, k, v, w = drawn if as_in_the_model else [x.contiguous() for x in drawn]
-    with torch.enable_grad():
-        # Plain attention on the very parts first: what torch remembers of it must not change what follows.
-        parts = [q[..., :shared, :], k, v], [q[..., shared:, :], k[..., :shared, :], v[..., :shared, :]]
-        for part in parts:
-            plain = [x.detach().requires_grad_() for x in part]
-            torch.autograd.grad(F.scaled_dot_product_attention(plain[0], plain[1], plain[2]).sum(), plain)
     with torch.no_grad():
         out, lse = join(kernels, q, k, v, lengths)
         found = (out, *unjoin(kernels, w, q, k, v, out, lse, lengths))

@@ -52,13 +52,30 @@ def split_lora(layer: nn.Module, x: Tensor, tail: int, own: Tensor | None = None
             out = out + _delta(layer, name, x)
     if not adapted:
         return out
-    delta = _delta(layer, ADAPTER, own)
     if not torch.is_grad_enabled():
-        out[-tail:] += delta
-        return out
+        return _added_in_place(out, layer, own)
+    delta = _delta(layer, ADAPTER, own)
     if torch.compiler.is_compiling():  # the compiler plans memory itself
         return torch.cat([out[:-tail], out[-tail:] + delta])
     return cast(Tensor, _AddToTail.apply(out, delta))
+
+
+def _added_in_place(out: Tensor, layer: LoraLayer, own: Tensor) -> Tensor:
+    """out + B A own · alpha / r in its last rows, where no gradient is asked for."""
+    up = layer.lora_B[ADAPTER]
+    simple = type(up) is nn.Linear and up.weight.dtype == out.dtype and up.bias is None
+    # One product that adds where three calls would: small ones, of which a card does hundreds in a step.
+    if simple and not (_is_called_by_hooks(up) or torch.compiler.is_compiling() or ADAPTER in layer.lora_variant):
+        down = _linear(layer.lora_A[ADAPTER], layer.lora_dropout[ADAPTER](own))
+        out[-len(own) :].addmm_(down, cast(Tensor, up.weight).T, alpha=float(layer.scaling[ADAPTER]))
+    else:
+        out[-len(own) :] += _delta(layer, ADAPTER, own)
+    return out
+
+
+def _is_called_by_hooks(module: nn.Module) -> bool:
+    """Whether offloading brings its weights when it is called, and only then."""
+    return bool({"forward", "_diffusers_hook", "_hf_hook"} & vars(module).keys())
 
 
 def kept_tail(x: Tensor, tail: int) -> Tensor | None:
@@ -77,7 +94,7 @@ def _is_plain(layer: LoraLayer, x: Tensor) -> bool:
         type(base) is nn.Linear
         and base.weight.dtype == x.dtype
         and not (base.weight.requires_grad or torch.compiler.is_compiling() or x.dim() != 2)
-        and not {"forward", "_diffusers_hook", "_hf_hook"} & vars(base).keys()
+        and not _is_called_by_hooks(base)
         and not any(name != ADAPTER and name in layer.lora_A for name in layer.active_adapters)
         and isinstance(layer.lora_dropout[ADAPTER], nn.Identity)
         and ADAPTER not in layer.lora_variant

@@ -24,8 +24,9 @@ PICKED = ("full", "hoisted", "fp8", "nf4", "group")
 gives them too, up to rounding, but moves all weights at every step.
 """
 EXACT = ("full", "offload", "hoisted", "group")
-"""The same numbers, bit for bit, but that group makes its modulation rows step by step and the others, on a GPU, at
-once: the same up to rounding; above a megapixel all but full decode in tiles.
+"""The same numbers, bit for bit; of group up to rounding: it makes its modulation rows step by step, which the others
+on a GPU make at once, and brings the adapter's layers by calls of their own. Above a megapixel all but full decode in
+tiles.
 """
 MEGAPIXEL = 2**20
 """Decoding more at once needs more memory than the transformer's own work."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anyphoto_cli.model.joined_parts import join, join_located, one_after_another, unjoin
+from anyphoto_cli.model.joined_parts import join, join_located, join_outputs, one_after_another, unjoin
 from anyphoto_cli.model.kernel_trial import kernels_of
 
 
@@ -34,6 +34,8 @@ def merged_attention(
         return _biased(q, k, v, tuple(lengths), bias)
     if len(lengths) <= 1:
         return F.scaled_dot_product_attention(q, k, v)
+    if not torch.is_grad_enabled():
+        return join_outputs(kernels_of(q), q, k, v, tuple(lengths))
     return cast(Tensor, _Merged.apply(q, k, v, tuple(lengths)))
 
 
@@ -44,8 +46,7 @@ def _biased(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], bias: Ten
         return out
     if len(lengths) == 1:  # one identity sees everything
         return one_after_another(out, F.scaled_dot_product_attention(q[..., shared:, :], k, v))
-    own, _ = join_located(kernels_of(q), q, k, v, shared, lengths)
-    return one_after_another(out, own)
+    return one_after_another(out, join_located(kernels_of(q), q, k, v, shared, lengths))
 
 
 class _Merged(torch.autograd.Function):

@@ -17,7 +17,7 @@ from anyphoto_cli.model.isolated_attention import (
     merged_attention,
     split_attention,
 )
-from anyphoto_cli.model.joined_parts import join, unjoin
+from anyphoto_cli.model.joined_parts import join, join_outputs, unjoin
 from anyphoto_cli.model.kernel_trial import joins
 
 FAST = [split_attention, merged_attention]
@@ -149,13 +149,6 @@ class Cuda:
         out, rows = self._scaled_dot_product_flash_attention(q, k, v)
         return out, rows[..., None]
 
-    def _scaled_dot_product_cudnn_attention_backward(self, grad, q, k, v, out, lse, *_):
-        # torch keeps plans by the strides of q, k, v: the others must be those of its own forward pass.
-        for x in (grad, out):
-            by_q = sorted(range(4), key=q.stride, reverse=True)
-            assert x.permute(by_q).is_contiguous()
-        return self._scaled_dot_product_flash_attention_backward(grad, q, k, v, out, lse[..., 0])
-
     def _each(self, form, ends, rows, lse=()):
         pieces = []
         for first, last in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
@@ -185,6 +178,7 @@ def test_the_gpu_s_calls_are_joined_as_the_cpu_s_are(monkeypatch, kernels, lengt
         out, lse = join(kernels, q, k, v, lengths)
         got = unjoin(kernels, w, q, k, v, out, lse, lengths)
     torch.testing.assert_close(out, reference, rtol=0, atol=1e-13)
+    torch.testing.assert_close(join_outputs(kernels, q, k, v, lengths), reference, rtol=0, atol=1e-13)
     for a, b in zip(got, grad((reference * w).sum(), (q, k, v)), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
     assert joins(kernels, torch.device("cpu"), torch.float32, 16)

@@ -13,8 +13,8 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from torch import Tensor
 
+from anyphoto_cli.model.compiled_attention import isolated_attention, noise_attention
 from anyphoto_cli.model.identity_modulation import Rows, gated, modulate, modulation_rows, per_token
-from anyphoto_cli.model.isolated_attention import isolated_attention, noise_attention
 from anyphoto_cli.model.location_lora import kept_tail, split_lora
 from anyphoto_cli.model.token_pruning import IMAGE, JOINT, NOISE, TEXT, Spans
 
@@ -113,9 +113,9 @@ class AnyPhotoSingleTransformerBlock(FluxSingleTransformerBlock):
 
         tail, asked = spans.located, JOINT
         if noise_only:
-            noise = slice(spans.batch * spans.text, spans.batch * (spans.text + spans.noise))
-            hidden_states, normed, tail, asked = hidden_states[noise], normed[noise], 0, NOISE
-            image_rotary_emb = (image_rotary_emb[0][noise], image_rotary_emb[1][noise])
+            where = 0, spans.batch * spans.text, spans.batch * spans.noise
+            hidden_states, normed, tail, asked = hidden_states.narrow(*where), normed.narrow(*where), 0, NOISE
+            image_rotary_emb = (image_rotary_emb[0].narrow(*where), image_rotary_emb[1].narrow(*where))
         q = self._project(self.attn.to_q, normed, tail, self.attn.norm_q, image_rotary_emb, own)
         attended = (noise_attention if noise_only else isolated_attention)(q, k, v, spans).flatten(1).to(q.dtype)
         mlp = self.act_mlp(split_lora(self.proj_mlp, normed, tail, own))

@@ -124,30 +124,25 @@ def choose_kernel(name: str, device: torch.device, tokens: int, dtype: torch.dty
 ATTENTIONS = tuple(name for name in KERNELS if name != OPEN)
 
 
-@torch.compiler.disable
 def isolated_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
     """Eq. 19 over the flat joint stream of a batch, whose samples may have different faces.
 
-    q, k, v: [S, heads, head_dim], S = B|T| + B|X| + ΣL. Returns [S, heads, head_dim]. Never compiled: its calls are
-    kernels already, and a graph that saw the lengths would be another one for every layout.
+    q, k, v: [S, heads, head_dim], S = B|T| + B|X| + ΣL. Returns [S, heads, head_dim].
     """
     kernel = KERNELS[spans.attention]
-    parts = (_samples(q, spans), _samples(k, spans), _samples(v, spans), _group_lengths(spans), _biases(spans, k))
+    parts = (samples(q, spans), samples(k, spans), samples(v, spans), _group_lengths(spans), _biases(spans, k))
     groups = zip(*parts, strict=True)
-    return _flat([_swap(kernel(_swap(a), _swap(b), _swap(c), n, bias)) for a, b, c, n, bias in groups], spans)
+    return flat([swap(kernel(swap(a), swap(b), swap(c), n, bias)) for a, b, c, n, bias in groups], spans)
 
 
-@torch.compiler.disable
 def noise_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
     """The rows of `isolated_attention` that belong to noise tokens; they may see everything, so no mask but a bias.
 
     q: [B|X|, heads, head_dim] noise queries. k, v: [S, heads, head_dim]. Returns the shape of q.
     """
     queries = q.unflatten(0, (spans.batch, spans.noise)).split(spans.batch if spans.rectangular else 1)
-    groups = zip(queries, _samples(k, spans), _samples(v, spans), _biases(spans, k), strict=True)
-    out = [
-        _swap(F.scaled_dot_product_attention(_swap(a), _swap(b), _swap(c), attn_mask=bias)) for a, b, c, bias in groups
-    ]
+    groups = zip(queries, samples(k, spans), samples(v, spans), _biases(spans, k), strict=True)
+    out = [swap(F.scaled_dot_product_attention(swap(a), swap(b), swap(c), attn_mask=bias)) for a, b, c, bias in groups]
     return torch.cat(out).flatten(0, 1)
 
 
@@ -166,26 +161,37 @@ def _group_lengths(spans: Spans) -> Sequence[tuple[int, ...]]:
     return spans.lengths[:1] if spans.rectangular else spans.lengths
 
 
-def _samples(x: Tensor, spans: Spans) -> list[Tensor]:
+def samples(x: Tensor, spans: Spans) -> list[Tensor]:
     """The flat joint stream -> [b, S_b, heads, head_dim], one entry for equal samples, else one a sample."""
-    if spans.batch == 1:
-        return [x[None]]
+    if spans.rectangular:
+        return [equal_samples(x, spans)]
     b, lengths = spans.batch, [sum(sample) for sample in spans.lengths]
     text, noise, located = x.split([b * spans.text, b * spans.noise, sum(lengths)])
     text, noise = text.unflatten(0, (b, spans.text)), noise.unflatten(0, (b, spans.noise))
-    if spans.rectangular:
-        return [torch.cat([text, noise, located.unflatten(0, (b, lengths[0]))], 1)]
     return [torch.cat(parts)[None] for parts in zip(text, noise, located.split(lengths), strict=True)]
 
 
-def _flat(samples: list[Tensor], spans: Spans) -> Tensor:
+def equal_samples(x: Tensor, spans: Spans) -> Tensor:
+    """The same where all samples have as many location tokens: [B, S / B, heads, head_dim]."""
+    b = spans.batch
+    if b == 1:
+        return x[None]
+    kinds = zip(
+        x.split([b * spans.text, b * spans.noise, spans.located]),
+        (spans.text, spans.noise, spans.located // b),
+        strict=True,
+    )
+    return torch.cat([kind.unflatten(0, (b, count)) for kind, count in kinds], 1)
+
+
+def flat(parts: list[Tensor], spans: Spans) -> Tensor:
     """The way back."""
     if spans.batch == 1:
-        return samples[0][0]
-    cut = [[*s.split([spans.text, spans.noise, s.shape[1] - spans.text - spans.noise], 1)] for s in samples]
+        return parts[0][0]
+    cut = [[*s.split([spans.text, spans.noise, s.shape[1] - spans.text - spans.noise], 1)] for s in parts]
     return torch.cat([part.flatten(0, 1) for kind in zip(*cut, strict=True) for part in kind])
 
 
-def _swap(x: Tensor) -> Tensor:
+def swap(x: Tensor) -> Tensor:
     """[b, S, heads, head_dim] <-> [b, heads, S, head_dim]."""
     return x.transpose(1, 2)

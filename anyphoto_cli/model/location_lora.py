@@ -43,7 +43,7 @@ def split_lora(layer: nn.Module, x: Tensor, tail: int, own: Tensor | None = None
     if adapted and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         x, own = _Tail.apply(x, tail)
     else:
-        own = x[-tail:]
+        own = last_rows(x, tail)
     out = cast(Tensor, layer.base_layer(x))
     if layer.disable_adapters:
         return out
@@ -56,7 +56,8 @@ def split_lora(layer: nn.Module, x: Tensor, tail: int, own: Tensor | None = None
         return _added_in_place(out, layer, own)
     delta = _delta(layer, ADAPTER, own)
     if torch.compiler.is_compiling():  # the compiler plans memory itself
-        return torch.cat([out[:-tail], out[-tail:] + delta])
+        shared, located = out.split([len(out) - tail, tail])
+        return torch.cat([shared, located + delta])
     return cast(Tensor, _AddToTail.apply(out, delta))
 
 
@@ -67,10 +68,15 @@ def _added_in_place(out: Tensor, layer: LoraLayer, own: Tensor) -> Tensor:
     # One product that adds where three calls would: small ones, of which a card does hundreds in a step.
     if simple and not (_is_called_by_hooks(up) or torch.compiler.is_compiling() or ADAPTER in layer.lora_variant):
         down = _linear(layer.lora_A[ADAPTER], layer.lora_dropout[ADAPTER](own))
-        out[-len(own) :].addmm_(down, cast(Tensor, up.weight).T, alpha=float(layer.scaling[ADAPTER]))
+        last_rows(out, len(own)).addmm_(down, cast(Tensor, up.weight).T, alpha=float(layer.scaling[ADAPTER]))
     else:
-        out[-len(own) :] += _delta(layer, ADAPTER, own)
+        last_rows(out, len(own)).add_(_delta(layer, ADAPTER, own))
     return out
+
+
+def last_rows(x: Tensor, count: int) -> Tensor:
+    """x[-count:]; so written its length is `count` to a compiler, too, and no expression that it has to solve."""
+    return x.narrow(0, len(x) - count, count)
 
 
 def _is_called_by_hooks(module: nn.Module) -> bool:

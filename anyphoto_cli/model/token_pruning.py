@@ -103,9 +103,14 @@ class Spans:
 
     The image stream is [X_1 .. X_B | E_1,1 .. E_B,N], the joint stream puts [T_1 .. T_B] before it (Eq. 14). Samples
     may have different faces: location tokens are never padded. lengths: n of each identity, by sample. attention: a
-    name of `isolated_attention.KERNELS`. located, identities: location tokens and identities of the whole batch.
-    index: for compiled blocks, stream -> [tokens] numbers of modulation rows: plain ints would make every layout
-    another block. bias: of each sample, [|T| + |X| + L] logits that global queries add; None where all strengths are 1.
+    name of `isolated_attention.KERNELS`. located, identities: location tokens and identities of the whole batch. bias:
+    of each sample, [|T| + |X| + L] logits that global queries add; None where all strengths are 1. rectangular: all
+    samples have the same location tokens, and one attention call serves the batch. several: some sample has two
+    identities or more.
+
+    For compiled blocks, to which plain ints would make every layout another block: index, stream -> [tokens] numbers of
+    modulation rows; mask, of Eq. 19, where one is wanted; sizes, [2 + ΣN, 2] int64 on the CPU: (batch, text),
+    (noise, 0), then sample and n of each identity.
     """
 
     batch: int
@@ -117,6 +122,10 @@ class Spans:
     identities: int = 0
     index: Mapping[str, Tensor] | None = None
     bias: tuple[Tensor, ...] | None = None
+    mask: Tensor | None = None
+    sizes: Tensor | None = None
+    rectangular: bool = True
+    several: bool = False
 
     @classmethod
     def of(cls, batch: int, text: int, noise: int, faces: Sequence[LocationTokens], attention: str) -> Spans:
@@ -124,16 +133,35 @@ class Spans:
         if faces and len(faces) != batch:
             raise ValueError(f"{batch} samples, but location tokens for {len(faces)}")
         lengths = tuple(face.lengths for face in faces) or ((),) * batch
-        located, identities = sum(len(face.tokens) for face in faces), sum(map(len, lengths))
-        return cls(batch, text, noise, lengths, attention, located, identities, bias=_bias(text + noise, faces))
+        return cls._with(batch, text, noise, lengths, attention, _bias(text + noise, faces))
 
-    def indexed(self, device: torch.device) -> Spans:
-        """The same, with an index on the device."""
+    @classmethod
+    def _with(
+        cls, batch: int, text: int, noise: int, lengths: tuple[tuple[int, ...], ...], attention: str,
+        bias: tuple[Tensor, ...] | None,
+    ) -> Spans:  # fmt: skip
+        return cls(
+            batch, text, noise, lengths, attention, sum(map(sum, lengths)), sum(map(len, lengths)), bias=bias,
+            rectangular=len(set(lengths)) == 1, several=any(len(sample) > 1 for sample in lengths),
+        )  # fmt: skip
+
+    @classmethod
+    def of_sizes(cls, sizes: Tensor, attention: str, bias: Sequence[Tensor] = ()) -> Spans:
+        """The opposite of `sizes`."""
+        (batch, text), (noise, _), *identities = sizes.tolist()
+        lengths = tuple(tuple(n for sample, n in identities if sample == number) for number in range(batch))
+        return cls._with(batch, text, noise, lengths, attention, tuple(bias) or None)
+
+    def indexed(self, device: torch.device, mask: Tensor | None = None) -> Spans:
+        """The same for compiled blocks: with an index and a mask on the device, and sizes, which stay on the CPU."""
         own = torch.arange(self.batch, self.batch + self.identities)
         located = own.repeat_interleave(torch.tensor(self.flat_lengths, dtype=torch.long))
         noise, text = (torch.arange(self.batch).repeat_interleave(count) for count in (self.noise, self.text))
         streams = {NOISE: [noise], TEXT: [text], IMAGE: [noise, located], JOINT: [text, noise, located]}
-        return replace(self, index={name: torch.cat(parts).to(device) for name, parts in streams.items()})
+        identities = [(number, n) for number, sample in enumerate(self.lengths) for n in sample]
+        sizes = torch.tensor([(self.batch, self.text), (self.noise, 0), *identities])
+        index = {name: torch.cat(parts).to(device) for name, parts in streams.items()}
+        return replace(self, index=index, mask=mask, sizes=sizes)
 
     def counts(self, stream: str) -> tuple[int, ...]:
         """Tokens of a sample in a stream, kind after kind; location tokens, where the stream has some, come after."""
@@ -146,11 +174,6 @@ class Spans:
     def flat_lengths(self) -> list[int]:
         """n of each identity, sample after sample."""
         return [n for sample in self.lengths for n in sample]
-
-    @property
-    def rectangular(self) -> bool:
-        """Whether all samples have the same location tokens: then one attention call serves the batch."""
-        return len(set(self.lengths)) == 1
 
 
 def _bias(shared: int, faces: Sequence[LocationTokens]) -> tuple[Tensor, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from torch.fx.experimental import _config as fx_config
 
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.model.blocks import AnyPhotoSingleTransformerBlock, AnyPhotoTransformerBlock
+from anyphoto_cli.model.compiled_attention import mask_of
 from anyphoto_cli.model.first_block_cache import FirstBlockCache
 from anyphoto_cli.model.hoisted_modulation import StepModulation
 from anyphoto_cli.model.identity_modulation import IdentityProjector, Rows, identity_rows, told_to_identities
@@ -160,7 +162,8 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
             kernel = choose_kernel(self.attention, *asked)
         spans = Spans.of(batch, encoder_hidden_states.shape[1], noise, faces, kernel)
         if self.compiled_blocks:
-            spans = spans.indexed(hidden_states.device)
+            device, dtype = hidden_states.device, hidden_states.dtype
+            spans = spans.indexed(device, mask_of(spans, device, dtype) if torch.is_grad_enabled() else None)
         by_block: Iterator[Any]
         if hoisted is None:
             rows = self.modulation_inputs(timestep, guidance, pooled_projections, faces, hidden_states.dtype)
@@ -172,22 +175,28 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         image = split_lora(self.x_embedder, image, spans.located)
         text = self.context_embedder(encoder_hidden_states.flatten(0, 1))
 
-        own, before, after_first, rest = slice(0, batch * noise), image, None, None
+        with self._compiler_settings():
+            read = self._through_blocks(text, image, by_block, rope, spans, cache)
+        sample = self.proj_out(self.norm_out(read.unflatten(0, (batch, noise)), y))
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def _through_blocks(
+        self, text: Tensor, image: Tensor, by_block: Iterator[Any], rope: Any, spans: Spans,
+        cache: FirstBlockCache | None,
+    ) -> Tensor:  # fmt: skip
+        """Text [B|T|, dim] and image stream through all blocks -> the noise tokens [B|X|, dim]."""
+        own, before, after_first, rest = slice(0, spans.batch * spans.noise), image, None, None
         for number, block in enumerate(self.transformer_blocks):
             text, image = self._run(number, block, image, text, next(by_block), rope, spans)
             if cache is not None and after_first is None:
                 after_first = image[own]
                 rest = cache.rest_for(after_first - before[own])
                 if rest is not None:
-                    break
-        if rest is not None:
-            read = cast(Tensor, after_first) + rest
-        else:
-            read = self._single_blocks(torch.cat([text, image]), by_block, rope, spans)
-            if cache is not None and after_first is not None:
-                cache.keep(read - after_first)
-        sample = self.proj_out(self.norm_out(read.unflatten(0, (batch, noise)), y))
-        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+                    return after_first + rest
+        read = self._single_blocks(torch.cat([text, image]), by_block, rope, spans)
+        if cache is not None and after_first is not None:
+            cache.keep(read - after_first)
+        return read
 
     def _single_blocks(self, joint: Tensor, by_block: Iterator[Any], rope: Any, spans: Spans) -> Tensor:
         """The joint stream through the single blocks -> the noise tokens [B|X|, dim]."""
@@ -204,18 +213,16 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         return joint[spans.batch * spans.text : spans.batch * (spans.text + spans.noise)]
 
     def _run(self, number: int, block: Any, *args: Any) -> Any:
-        if self.compiled_blocks:
-            # Where two lengths happen to be the same, say of text and location tokens, the compiler would take them
-            # for one, and make another graph for the next layout.
-            with fx_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-                return self._called(number, block, *args)
-        return self._called(number, block, *args)
-
-    def _called(self, number: int, block: Any, *args: Any) -> Any:
         again = number < len(self.transformer_blocks) + len(self.single_transformer_blocks) - self.kept_blocks
         if torch.is_grad_enabled() and self.gradient_checkpointing and again:
             return self._gradient_checkpointing_func(block, *args)
         return block(*args)
+
+    def _compiler_settings(self) -> AbstractContextManager[Any]:
+        """Where two lengths happen to be the same, say of text and location tokens, the compiler would take them for
+        one, and make another graph for the next layout.
+        """
+        return fx_config.patch(use_duck_shape=False) if self.compiled_blocks else nullcontext()  # type: ignore[attr-defined]
 
     def modulation_inputs(
         self,

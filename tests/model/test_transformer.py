@@ -251,7 +251,7 @@ def test_compiled_equals_eager_and_layouts_make_no_new_graphs(hoist):
 
     torch._dynamo.reset()
     eager, model, counter = transformer(), transformer(), CompileCounterWithBackend("aot_eager")
-    model.compile_blocks(backend=counter)
+    model.compile_blocks(backend=counter, fullgraph=True)
 
     def graphs(*layouts, batch=1, strength=None):
         for lengths in layouts:
@@ -272,18 +272,32 @@ def test_compiled_equals_eager_and_layouts_make_no_new_graphs(hoist):
     assert graphs([(4, 7)], [(2, 2, 1)], strength=0.7) == weighed and graphs([(3,)], strength=2.0) == weighed
 
 
-def test_compiled_blocks_train():
+@pytest.mark.parametrize(
+    "attention, layouts, whole",
+    [
+        ("masked", [[(5, 3)], [(2, 2, 6)]], True),
+        ("merged", [[(5, 3), (5, 3)]], True),
+        ("masked", [[(5, 3), (2, 2, 6)]], False),
+    ],
+)
+def test_compiled_blocks_train(attention, layouts, whole):
+    """whole: a block is one graph, whatever its layout. What lies between two graphs goes through Python each time."""
+    from torch._dynamo.utils import counters
+
     torch._dynamo.reset()
-    eager, model = transformer(), transformer()
-    model.compile_blocks(backend="aot_eager")
-    for lengths in ((5, 3), (2, 2, 6)):
-        given, faces = inputs(), [located(*lengths)]
+    eager, model, before = transformer(num_layers=1), transformer(num_layers=1), counters["stats"]["unique_graphs"]
+    eager.attention = model.attention = attention
+    model.compile_blocks(backend="aot_eager", fullgraph=whole)
+    for samples in layouts:
+        given, faces = inputs(len(samples)), [located(*lengths, seed=k) for k, lengths in enumerate(samples)]
         both = [m(**given, faces=faces)[0].square().sum() for m in (eager, model)]
         for a, b in zip(
             *(torch.autograd.grad(loss, trainable(m)) for m, loss in zip((eager, model), both, strict=True)),
             strict=True,
         ):
             torch.testing.assert_close(b, a, rtol=0, atol=1e-10 * float(a.abs().max() + 1))
+    # A double block, a single one, and the last of them.
+    assert not whole or counters["stats"]["unique_graphs"] - before == 3
 
 
 @pytest.mark.parametrize(

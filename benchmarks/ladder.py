@@ -7,6 +7,8 @@ python -m benchmarks ladder --device cuda
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -155,22 +157,36 @@ def train_nf4(folder: Path, device: torch.device, side: int) -> dict[str, object
 
 
 def _in_a_process(*words: str, limit: float = 120.0) -> dict[str, object]:
-    """A line of JSON from a fresh process, or why there is none. No compiler, no threads beyond a few: several run."""
+    """A line of JSON from a fresh process, or why there is none."""
     command = [sys.executable, "-m", "benchmarks.ladder", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    RUNNING.append(process)
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+        said, complained = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
+        process.kill()
         return {"failed": f"not through in {limit:.0f} s"}
-    if told.returncode:
-        return {"failed": (told.stderr.strip().splitlines() or ["nothing said"])[-1][:200]}
-    found: dict[str, object] = json.loads(told.stdout.strip().splitlines()[-1])
+    if process.returncode:
+        return {"failed": (complained.strip().splitlines() or ["nothing said"])[-1][:200]}
+    found: dict[str, object] = json.loads(said.strip().splitlines()[-1])
     return found
+
+
+RUNNING: list[subprocess.Popen[str]] = []
+
+
+def _stop(*_: Any) -> None:
+    """Whoever is stopped leaves no process behind that others' timings would suffer from."""
+    for process in RUNNING:
+        process.kill()
+    os._exit(143)
 
 
 def measure(arguments: list[str]) -> tuple[str, dict[str, Table]]:
     """(a note, tables by title)."""
     device, _ = asked(arguments)
     cuda = device.type == "cuda"
+    signal.signal(signal.SIGTERM, _stop)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "flux"
         if cuda:

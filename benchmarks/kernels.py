@@ -92,8 +92,8 @@ def rendering_cases(device: torch.device, stock: Any, ours: Any) -> dict[str, Ca
     return {STOCK: partial(run, stock), "ours": partial(run, ours, faces=faces, hoisted=rows)}
 
 
-def training_cases(device: torch.device, ours: Any, side: int, batch: int) -> list[Callable[[], None]]:
-    """A whole step of training."""
+def training_case(device: torch.device, ours: Any, side: int) -> Callable[[], None]:
+    """A whole step of training on one sample with two people."""
     import numpy as np
 
     from anyphoto_cli.config.train import TrainConfig
@@ -104,8 +104,9 @@ def training_cases(device: torch.device, ours: Any, side: int, batch: int) -> li
     parts = parts_of(ours, device)
     told = {"model": "mini", "output_dir": "x", "max_train_steps": 100, "learning_rate": 1e-12, "data": {"shards": "x"}}
     optimiser = Optimiser(trained_parameters(ours), TrainConfig.model_validate(told))
-    examples = [random_example(side, 2, np.random.default_rng(k)) for k in range(batch)]
-    return [partial(whole_step, examples, parts, optimiser, 0.1, Sections(device))]
+    return partial(
+        whole_step, [random_example(side, 2, np.random.default_rng(0))], parts, optimiser, 0.1, Sections(device)
+    )
 
 
 def vae_rows(device: torch.device, rounds: int) -> Table:
@@ -169,22 +170,6 @@ def measure_on(device: torch.device, rounds: int, stock: Any, ours: Any) -> tupl
     return f"; {card.name(device)}, random weights; two steps each, profiled.", tables
 
 
-def compile_all(device: torch.device) -> None:
-    """What the compiled cases need, into the compiler's cache on disk, for a process that has no time for it."""
-    from benchmarks.together import as_rendered, as_trained
-
-    stock, ours = a_pair(device, 1024, 128)
-    ours.compile_blocks()
-    stock.compile_repeated_blocks(fullgraph=True)
-    rendering = rendering_cases(device, stock, as_rendered(ours))
-    for name, case in rendering.items():
-        warm(name, case)
-    del stock, rendering, case
-    for batch in (1, 4):
-        [case] = training_cases(device, as_trained(ours), 512, batch)
-        warm(f"training step, batch {batch}", case)
-
-
 def cases_of(device: torch.device, stock: Any, ours: Any) -> list[tuple[Callable[[Any], Any], dict[str, Any]]]:
     """(what makes our model ready, name -> case)."""
     from benchmarks.together import as_rendered, as_trained
@@ -193,9 +178,7 @@ def cases_of(device: torch.device, stock: Any, ours: Any) -> list[tuple[Callable
     as_rendered(ours)
     found: list[tuple[Callable[[Any], Any], dict[str, Any]]] = [(as_rendered, rendering_cases(device, stock, ours))]
     as_trained(ours)
-    for batch in (1, 4) if device.type == "cuda" else (1,):
-        [case] = training_cases(device, ours, side, batch)
-        found.append((as_trained, {f"training step, {side} px, batch {batch}": case}))
+    found.append((as_trained, {f"training step, {side} px": training_case(device, ours, side)}))
     return found
 
 

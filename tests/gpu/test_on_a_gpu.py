@@ -4,6 +4,7 @@ python -m pytest -m gpu
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,6 +126,25 @@ def test_compiled_blocks_are_the_eager_ones():
             torch.testing.assert_close(
                 compiled(**given, faces=faces)[0], eager(**given, faces=faces)[0], rtol=0, atol=1e-4
             )
+
+
+@pytest.mark.parametrize("attention, dtype", [("masked", torch.float32), ("merged", torch.bfloat16)])
+def test_compiled_blocks_learn_what_eager_ones_learn(attention, dtype):
+    models = [transformer().to(GPU, dtype) for _ in range(2)]
+    models[1].compile_blocks(fullgraph=True)
+    floats = {"hidden_states", "encoder_hidden_states", "pooled_projections"}
+    given = {k: x.to(GPU, dtype if k in floats else torch.float32) if torch.is_tensor(x) else x
+             for k, x in inputs().items()}  # fmt: skip
+    for lengths in ((4, 3), (2, 2, 5)):
+        face = located(*lengths).to(GPU, dtype)
+        face = replace(face, embeddings=face.embeddings.float())
+        found = []
+        for model in models:
+            model.attention = attention
+            loss = model(**given, faces=[face])[0].float().square().sum()
+            wanted = [p for p in model.parameters() if p.requires_grad]
+            found.append(torch.cat([g.float().flatten() for g in grad(loss, wanted)]))
+        assert (found[1] - found[0]).norm() < (1e-4 if dtype == torch.float32 else 0.05) * found[0].norm()
 
 
 def lines(out):

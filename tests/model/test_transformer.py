@@ -1,5 +1,6 @@
 """The method is exact: against stock diffusers, against the paper read literally, and against itself."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -298,6 +299,22 @@ def test_compiled_blocks_train(attention, layouts, whole):
             torch.testing.assert_close(b, a, rtol=0, atol=1e-10 * float(a.abs().max() + 1))
     # A double block, a single one, and the last of them.
     assert not whole or counters["stats"]["unique_graphs"] - before == 3
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch's compiler needs a C++ compiler on a CPU")
+def test_what_the_compiler_makes_learns_the_same():
+    """torch's own compiler, not the stand-in that the others use: written otherwise, it once gave other gradients."""
+    torch._dynamo.reset()
+    models = [transformer(num_layers=1, num_single_layers=1).float() for _ in range(2)]
+    models[1].compile_blocks(fullgraph=True)
+    given = {key: x.float() if torch.is_tensor(x) else x for key, x in inputs().items()}
+    face = located(5, 3).to("cpu", torch.float32)
+    faces = [replace(face, embeddings=face.embeddings.float())]
+    eager, compiled = (
+        torch.autograd.grad(model(**given, faces=faces)[0].square().sum(), trainable(model)) for model in models
+    )
+    for a, b in zip(compiled, eager, strict=True):
+        assert (a - b).norm() <= 1e-4 * b.norm()
 
 
 @pytest.mark.parametrize(

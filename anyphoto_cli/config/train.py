@@ -119,7 +119,9 @@ class TrainConfig(BaseModel):
     )  # fmt: skip
     overlap_encoding: bool = Field(False, description="On a GPU the next batch goes through VAE and text encoders "
                                    "while the transformer works on this one; its memory comes on top.")  # fmt: skip
-    compile: bool = Field(False, description="torch.compile of the blocks.")
+    compile: bool = Field(
+        False, description="torch.compile of the blocks; on a GPU not compared with eager training yet."
+    )
     checkpointing_steps: int = Field(1000, ge=1, description="Steps between checkpoints.")
     checkpoints_total_limit: int = Field(3, ge=2, description="Checkpoints that are kept; two at least, should the "
                                          "newest be broken.")  # fmt: skip

@@ -96,17 +96,11 @@ def training_case(device: torch.device, ours: Any, side: int) -> Callable[[], No
     """A whole step of training on one sample with two people."""
     import numpy as np
 
-    from anyphoto_cli.config.train import TrainConfig
-    from anyphoto_cli.train.optimiser import Optimiser, trained_parameters
     from benchmarks.models import random_example
-    from benchmarks.train import parts_of, whole_step
+    from benchmarks.train import optimiser_of, parts_of, whole_step
 
-    parts = parts_of(ours, device)
-    told = {"model": "mini", "output_dir": "x", "max_train_steps": 100, "learning_rate": 1e-12, "data": {"shards": "x"}}
-    optimiser = Optimiser(trained_parameters(ours), TrainConfig.model_validate(told))
-    return partial(
-        whole_step, [random_example(side, 2, np.random.default_rng(0))], parts, optimiser, 0.1, Sections(device)
-    )
+    examples = [random_example(side, 2, np.random.default_rng(0))]
+    return partial(whole_step, examples, parts_of(ours, device), optimiser_of(ours), 0.1, Sections(device))
 
 
 def vae_rows(device: torch.device, rounds: int) -> Table:

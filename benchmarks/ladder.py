@@ -122,15 +122,13 @@ def train_nf4(folder: Path, device: torch.device, side: int) -> dict[str, object
     import numpy as np
 
     from anyphoto_cli.config.method import MethodConfig
-    from anyphoto_cli.config.train import TrainConfig
     from anyphoto_cli.model import memory
     from anyphoto_cli.model.pipeline import AnyPhotoPipeline
     from anyphoto_cli.train.frozen import Parts
     from anyphoto_cli.train.models import TEXT
-    from anyphoto_cli.train.optimiser import Optimiser, trained_parameters
     from anyphoto_cli.train.sections import Sections
     from benchmarks.models import Text, random_example, recogniser_of
-    from benchmarks.train import whole_step
+    from benchmarks.train import optimiser_of, whole_step
 
     pipeline = memory.open_pipeline(
         folder, AnyPhotoPipeline, device, torch.bfloat16, "nf4", without=TEXT, offload=False
@@ -141,10 +139,8 @@ def train_nf4(folder: Path, device: torch.device, side: int) -> dict[str, object
     pipeline.transformer.train().enable_gradient_checkpointing()
     text = Text(device, 512, pipeline.transformer.config.joint_attention_dim)
     parts = Parts(pipeline.transformer, pipeline.vae, text, recogniser_of(device), device, torch.bfloat16)
-    told = {"model": "mini", "output_dir": "x", "max_train_steps": 100, "learning_rate": 1e-12,
-            "data": {"shards": "x"}}  # fmt: skip
-    optimiser = Optimiser(trained_parameters(parts.transformer), TrainConfig.model_validate(told))
-    step = partial(whole_step, [random_example(side, 2, np.random.default_rng(0))], parts, optimiser, 0.1)
+    examples = [random_example(side, 2, np.random.default_rng(0))]
+    step = partial(whole_step, examples, parts, optimiser_of(parts.transformer), 0.1)
     step(Sections(device))
     torch.cuda.synchronize()
     began = time.perf_counter()

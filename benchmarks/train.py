@@ -31,6 +31,7 @@ from anyphoto_cli.train.examples import Example
 from anyphoto_cli.train.flops import peak_flops, step_flops
 from anyphoto_cli.train.frozen import Parts, encode_batch
 from anyphoto_cli.train.objective import objective
+from anyphoto_cli.train.optimiser import Optimiser, trained_parameters
 from anyphoto_cli.train.sections import Sections
 from benchmarks import card
 from benchmarks.models import Text, built, random_example, random_vae, recogniser_of
@@ -192,11 +193,8 @@ def whole_step_rows(
 
     beside: GB on the card that are not this model's.
     """
-    from anyphoto_cli.train.optimiser import Optimiser, trained_parameters
-
     device, cuda = parts.device, parts.device.type == "cuda"
-    told = {"model": "mini", "output_dir": "x", "max_train_steps": 100, "learning_rate": 1e-12, "data": {"shards": "x"}}
-    optimiser = Optimiser(trained_parameters(parts.transformer), TrainConfig.model_validate(told))
+    optimiser = optimiser_of(parts.transformer)
     rate, rows = (card.matrix_rate() if cuda else None), []
     for side, faces, batch in ((512, 2, 1), (1024, 2, 1), (512, 2, 4)) if cuda else (
         (512, 2, 1),
@@ -234,6 +232,12 @@ def whole_step_rows(
         })  # fmt: skip
         print(rows[-1], flush=True)
     return rows
+
+
+def optimiser_of(transformer: Any) -> Optimiser:
+    """Of what is trained, with a rate that changes nothing."""
+    told = {"model": "mini", "output_dir": "x", "max_train_steps": 100, "learning_rate": 1e-12, "data": {"shards": "x"}}
+    return Optimiser(trained_parameters(transformer), TrainConfig.model_validate(told))
 
 
 def whole_step(examples: Sequence[Example], parts: Parts, optimiser: Any, weight: float, sections: Sections) -> None:

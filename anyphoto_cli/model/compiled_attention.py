@@ -32,7 +32,7 @@ def isolated_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
         return cast(Tensor, _apart(q, k, v, spans))
     if spans.attention == "merged" and spans.several:
         return cast(Tensor, _merge(q, k, v, spans.sizes)[0])
-    return _one_call(q, k, v, spans, spans.mask)
+    return _one_call(q, k, v, spans)
 
 
 def noise_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
@@ -51,9 +51,9 @@ _apart = torch.compiler.disable(eager.isolated_attention)
 _noise_apart = torch.compiler.disable(eager.noise_attention)
 
 
-def _one_call(q: Tensor, k: Tensor, v: Tensor, spans: Spans, mask: Tensor | None) -> Tensor:
+def _one_call(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
     parts = [swap(equal_samples(x, spans)) for x in (q, k, v)]
-    return flat([swap(F.scaled_dot_product_attention(parts[0], parts[1], parts[2], attn_mask=mask))], spans)
+    return flat([swap(F.scaled_dot_product_attention(parts[0], parts[1], parts[2], attn_mask=spans.mask))], spans)
 
 
 def mask_of(spans: Spans, device: torch.device, dtype: torch.dtype) -> Tensor | None:

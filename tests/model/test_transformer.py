@@ -302,14 +302,17 @@ def test_compiled_blocks_train(attention, layouts, whole):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch's compiler needs a C++ compiler on a CPU")
-def test_what_the_compiler_makes_learns_the_same():
+@pytest.mark.parametrize("attention, batch, single_blocks", [("masked", 1, 2), ("merged", 2, 1)])
+def test_what_the_compiler_makes_learns_the_same(attention, batch, single_blocks):
     """torch's own compiler, not the stand-in that the others use: written otherwise, it once gave other gradients."""
     torch._dynamo.reset()
-    models = [transformer(num_layers=1, num_single_layers=1).float() for _ in range(2)]
+    models = [transformer(num_layers=1, num_single_layers=single_blocks).float() for _ in range(2)]
+    for model in models:
+        model.attention = attention
     models[1].compile_blocks(fullgraph=True)
-    given = {key: x.float() if torch.is_tensor(x) else x for key, x in inputs().items()}
+    given = {key: x.float() if torch.is_tensor(x) else x for key, x in inputs(batch).items()}
     face = located(5, 3).to("cpu", torch.float32)
-    faces = [replace(face, embeddings=face.embeddings.float())]
+    faces = [replace(face, embeddings=face.embeddings.float())] * batch
     eager, compiled = (
         torch.autograd.grad(model(**given, faces=faces)[0].square().sum(), trainable(model)) for model in models
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +14,21 @@ from anyphoto_cli.preprocess.pieces import BankPiece
 from anyphoto_cli.preprocess.stage_run import StageRun
 from anyphoto_cli.runtime.run_record import read_record
 
+SHUNNED = "shunned"
+"""In work/: people who are known only so that pictures of them can be left out."""
+
+
+def references_digest(folder: Path) -> str:
+    """Of the names and sizes of all reference photos and centres, whatever folder they lie in. A bank's files have
+    numbers: other people in the folder, and a number would be someone else's.
+    """
+    digest = hashlib.sha256()
+    for one in list_references(folder):
+        files = [*one.photos, *([one.centre] if one.centre else [])]
+        told = [os.fsencode(one.name), *(os.fsencode(f"{file.name} {file.stat().st_size}") for file in files)]
+        digest.update(b"\0".join(told) + b"\n")
+    return digest.hexdigest()
+
 
 def make_bank(run: StageRun) -> None:
     """The bank, and beside it (in work/, without their use for training) the people who must not be in the data."""
@@ -21,7 +38,7 @@ def make_bank(run: StageRun) -> None:
     excluded = run.exclusions.identities
     for folder, wanted in (
         (run.bank, tuple(r for r in references if r.name not in excluded)),
-        (run.work.folder / "shunned", tuple(r for r in references if r.name in excluded)),
+        (run.work.folder / SHUNNED, tuple(r for r in references if r.name in excluded)),
     ):
         if (folder / INDEX).is_file() or not (wanted or folder == run.bank):
             continue
@@ -41,13 +58,19 @@ def _discovered_bank(run: StageRun) -> None:
     run.listener.stage("Grouping faces into identities")
     faces = good_faces(run.photos, run.work, run.config)
     groups = cluster(faces, run.config.discover_least)
-    names = [f"person_{k + 1:03d}" for k in range(len(groups))]
+    named = [(f"person_{k + 1:03d}", group) for k, group in enumerate(groups)]
     run.listener.work("Reference bank", len(groups))
-    for k, (name, group) in enumerate(zip(names, groups, strict=True)):
-        write_identity(run.bank, k, discovered_identity(name, group, faces, run.photos, run.work, run.config))
-        run.listener.done(1)
+    excluded = run.exclusions.identities
+    for folder, wanted in (
+        (run.work.folder / SHUNNED, [one for one in named if one[0] in excluded]),
+        (run.bank, [one for one in named if one[0] not in excluded]),
+    ):
+        for k, (name, group) in enumerate(wanted):
+            write_identity(folder, k, discovered_identity(name, group, faces, run.photos, run.work, run.config))
+            run.listener.done(1)
+        if wanted or folder == run.bank:
+            _index(run, folder, [name for name, _ in wanted])
     run.listener.end()
-    _index(run, run.bank, names)
 
 
 def _index(run: StageRun, folder: Path, names: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from anyphoto_cli.config.preprocess import PreprocessConfig
 from anyphoto_cli.errors import EnvironmentFault
+from anyphoto_cli.files.commit import committed
 from anyphoto_cli.preprocess.loading import Unreadable, load_photo
 from anyphoto_cli.preprocess.selection import Selection
 from anyphoto_cli.preprocess.work import PhotoList, Row, Work
@@ -60,12 +61,38 @@ def caption_photos(
     journal.unlink()
 
 
+def forget_failed_answers(work: Work) -> None:
+    """Of the answers of a run that was cut off those without a caption: they are asked for again."""
+    journal = work.folder / "caption" / JOURNAL
+    kept = [answer for answer in _read_journal(journal).values() if not answer.problem]
+    if journal.is_file():
+        with committed(journal) as out:
+            out.writelines(_line(answer).encode() for answer in kept)
+
+
+def forget_unasked(photos: PhotoList, work: Work, selection: Selection) -> None:
+    """Chunks are captioned again in which a photo stays that nobody was asked about: photos that could not be read at
+    first and now can may change which of its near-duplicates stays.
+    """
+    for chunk in range(len(photos)):
+        if work.has("caption", chunk):
+            rows = work.read("caption", chunk)[0]
+            if any(
+                selection.keep[n] and not row["captioner"] for n, row in zip(photos.numbers(chunk), rows, strict=True)
+            ):
+                work.file("caption", chunk).unlink()
+
+
 def _note(lines: io.TextIOBase, answer: CaptionAnswer) -> None:
     """On disk before the next one: a caption is the dearest thing of a run."""
-    text = {"id": answer.id, "text": answer.text, "problem": answer.problem}
-    lines.write(json.dumps(text, ensure_ascii=True) + "\n")
+    lines.write(_line(answer))
     lines.flush()
     os.fsync(lines.fileno())
+
+
+def _line(answer: CaptionAnswer) -> str:
+    text = {"id": answer.id, "text": answer.text, "problem": answer.problem}
+    return json.dumps(text, ensure_ascii=True) + "\n"
 
 
 def _read_journal(file: Path) -> dict[int, CaptionAnswer]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from anyphoto_cli.config.preprocess import STAGES, PreprocessConfig
 from anyphoto_cli.data.bank import list_references
+from anyphoto_cli.data.shards import MANIFEST
 from anyphoto_cli.data.sources import PhotoInput, list_photos
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.preprocess.work import PhotoList, open_photo_list, write_photo_list
@@ -60,6 +61,10 @@ def photo_list(sources: Sequence[Path], out: Path, refs: Path | None, listener: 
     listener.stage("Listing photos")
     record = {"sources": [str(source.resolve()) for source in sources], "refs": str(refs.resolve()) if refs else ""}
     begun = (out / "work" / "detect").is_dir()
+    if not begun and any((out / left).exists() for left in (MANIFEST, "bank")):
+        # Its bank's numbers and its last shards would be taken for this run's.
+        remedy = "Give a new folder with -o, or delete what is in it"
+        raise InputError("holds what another run has made, whose work/ is gone", file=out, remedy=remedy)
     keep_options(out, "input", record, begun)
     file = out / "work" / LIST
     if not (begun and file.is_file()):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from anyphoto_cli.config.preprocess import STAGES, PreprocessConfig, RunOptions
 from anyphoto_cli.data.shards import MANIFEST, shard_name
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import sweep
-from anyphoto_cli.preprocess.bank_making import make_bank
-from anyphoto_cli.preprocess.captioning import caption_photos
+from anyphoto_cli.preprocess.bank_making import SHUNNED, make_bank, references_digest
+from anyphoto_cli.preprocess.captioning import caption_photos, forget_failed_answers, forget_unasked
 from anyphoto_cli.preprocess.detecting import open_detectors
 from anyphoto_cli.preprocess.exclusions import Exclusions, read_exclusions
 from anyphoto_cli.preprocess.finishing import Preprocessed, finish
@@ -32,7 +34,7 @@ from anyphoto_cli.registry import find, names
 from anyphoto_cli.runtime.devices import free_workers, resolve_device
 from anyphoto_cli.runtime.jobs import run_here
 from anyphoto_cli.runtime.progress import Listener
-from anyphoto_cli.runtime.run_record import keep_options, only_one
+from anyphoto_cli.runtime.run_record import keep_options, only_one, read_record
 from anyphoto_cli.seams import Captioner
 
 
@@ -61,6 +63,7 @@ def run(
         _captioner(config, options)
     with only_one(out / "work"):
         sweep(out)
+        config = _as_begun(config, out, stages)
         photos = photo_list(given, out, refs, listener)
         device = resolve_device(options.device)
         started = StageRun(
@@ -74,21 +77,48 @@ def _stages(run: StageRun, stages: Sequence[str], exclude: Path | None, retry_fa
     do = {"detect": _detect, "match": _match, "caption": _caption, "pack": _pack}
     for stage in stages:
         for before in STAGES[: STAGES.index(stage)]:
-            if before not in stages and (left := run.left(before)):
-                what = f"stage {before} is not done: {left} pieces are left"
-                raise InputError(what, file=run.out, field="--stages", remedy=f"Run --stages {before} first")
-        told = run.config.of_stage(stage)
-        if stage == "match":
-            told["exclude"] = _sha256(exclude) if exclude else ""
-        keep_options(run.out, stage, told, run.begun(stage))
+            if before not in stages:
+                _must_be_done(run, before, exclude)
+        keep_options(run.out, stage, _told(run, stage, exclude), run.begun(stage))
         do[stage](run, retry_failed)
     if "pack" not in stages:
         return Preprocessed(run.out, False, run.photos.count)
     return finish(run, _selection(run), _plan(run))
 
 
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _must_be_done(run: StageRun, before: str, exclude: Path | None) -> None:
+    """An earlier stage that this call leaves out: done, and with what this call was told: later stages go by it too."""
+    if left := run.left(before):
+        what = f"stage {before} is not done: {left} pieces are left"
+        raise InputError(what, file=run.out, field="--stages", remedy=f"Run --stages {before} first")
+    told = _told(run, before, exclude)
+    if before == "match" and not exclude:
+        del told["exclude"]
+    keep_options(run.out, before, {**read_record(run.out).get(before, {}), **told})
+
+
+def _told(run: StageRun, stage: str, exclude: Path | None) -> dict[str, Any]:
+    """What the results of a stage rest on besides those of the stages before it."""
+    told = run.config.of_stage(stage)
+    if stage == "match":
+        told["exclude"] = hashlib.sha256(exclude.read_bytes()).hexdigest() if exclude else ""
+        told["references"] = references_digest(run.refs) if run.refs else ""
+    return told
+
+
+def _as_begun(config: PreprocessConfig, out: Path, stages: Sequence[str]) -> PreprocessConfig:
+    """`config`, where keys of stages that this call leaves out and does not speak of are as the run in `out` has them:
+    a picture's size and the size of patches are options of early stages, and captions and shards go by them as well.
+    """
+    record = read_record(out)
+    begun = {
+        key: value
+        for stage in STAGES if stage not in stages
+        for key, value in record.get(stage, {}).items()
+        if key in PreprocessConfig.model_fields and key not in config.model_fields_set
+    }  # fmt: skip
+    given = {**config.model_dump(mode="json", exclude_unset=True), **begun}
+    return PreprocessConfig.model_validate_json(json.dumps(given))
 
 
 # detect
@@ -127,19 +157,22 @@ def _not_too_many(failed: int, seen: int, run: StageRun) -> None:
 
 
 def _forget(run: StageRun, stage: str, key: str) -> None:
-    """Chunks with a failure are done again; what was made of them goes first."""
-    for chunk in range(len(run.photos)):
-        if run.work.has(stage, chunk) and any(row[key] for row in run.work.read(stage, chunk)[0]):
-            for later in reversed(STAGES[STAGES.index(stage) :]):
-                run.work.file(later, chunk).unlink(missing_ok=True)
-            _unpack(run)
+    """Chunks with a failure are done again. What was made of them goes first: shards, then later stages, then those."""
+    done = [chunk for chunk in range(len(run.photos)) if run.work.has(stage, chunk)]
+    failed = [chunk for chunk in done if any(row[key] for row in run.work.read(stage, chunk)[0])]
+    if failed:
+        _unpack(run, stage)
+    for chunk in failed:
+        for later in reversed(STAGES[STAGES.index(stage) :]):
+            run.work.file(later, chunk).unlink(missing_ok=True)
 
 
-def _unpack(run: StageRun) -> None:
-    """The selection and the shards depend on every photo."""
-    (run.work.folder / FILE).unlink(missing_ok=True)
+def _unpack(run: StageRun, stage: str) -> None:
+    """The shards depend on every photo, and so does the selection, which captions do not change."""
     for file in [run.out / MANIFEST, *sorted((run.work.folder / "pack").glob("*.npz")), *_shard_files(run)]:
         file.unlink(missing_ok=True)
+    if stage == "detect":
+        (run.work.folder / FILE).unlink(missing_ok=True)
 
 
 def _shard_files(run: StageRun) -> list[Path]:
@@ -154,7 +187,7 @@ def _match(run: StageRun, retry_failed: bool) -> None:
     if todo:
         make_bank(run)
         run.listener.work("Identities", run.photos.count)
-        shunned = run.work.folder / "shunned"
+        shunned = run.work.folder / SHUNNED
         job = MatchPiece(run.photos, run.work, run.bank, shunned, run.exclusions, run.config)
         stay = 0
         try:
@@ -172,12 +205,14 @@ def _match(run: StageRun, retry_failed: bool) -> None:
 
 
 def _caption(run: StageRun, retry_failed: bool) -> None:
+    selection = _selection(run)
     if retry_failed:
         _forget(run, "caption", "problem")
+        forget_failed_answers(run.work)
+    forget_unasked(run.photos, run.work, selection)
     if not run.left("caption"):
         return
     captioner = _captioner(run.config, run.options)
-    selection = _selection(run)
     try:
         caption_photos(run.photos, run.work, selection, captioner, run.config, run.listener)
     finally:

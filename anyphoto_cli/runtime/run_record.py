@@ -59,18 +59,17 @@ def keep_options(folder: Path, part: str, options: Mapping[str, Any], begun: boo
     """Write the options of one part of a run, or compare them with those it began with.
 
     begun: whether anything was made with those; if not, they may still change. Raises InputError naming the first that
-    differs: half of the output would be made another way.
+    differs: half of the output would be made another way. What an earlier version did not write down is so from now on.
     """
     record = read_record(folder)
-    known = record.get(part)
-    if known is None or not begun:
+    known: Mapping[str, Any] = record.get(part, {}) if begun else {}
+    for name in sorted(known):
+        if known[name] != options.get(name):
+            raise InputError(
+                f"this run began with {known[name]!r}, now it is {options.get(name)!r}", file=folder, field=name,
+                remedy=remedy,
+            )  # fmt: skip
+    if record.get(part) != dict(options):
         with committed(folder / RECORD) as out:
             text = json.dumps({**record, part: dict(options)}, indent=2, sort_keys=True, ensure_ascii=False)
             out.write((text + "\n").encode())
-        return
-    for name in sorted({*known, *options}):
-        if known.get(name) != options.get(name):
-            raise InputError(
-                f"this run began with {known.get(name)!r}, now it is {options.get(name)!r}", file=folder, field=name,
-                remedy=remedy,
-            )  # fmt: skip

@@ -43,6 +43,30 @@ def test_changed_options_and_photos_are_refused_by_name(drawn, tmp_path):
         fake_run(more, tmp_path / "out2")
 
 
+def test_what_a_left_out_stage_began_with_is_not_changed_by_a_later_one(drawn, tmp_path):
+    out = tmp_path / "out"
+    fake_run(drawn, out, stages=["detect", "match"])
+    with pytest.raises(InputError, match=r"train_size: this run began with 128, now it is 256"):
+        fake_run(drawn, out, stages=["caption", "pack"], settings={"train_size": 256})
+    removed = tmp_path / "removed.txt"
+    removed.write_text("identity: p1\n")
+    with pytest.raises(InputError, match=r"exclude: this run began with ''"):
+        fake_run(drawn, out, stages=["caption", "pack"], exclude=removed)
+    assert not (out / "manifest.json").exists()
+
+
+def test_other_references_are_not_taken_for_those_of_the_bank(drawn, tmp_path):
+    own, out = tmp_path / "own", tmp_path / "out"
+    shutil.copytree(drawn, own)
+    fake_run(own, out, stages=["detect", "match"])
+    shutil.copytree(own / "refs" / "p3", own / "refs" / "abe")
+    with pytest.raises(InputError, match="references: this run began with"):
+        fake_run(own, out)
+    shutil.rmtree(out / "work")
+    with pytest.raises(InputError, match="holds what another run has made, whose work/ is gone.*new folder"):
+        fake_run(own, out)
+
+
 def test_a_mistake_before_anything_was_made_may_be_corrected(drawn, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(InputError, match="--person-model: no such file"):
@@ -174,6 +198,52 @@ def test_failed_photos_are_tried_again_when_asked(drawn, tmp_path):
     assert (done.failed, done.kept) == (0, 40)
     fake_run(own, tmp_path / "fresh")
     assert hashes(out) == hashes(tmp_path / "fresh", leave=())
+
+
+def test_who_stays_of_near_duplicates_may_change_when_failed_photos_are_read(drawn, tmp_path, monkeypatch):
+    """a.png, once it can be read, takes b.png's place, and c.png, which was too near to b.png, stays: with a caption."""
+    from anyphoto_cli.preprocess import detecting
+    from tests.preprocess.runs import samples
+
+    own, out = tmp_path / "own", tmp_path / "out"
+    shutil.copytree(drawn / "refs", own / "refs")
+    (own / "photos").mkdir()
+    for seed, name in enumerate("abc"):
+        Image.fromarray(fakes.paint([fakes.colour_of(0)], seed=seed)).save(own / "photos" / f"{name}.png")
+    told = {np.asarray(Image.open(own / "photos" / f"{n}.png")).tobytes(): bits
+            for n, bits in {"a": 0, "b": 15, "c": 255}.items()}  # fmt: skip
+    monkeypatch.setattr(detecting, "perceptual_hash", lambda pixels: f"{told[pixels.tobytes()]:016x}")
+    good = (own / "photos" / "a.png").read_bytes()
+    (own / "photos" / "a.png").write_bytes(good[:100])
+    fake_run(own, out, settings={"near_duplicates": 4})
+    (own / "photos" / "a.png").write_bytes(good)
+    fake_run(own, out, settings={"near_duplicates": 4}, retry_failed=True)
+    assert [(record.source, bool(record.caption)) for record, *_ in samples(out)] == [("a.png", True), ("c.png", True)]
+
+
+def test_captions_that_failed_are_asked_for_again_and_nothing_else_is_lost(drawn, tmp_path):
+    written, out = tmp_path / "captions.jsonl", tmp_path / "out"
+    lines = [json.dumps({"id": f"{n:03d}.png", "caption": f"Number {n}."}) + "\n" for n in range(40)]
+    settings = {"captioner": "file", "caption_file": str(written)}
+    written.write_text("".join(lines[5:]))
+    assert (first := fake_run(drawn, out, settings=settings)).failed == 5 and first.kept == 35
+    written.write_text("".join(lines))
+    done = fake_run(drawn, out, settings=settings, retry_failed=True)
+    assert (done.failed, done.kept) == (0, 40)
+    fake_run(drawn, tmp_path / "fresh", settings=settings)
+    assert hashes(out) == hashes(tmp_path / "fresh")
+
+
+def test_failed_answers_of_a_run_that_was_cut_off_are_asked_for_again(tmp_path):
+    from anyphoto_cli.preprocess.captioning import JOURNAL, forget_failed_answers
+    from anyphoto_cli.preprocess.work import Work
+
+    journal = tmp_path / "caption" / JOURNAL
+    journal.parent.mkdir()
+    good = '{"id": "3", "text": "A photo.", "problem": ""}\n'
+    journal.write_text(good + '{"id": "4", "text": "", "problem": "the server said 500"}\n{"id": "5", "te')
+    forget_failed_answers(Work(tmp_path))
+    assert journal.read_text() == good
 
 
 def test_a_photo_that_kills_its_worker_costs_itself_alone(tmp_path):

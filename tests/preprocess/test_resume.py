@@ -15,6 +15,7 @@ from anyphoto_cli.data.shards import read_shard
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.preprocess import run as preprocess
 from tests.conftest import ROOT
+from tests.preprocess import fakes
 from tests.preprocess.runs import HERE, fake_run, hashes, start
 
 
@@ -46,6 +47,17 @@ def test_stages_one_by_one_are_all_at_once(drawn, whole, tmp_path):
     before = {file: file.stat().st_mtime_ns for file in (out / "shards").glob("*.tar")}
     fake_run(drawn, out)  # again: nothing is left to do
     assert hashes(out) == hashes(whole) and before == {file: file.stat().st_mtime_ns for file in before}
+
+
+def test_later_stages_go_by_what_earlier_ones_were_told(drawn, tmp_path):
+    """Sizes of patches and crops are the matching's options, and shards count location tokens by them."""
+    own = fakes.SETTINGS | {"train_size": 256, "patch_size": 224}
+    fake_run(drawn, tmp_path / "whole", settings=own)
+    out = tmp_path / "out"
+    fake_run(drawn, out, settings=own, stages=["detect", "match"])
+    silent = PreprocessConfig(captioner="template", shard_size=7)
+    preprocess(drawn / "photos", out, drawn / "refs", silent, HERE, stages=["caption", "pack"])
+    assert hashes(out) == hashes(tmp_path / "whole")
 
 
 def test_neither_hash_seed_nor_time_zone_nor_the_order_on_disk_shows(drawn, whole, tmp_path):

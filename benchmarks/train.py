@@ -121,12 +121,26 @@ def ahead(examples: list[Example], parts: Parts, method: MethodConfig) -> Step:
 
 def run_step(name: str, model: Any, loss: Step, around: Any, device: torch.device) -> tuple[float, float]:
     """(seconds, GB at most on a GPU, of saved tensors elsewhere)."""
+    with as_named(name, model):
+        return _run_step(model, loss, around, device)
+
+
+@contextmanager
+def as_named(name: str, model: Any) -> Iterator[None]:
+    """Checkpointed or naive, as a case's name says, and plain again afterwards: other tables are made of this model."""
     if "checkpointing" in name:
         model.enable_gradient_checkpointing()
-    else:
+    if naive_ := name.startswith("naive"):
+        model.attention = "masked"
+    try:
+        yield
+    finally:
         model.disable_gradient_checkpointing()
-    if hasattr(model, "attention"):
-        model.attention = "masked" if name.startswith("naive") else "auto"
+        if naive_:
+            model.attention = "auto"
+
+
+def _run_step(model: Any, loss: Step, around: Any, device: torch.device) -> tuple[float, float]:
     saved: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

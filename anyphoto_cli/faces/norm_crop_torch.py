@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anyphoto_cli.geometry import ARCFACE_SIZE, arcface_template
+from anyphoto_cli.runtime.uploads import upload
 
 
 def norm_crop_torch(pictures: Tensor, landmarks: Tensor, size: int = ARCFACE_SIZE) -> Tensor:
@@ -18,12 +19,13 @@ def norm_crop_torch(pictures: Tensor, landmarks: Tensor, size: int = ARCFACE_SIZ
     landmarks: [n, 5, 2] px of each picture, ArcFace order. Gradients flow to the pictures, not to the landmarks.
     """
     height, width = pictures.shape[-2:]
-    onto = similarity_matrices(landmarks, size).to(pictures.device)
+    # Where to look depends on landmarks alone: reckoned where they are, on the CPU, and sent in one piece.
+    onto = similarity_matrices(landmarks, size)
     # Where each pixel of the crop comes from: the inverse of a similarity is one.
     turn, shift = onto[:, :, :2], onto[:, :, 2]
     scale = turn.square().sum((1, 2), keepdim=True) / 2
     back = turn.transpose(1, 2) / scale
-    steps = torch.arange(size, device=pictures.device, dtype=back.dtype)
+    steps = torch.arange(size, device=back.device, dtype=back.dtype)
     rows, columns = torch.meshgrid(steps, steps, indexing="ij")
     target = torch.stack([columns, rows], -1).reshape(1, -1, 2)
     at = (target - shift[:, None]) @ back.transpose(1, 2)
@@ -31,7 +33,7 @@ def norm_crop_torch(pictures: Tensor, landmarks: Tensor, size: int = ARCFACE_SIZ
     grid = (at + 0.5) * (2 / torch.tensor([width, height], device=at.device, dtype=at.dtype)) - 1
     # In bfloat16 a grid has 8 bits: places would be off by a pixel.
     pictures = pictures.to(torch.promote_types(pictures.dtype, torch.float32))
-    grid = grid.reshape(-1, size, size, 2).to(pictures.dtype)
+    grid = upload(grid.reshape(-1, size, size, 2).to(pictures.dtype), pictures.device)
     return F.grid_sample(pictures + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1
 
 

@@ -133,7 +133,8 @@ def _heads(x: Tensor, attn: Any) -> Tensor:
 
 def _rotate(x: Tensor, rope: Rope) -> Tensor:
     """RoPE by diffusers' own function, which wants a batch axis. x: [S, heads, head_dim]."""
-    return cast(Tensor, apply_rotary_emb(x[None], rope, sequence_dim=1)[0])
+    # Not [0], whose gradient is a tensor of zeros to copy into.
+    return cast(Tensor, apply_rotary_emb(x[None], rope, sequence_dim=1).squeeze(0))
 
 
 def _within_half(x: Tensor) -> Tensor:

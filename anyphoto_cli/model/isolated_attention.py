@@ -187,7 +187,7 @@ def equal_samples(x: Tensor, spans: Spans) -> Tensor:
 def flat(parts: list[Tensor], spans: Spans) -> Tensor:
     """The way back."""
     if spans.batch == 1:
-        return parts[0][0]
+        return parts[0].squeeze(0)  # not [0], whose gradient is a tensor of zeros to copy into
     cut = [[*s.split([spans.text, spans.noise, s.shape[1] - spans.text - spans.noise], 1)] for s in parts]
     return torch.cat([part.flatten(0, 1) for kind in zip(*cut, strict=True) for part in kind])
 

@@ -24,7 +24,7 @@ class LatentPreview:
 
     def __init__(self, vae: Any, device: torch.device, latent: str) -> None:
         chart = _chart()
-        latents = encode(vae, to_pixels([chart]).to(device), latent)[0].float().cpu()
+        latents = encode(vae, to_pixels([chart], device), latent)[0].float().cpu()
         colours = torch.from_numpy(chart).float().unfold(0, _PX, _PX).unfold(1, _PX, _PX).mean((-1, -2))
         rows = torch.cat([latents.flatten(1).T, torch.ones(latents[0].numel(), 1)], 1)
         self._map: Tensor = torch.linalg.lstsq(rows, colours.reshape(-1, 3)).solution

@@ -131,13 +131,18 @@ class _Adapted(torch.autograd.Function):
         weight, own, down, a_now, b_now = ctx.saved_tensors
         [grad], (a_type, b_type) = grads, ctx.masters
         located = grad[-len(own) :]
-        of_down = (located @ b_now).mul_(ctx.scale)
+        of_down = _times(located @ b_now, ctx.scale)
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = grad @ weight
             of_x[-len(own) :].addmm_(of_down, a_now)
-        of_b = (located.T @ down).to(b_type).mul_(ctx.scale)
+        of_b = _times((located.T @ down).to(b_type), ctx.scale)
         return of_x, None, None, (of_down.T @ own).to(a_type), of_b, None, None
+
+
+def _times(fresh: Tensor, scale: float) -> Tensor:
+    """In place; alpha is mostly the rank, and a product with 1 is a launch for nothing."""
+    return fresh if scale == 1 else fresh.mul_(scale)
 
 
 class _Tail(torch.autograd.Function):

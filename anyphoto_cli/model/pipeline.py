@@ -175,7 +175,7 @@ class AnyPhotoPipeline(FluxPipeline):
         faces: at least one, canvases of one size. Raises ValueError when a face has no token.
         """
         device = self._execution_device
-        latents = encode(self.vae, to_pixels([face.canvas for face in faces]).to(device), self.method.latent)
+        latents = encode(self.vae, to_pixels([face.canvas for face in faces], device), self.method.latent)
         masks = torch.from_numpy(np.stack([face.tokens for face in faces]))
         embeddings = torch.from_numpy(np.stack([face.embedding for face in faces])).float()
         tokens = prune(latents, masks, embeddings, self.method.rope_index)

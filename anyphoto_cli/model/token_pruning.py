@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from anyphoto_cli.runtime.uploads import upload
+
 
 @dataclass(frozen=True, eq=False)
 class LocationTokens:
@@ -85,11 +87,12 @@ def prune(latents: Tensor, masks: Tensor, embeddings: Tensor, rope_index: int = 
     ids = grid_ids(latents.shape[2] // 2, latents.shape[3] // 2, rope_index)
     kept = [mask.reshape(-1).nonzero()[:, 0] for mask in masks.cpu()]
     packed = pack(latents)
+    cells = torch.cat([keep + number * packed.shape[1] for number, keep in enumerate(kept)])
     return LocationTokens(
-        tokens=torch.cat([z[keep.to(device)] for z, keep in zip(packed, kept, strict=True)]),
-        ids=torch.cat([ids[keep] for keep in kept]).to(device),
+        tokens=packed.flatten(0, 1)[upload(cells, device)],
+        ids=upload(torch.cat([ids[keep] for keep in kept]), device),
         lengths=tuple(len(keep) for keep in kept),
-        embeddings=embeddings.to(device),
+        embeddings=upload(embeddings, device),
     )
 
 
@@ -160,7 +163,7 @@ class Spans:
         streams = {NOISE: [noise], TEXT: [text], IMAGE: [noise, located], JOINT: [text, noise, located]}
         identities = [(number, n) for number, sample in enumerate(self.lengths) for n in sample]
         sizes = torch.tensor([(self.batch, self.text), (self.noise, 0), *identities])
-        index = {name: torch.cat(parts).to(device) for name, parts in streams.items()}
+        index = {name: upload(torch.cat(parts), device) for name, parts in streams.items()}
         return replace(self, index=index, mask=mask, sizes=sizes)
 
     def counts(self, stream: str) -> tuple[int, ...]:
@@ -186,4 +189,4 @@ def _bias(shared: int, faces: Sequence[LocationTokens]) -> tuple[Tensor, ...] | 
 def _log_strengths(shared: int, face: LocationTokens) -> Tensor:
     strengths = torch.tensor(face.strengths or (1.0,) * len(face.lengths))
     own = strengths.log().repeat_interleave(torch.tensor(face.lengths))
-    return torch.cat([torch.zeros(shared), own]).to(face.tokens.device)
+    return upload(torch.cat([torch.zeros(shared), own]), face.tokens.device)

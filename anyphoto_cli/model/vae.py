@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anyphoto_cli.runtime.uploads import upload
 from anyphoto_cli.types import Picture
 
 DOWN = 8
@@ -20,9 +21,10 @@ PIXELS_AT_ONCE = {"cpu": 2**15, "cuda": 2**23}
 """
 
 
-def to_pixels(pictures: Sequence[Picture]) -> Tensor:
-    """[H, W, 3] uint8 each -> [n, 3, H, W] float32 in [-1, 1]."""
+def to_pixels(pictures: Sequence[Picture], device: torch.device | None = None) -> Tensor:
+    """[H, W, 3] uint8 each -> [n, 3, H, W] float32 in [-1, 1], on a device: they go there as bytes."""
     stacked = torch.from_numpy(np.stack([np.ascontiguousarray(picture) for picture in pictures]))
+    stacked = upload(stacked, device or stacked.device)
     return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

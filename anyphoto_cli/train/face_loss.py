@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from anyphoto_cli.faces.norm_crop_torch import norm_crop_torch
 from anyphoto_cli.geometry import ARCFACE_SIZE, arcface_template, fit_similarity
 from anyphoto_cli.model.vae import DOWN, decode
+from anyphoto_cli.runtime.uploads import upload
 from anyphoto_cli.types import Points
 
 LEAST_EYES = 12.0
@@ -77,7 +78,7 @@ def face_loss(
     if not crops:
         return FaceLoss(clean.sum() * 0.0, clean.new_zeros(0))
     # All faces of the batch at once: a small network would keep a large card waiting for its calls.
-    wanted = torch.stack([face.embedding for valid in groups for face in valid]).to(clean.device)
+    wanted = upload(torch.stack([face.embedding for valid in groups for face in valid]), clean.device)
     found = (recogniser(torch.cat(crops).float()) * F.normalize(wanted.float(), dim=1)).sum(1)
     per_sample = [(1 - part).mean() for part in found.split([len(valid) for valid in groups]) if len(part)]
     return FaceLoss(torch.stack(per_sample).mean(), found.detach())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from anyphoto_cli.model.token_pruning import LocationTokens, prune
 from anyphoto_cli.model.vae import encode, posterior, to_pixels
+from anyphoto_cli.runtime.uploads import upload
 from anyphoto_cli.train.examples import Example
 from anyphoto_cli.train.flow_matching import draw_noise
 
@@ -64,10 +65,11 @@ def encode_batch(
 
 def _latents(examples: Sequence[Example], parts: Parts, seed: int, step: int, rank: int) -> Tensor:
     """X_0: [n, 16, h, w] float32: a sample of the posterior, its noise drawn on the CPU, the same on every device."""
-    pixels = to_pixels([example.picture for example in examples]).to(parts.device, parts.vae.dtype)
+    pixels = to_pixels([example.picture for example in examples], parts.device).to(parts.vae.dtype)
     z = posterior(parts.vae, pixels)
     if not isinstance(z, Tensor):  # a tiny VAE gives latents, and no posterior
-        z = z.mean.float() + z.std.float() * draw_noise(tuple(z.mean.shape), seed, step, rank, salt=2).to(z.mean.device)
+        noise = draw_noise(tuple(z.mean.shape), seed, step, rank, salt=2)
+        z = z.mean.float() + z.std.float() * upload(noise, z.mean.device)
     z = z.float()
     scaled: Tensor = (z - (parts.vae.config.shift_factor or 0.0)) * parts.vae.config.scaling_factor
     return scaled
@@ -79,7 +81,7 @@ def location_tokens(examples: Sequence[Example], parts: Parts, method: Any) -> l
     Source: Eq. 13; paper 4.1.
     """
     canvases = [canvas for example in examples for canvas in example.canvases]
-    latents = encode(parts.vae, to_pixels(canvases).to(parts.device), method.latent)
+    latents = encode(parts.vae, to_pixels(canvases, parts.device), method.latent)
     found = []
     for example, own in zip(examples, latents.split([len(e.canvases) for e in examples]), strict=True):
         masks, embeddings = torch.from_numpy(example.masks), torch.from_numpy(example.embeddings)

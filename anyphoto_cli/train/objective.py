@@ -11,6 +11,7 @@ from torch import Tensor
 
 from anyphoto_cli.config.train import LossConfig
 from anyphoto_cli.model.token_pruning import grid_ids, pack, unpack
+from anyphoto_cli.runtime.uploads import upload
 from anyphoto_cli.train.examples import Example
 from anyphoto_cli.train.face_loss import FaceTarget, face_loss
 from anyphoto_cli.train.flow_matching import TimeRule, clean_estimate, draw_noise, draw_times, flow_loss, interpolate
@@ -51,8 +52,8 @@ def objective(
             encoded = encode_batch(examples, parts, method, seed=seed, step=step, rank=rank)
     clean = encoded.clean
     times = draw_times(len(examples), rule, seed, step, rank)
-    t = times.t.to(parts.device)
-    noise = draw_noise(tuple(clean.shape), seed, step, rank).to(parts.device)
+    t = upload(times.t, parts.device)
+    noise = upload(draw_noise(tuple(clean.shape), seed, step, rank), parts.device)
     noisy = interpolate(clean, noise, t)
     with sections.of("transformer"):
         said = unpack(_velocity(pack(noisy), t, encoded, parts), *_grid(clean)).float()
@@ -79,7 +80,7 @@ def _velocity(noisy: Tensor, t: Tensor, encoded: Encoded, parts: Parts) -> Tenso
     answer: Tensor = transformer(
         hidden_states=noisy.to(parts.dtype), encoder_hidden_states=encoded.states.to(parts.dtype),
         pooled_projections=encoded.pooled.to(parts.dtype), timestep=t, guidance=guidance,
-        img_ids=grid_ids(*_grid(encoded.clean)).to(parts.device),
+        img_ids=upload(grid_ids(*_grid(encoded.clean)), parts.device),
         txt_ids=torch.zeros(encoded.states.shape[1], 3, device=parts.device), faces=encoded.faces, return_dict=False,
     )[0]  # fmt: skip
     return answer

@@ -17,6 +17,7 @@ from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.runtime.jobs import batches
+from anyphoto_cli.runtime.uploads import upload
 
 AT_ONCE = 256
 """Captions of one file."""
@@ -60,7 +61,7 @@ class CachedText:
             if file is None:
                 remedy = "Remove output_dir/text; the shards have changed since it was written"
                 raise InputError(f"does not hold the caption {caption[:60]!r}", field="text_embeddings", remedy=remedy)
-            found.append([file.get_tensor(f"{name}/{part}").to(self._device) for part in ("states", "pooled")])
+            found.append([upload(file.get_tensor(f"{name}/{part}"), self._device) for part in ("states", "pooled")])
         states, pooled = zip(*found, strict=True)
         return torch.stack(states), torch.stack(pooled)
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch.autograd import grad
 
 from anyphoto_cli.config.generate import GenerateConfig
+from anyphoto_cli.config.train import LossConfig
 from anyphoto_cli.generate import render, verify_files
 from anyphoto_cli.model import bases, memory
 from anyphoto_cli.model.adapter import save_adapter
@@ -21,6 +22,9 @@ from anyphoto_cli.model.hoisted_modulation import hoist_modulation
 from anyphoto_cli.model.isolated_attention import masked_attention, merged_attention, split_attention
 from anyphoto_cli.model.pipeline import AnyPhotoPipeline
 from anyphoto_cli.train.loop import run as train
+from anyphoto_cli.train.objective import objective
+from benchmarks.models import random_example
+from benchmarks.train import parts_of
 from tests.conftest import ROOT
 from tests.model.flux import inputs, located, transformer
 from tests.model.test_pipeline import CARD, FACES, picture, trained
@@ -145,6 +149,21 @@ def test_compiled_blocks_learn_what_eager_ones_learn(attention, dtype):
             wanted = [p for p in model.parameters() if p.requires_grad]
             found.append(torch.cat([g.float().flatten() for g in grad(loss, wanted)]))
         assert (found[1] - found[0]).norm() < (1e-4 if dtype == torch.float32 else 0.05) * found[0].norm()
+
+
+def test_the_host_waits_for_nothing_before_the_backward_pass():
+    """The second step of two: masks and kernels are made in the first."""
+    model = transformer(pooled_projection_dim=768).to(GPU, torch.bfloat16).train()
+    parts, method = parts_of(model, GPU), model.method
+    for step in range(2):
+        examples = [random_example(256, n, np.random.default_rng(n)) for n in (2, 3)]
+        torch.cuda.set_sync_debug_mode("error" if step else "default")
+        try:
+            terms = objective(examples, parts, LossConfig(), method, seed=0, step=step, rank=0)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert terms.valid == 5
+        terms.loss.backward()
 
 
 def lines(out):

@@ -8,6 +8,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from anyphoto_cli.config.method import MethodConfig
+from anyphoto_cli.model import isolation_mask
 from anyphoto_cli.model.hoisted_modulation import hoist_modulation
 from anyphoto_cli.model.location_lora import lora_parameters
 from anyphoto_cli.model.token_pruning import LocationTokens
@@ -94,6 +95,15 @@ def test_samples_of_a_ragged_batch_do_not_see_each_other():
         alone = {k: v[b : b + 1] if torch.is_tensor(v) and k.endswith(("states", "ions", "step", "ance")) else v
                  for k, v in given.items()}  # fmt: skip
         torch.testing.assert_close(model(**alone, faces=[faces[b]])[0], together[b : b + 1], rtol=0, atol=1e-12)
+
+
+def test_masks_of_a_ragged_batch_are_made_once():
+    """Three samples; three blocks ask, and the last, whose noise tokens alone are read, does not."""
+    model = transformer()
+    model.attention = "masked"
+    isolation_mask._of_a_batch.cache_clear()
+    model(**inputs(3), faces=[located(5, 3), located(2, 4, seed=5), located(1, 4, 2, seed=6)])
+    assert isolation_mask._of_a_batch.cache_info()[:2] == (6, 3)
 
 
 def test_equal_layouts_in_a_batch_equal_single_runs():

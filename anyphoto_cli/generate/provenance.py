@@ -67,11 +67,7 @@ def signed_png(file: Path, credentials: Credentials) -> bytes:
     c2pa = open_c2pa()
     record = read_record(file)
     context = c2pa.Context.from_dict({"builder": {"thumbnail": {"enabled": False}}})
-    builder = c2pa.Builder(_statement(record, file), context)
-    for name, reference in _references(record, file):
-        told = {"title": name, "relationship": "inputTo", "instance_id": f"sha256:{sha256_of(reference)}"}
-        with reference.open("rb") as stream:
-            builder.add_ingredient(json.dumps(told), _mime(reference), stream)
+    builder = c2pa.Builder(_statement(record, file) | {"ingredients": _ingredients(record, file)}, context)
     signed = io.BytesIO()
     try:
         info = c2pa.C2paSignerInfo("es256", credentials.certificate.encode(), credentials.key.encode(), None)
@@ -96,9 +92,13 @@ def _statement(record: dict[str, Any], file: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _references(record: dict[str, Any], file: Path) -> list[tuple[str, Path]]:
-    """(whose, file) of each reference, unchanged since the picture was made."""
-    root, found, seen = Path(os.path.realpath(file)).parent / record["refs"], [], set[str]()
+def _ingredients(record: dict[str, Any], file: Path) -> list[dict[str, str]]:
+    """Name and sha256 of each reference, unchanged since the picture was made.
+
+    Said in the statement, never handed over as files: the library would copy a photo's own credentials, with its
+    thumbnail, its place and its author, into the picture, and refuse formats it does not know.
+    """
+    root, told, seen = Path(os.path.realpath(file)).parent / record["refs"], [], set[str]()
     for face in record["layout"]["faces"]:
         named = face["reference"]
         if named in seen:
@@ -106,10 +106,13 @@ def _references(record: dict[str, Any], file: Path) -> list[tuple[str, Path]]:
         seen.add(named)
         reference = Path(os.path.realpath(root / named))
         if not reference.is_file() or sha256_of(reference) != record["references"].get(named):
-            told = "is gone" if not reference.is_file() else "has changed since"
-            raise InputError(f"its reference {named!r} {told}", file=file, field="--c2pa")
-        found.append((str(face["name"]), reference))
-    return found
+            what = "is gone" if not reference.is_file() else "has changed since"
+            raise InputError(f"its reference {named!r} {what}", file=file, field="--c2pa")
+        told.append({
+            "title": str(face["name"]), "format": "application/octet-stream", "relationship": "inputTo",
+            "instance_id": f"sha256:{record['references'][named]}",
+        })  # fmt: skip
+    return told
 
 
 def _mime(file: Path) -> str:

@@ -157,6 +157,48 @@ def test_without_the_library_nothing_is_rendered(run, layout_file, tmp_path, mon
         assert code == 1 and "anyphoto[c2pa]" in err and not (tmp_path / "out").exists()
 
 
+def a_camera(picture):
+    """JPEG bytes as a camera writes them that signs: with credentials, a thumbnail and who was where."""
+    import io
+
+    from anyphoto_cli.generate.signing import open_c2pa
+
+    c2pa, (certificate, key) = open_c2pa(), make_test_certificate()
+    taken = {"action": "c2pa.created",
+             "digitalSourceType": "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture"}  # fmt: skip
+    exif = {"@context": {"exif": "http://ns.adobe.com/exif/1.0/"}, "exif:GPSLatitude": "48,51.5N"}
+    told = {"claim_generator_info": [{"name": "camera", "version": "1"}], "format": "image/jpeg", "assertions": [
+        {"label": "c2pa.actions.v2", "data": {"actions": [taken]}},
+        {"label": "stds.exif", "data": exif, "kind": "Json"},
+    ]}  # fmt: skip
+    plain, signed = io.BytesIO(), io.BytesIO()
+    picture.save(plain, "JPEG")
+    builder = c2pa.Builder(told, c2pa.Context.from_dict({"builder": {"thumbnail": {"enabled": True}}}))
+    info = c2pa.C2paSignerInfo("es256", certificate.encode(), key.encode(), None)
+    builder.sign(c2pa.Signer.from_info(info), "image/jpeg", plain, signed)
+    return signed.getvalue()
+
+
+def test_nothing_of_a_reference_goes_in_whatever_it_is(run, tmp_path):
+    from PIL import Image
+
+    layout = small_layout(tmp_path)
+    with Image.open(tmp_path / "ana.png") as ana, Image.open(tmp_path / "ben.png") as ben:
+        photo = a_camera(ana)
+        ben.save(tmp_path / "ben.jpg", "WEBP")  # as browsers save them
+    assert b"48,51.5N" in photo and b"c2pa.thumbnail" in photo
+    (tmp_path / "ana.jpg").write_bytes(photo)
+    layout.write_text(layout.read_text().replace(".png", ".jpg"))
+    code, _, err = run("generate", layout, "-o", tmp_path / "out", "--c2pa")
+    assert code == 0 and "Traceback" not in err, err
+    [file] = (tmp_path / "out").glob("*.png")
+    data, found = file.read_bytes(), read_provenance(file)
+    assert not any(part in data for part in (b"48,51.5N", b"c2pa.thumbnail", b"digitalCapture"))
+    assert found.signature == "untrusted" and found.ingredients == (
+        ("ana", found.record["references"]["ana.jpg"]), ("ben", found.record["references"]["ben.jpg"]),
+    )  # fmt: skip
+
+
 def test_a_picture_rendered_again_takes_no_signature(run, signed):
     code, _, err = run("generate", "--from", signed[0], "--c2pa")
     assert code == 2 and "takes no --c2pa beside it" in err

@@ -7,12 +7,14 @@ layers; 9.5 GB T5, 0.4 GB the rest) plus about 3 GB of working memory at 1024x10
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from anyphoto_cli.errors import EnvironmentFault, InputError
 
@@ -28,6 +30,8 @@ EXACT = ("full", "offload", "hoisted", "group")
 on a GPU make at once, and brings the adapter's layers by calls of their own. Above a megapixel all but full decode in
 tiles.
 """
+VOCABULARIES = (("tokenizer.json",), ("spiece.model",), ("vocab.json", "merges.txt"))
+"""Files of which one group must lie in a tokenizer's folder."""
 MEGAPIXEL = 2**20
 """Decoding more at once needs more memory than the transformer's own work."""
 ON_A_CPU = ("auto", "full", "fp8")
@@ -107,11 +111,12 @@ def open_pipeline(
     Raises EnvironmentFault when bitsandbytes is missing for nf4, or memory does not suffice; InputError for a folder
     that cannot be opened.
     """
+    _require_vocabularies(folder, without)
     options: dict[str, Any] = {"quantization_config": _nf4(dtype)} if mode == "nf4" else {}
     options |= dict.fromkeys(without)
     try:
         pipeline = cls.from_pretrained(str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         line = str(error).strip().splitlines()[0][:200]
         raise InputError(f"cannot be opened as a diffusers model ({line})", file=folder, field="--model") from error
     if mode == "fp8" and pipeline.transformer is not None:
@@ -120,6 +125,22 @@ def open_pipeline(
     if mode != "full" and device.type != "cpu":
         pipeline.tiled_above = MEGAPIXEL  # of ours; others do not ask
     return pipeline
+
+
+def _require_vocabularies(folder: Path, without: Sequence[str]) -> None:
+    """Raises InputError for a tokenizer without words: transformers makes an empty one, and every prompt reads alike."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # from_pretrained says what is wrong with it
+    for name in ("tokenizer", "tokenizer_2"):
+        kind = index.get(name) or [None]
+        if name in without or kind[-1] is None:
+            continue
+        if not any(all((folder / name / file).is_file() for file in group) for group in VOCABULARIES):
+            what = f"has no vocabulary in {name}/, so that every prompt would be ignored"
+            remedy = "It needs tokenizer.json, spiece.model, or vocab.json and merges.txt: copy the folder anew"
+            raise InputError(what, file=folder, field="--model", remedy=remedy)
 
 
 def decodes_in_tiles(mode: str, pixels: int) -> bool:

@@ -19,10 +19,11 @@ from anyphoto_cli.model.adapter import AdapterCard, find_adapter, read_card
 from anyphoto_cli.model.style_lora import StyleLora, find_style_lora, load_style_loras
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.seams import Base
-from anyphoto_cli.types import PreparedFace
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from anyphoto_cli.generate.conditions import Conditions
 
 NO_IDENTITY = (
     "No adapter: the picture carries no trained identity. There is no public AnyPhoto checkpoint; "
@@ -176,10 +177,10 @@ def open_weights(weights: Weights) -> Renderer:
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """One picture to be rendered."""
+    """One picture to be rendered. conditions: their canvases, which take a while, are made where they are encoded."""
 
     layout: Layout
-    faces: Sequence[PreparedFace]
+    conditions: Conditions
     seed: int
 
     def goes_with(self, other: Wanted) -> bool:
@@ -189,7 +190,7 @@ class Wanted:
     def _kind(self) -> tuple[object, ...]:
         layout = self.layout
         sizes = layout.width, layout.height, layout.steps, layout.guidance_scale, layout.true_cfg_scale
-        return *sizes, _has_negative(layout), bool(self.faces)
+        return *sizes, _has_negative(layout), bool(layout.faces)
 
 
 def _has_negative(layout: Layout) -> bool:
@@ -244,16 +245,17 @@ class Renderer:
         kept: dict[int, tuple[Layout, dict[str, Any]]] = {}
         for one in wanted:
             key = id(one.layout)
-            kept[key] = self._encoded.get(key) or kept.get(key) or (one.layout, self._encode(one.layout, one.faces))
+            kept[key] = self._encoded.get(key) or kept.get(key) or (one.layout, self._encode(one))
         self._encoded = kept  # holds the layouts, so that no other takes their ids
         parts = [kept[id(one.layout)][1] for one in wanted]
         joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "faces"}
-        return joined | {"faces": [part["faces"] for part in parts] if wanted[0].faces else ()}
+        return joined | {"faces": [part["faces"] for part in parts] if wanted[0].layout.faces else ()}
 
-    def _encode(self, layout: Layout, faces: Sequence[PreparedFace]) -> dict[str, Any]:
-        """Text and canvases of a layout."""
+    def _encode(self, one: Wanted) -> dict[str, Any]:
+        """Text and canvases of a layout. Raises InputError for a reference that was changed meanwhile."""
+        layout, faces = one.layout, one.conditions.faces
         pipeline, length = self._pipeline, self._pipeline.text_length
-        with torch.no_grad(), _one_line_out_of_memory(self._weights.mode):
+        with torch.no_grad(), _one_line_out_of_memory(self._weights.mode), _sent_home_after_errors(pipeline):
             device = pipeline._execution_device
             embeds, pooled, _ = pipeline.encode_prompt(layout.prompt, None, device, max_sequence_length=length)
             encoded = {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
@@ -277,6 +279,16 @@ class Renderer:
                 device = self._pipeline._execution_device
                 self._fitted = LatentPreview(self._pipeline.vae, device, self._pipeline.method.latent)
         return copy(self._fitted)
+
+
+@contextmanager
+def _sent_home_after_errors(pipeline: Any) -> Iterator[None]:
+    """Else the text encoders would lie beside whatever the next render brings to the device."""
+    try:
+        yield
+    except BaseException:
+        pipeline.maybe_free_model_hooks()
+        raise
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, cast
 
@@ -64,6 +65,21 @@ class _Branch:
     faces: list[LocationTokens]
     rows: list[StepModulation] | None = None
     cache: FirstBlockCache | None = None
+
+
+def _sends_models_home(call: Any) -> Any:
+    """What offloading brought to the device leaves it, also where a call is cancelled or runs out of memory: the next
+    one loads the text encoders, and finds no transformer beside them.
+    """
+
+    @wraps(call)
+    def called(self: Any, *given: Any, **named: Any) -> Any:
+        try:
+            return call(self, *given, **named)
+        finally:
+            self.maybe_free_model_hooks()
+
+    return called
 
 
 class AnyPhotoPipeline(FluxPipeline):
@@ -190,6 +206,7 @@ class AnyPhotoPipeline(FluxPipeline):
             self.method.t5_length, tokenizer.model_max_length if tokenizer is not None else self.method.t5_length
         )
 
+    @_sends_models_home
     @torch.no_grad()
     def __call__(
         self,
@@ -313,7 +330,6 @@ class AnyPhotoPipeline(FluxPipeline):
         self.reused_steps = sum(branch.cache.reused for branch in branches if branch.cache is not None)
 
         images = noise if output_type == "latent" else self._decode(noise, height, width, output_type)
-        self.maybe_free_model_hooks()
         return FluxPipelineOutput(images=images) if return_dict else (images,)
 
     def _modulation(

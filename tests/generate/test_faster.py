@@ -8,9 +8,10 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from anyphoto_cli.errors import InputError
-from anyphoto_cli.generate import render, render_again
+from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.generate import conditions, render, render_again
 from anyphoto_cli.generate.png_metadata import read_record
+from anyphoto_cli.generate.rendering import find_models
 from anyphoto_cli.model import bases
 from anyphoto_cli.model.first_block_cache import FirstBlockCache
 from anyphoto_cli.model.pipeline import AnyPhotoPipeline
@@ -59,6 +60,24 @@ def test_a_batch_over_seeds_and_layouts_is_the_single_pictures(adapter, tmp_path
         assert one.path.name == other.path.name and np.abs(a - b).max() <= 1
     again = render(files, tmp_path / "batched", toy(**options, batch=2))  # resumed with another batch
     assert all(picture.skipped for picture in again.pictures)
+
+
+def test_references_are_read_once_a_layout(tmp_path):
+    """For four pictures of two people: opened once to find the faces, and once to paste them."""
+    layout, reads, kept = small_layout(tmp_path), [], conditions.read_picture
+    with mock.patch.object(conditions, "read_picture", lambda path: (reads.append(path.name), kept(path))[1]):
+        render([layout], tmp_path / "out", toy(num_images=4, batch=2))
+    assert sorted(reads) == ["ana.png", "ana.png", "ben.png", "ben.png"]
+
+
+def test_what_cannot_be_encoded_leaves_nothing_on_the_device(layout_file, tmp_path):
+    models, freed = find_models(toy()), []
+    pipeline = models.renderer(Heard())._pipeline
+    full = mock.patch.object(pipeline, "encode_faces", side_effect=torch.OutOfMemoryError)
+    with full, mock.patch.object(pipeline, "maybe_free_model_hooks", lambda: freed.append(1)):
+        with pytest.raises(EnvironmentFault, match="ran out of memory"):
+            render([layout_file], tmp_path / "out", toy(), models=models)
+    assert freed == [1]
 
 
 def test_first_block_cache_reuses_where_little_changes_and_is_exact_at_nothing():

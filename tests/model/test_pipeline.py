@@ -1,6 +1,7 @@
 """The pipeline: stock FluxPipeline without faces, adapters on disk, other VAEs, memory modes."""
 
 import json
+import shutil
 import typing
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from anyphoto_cli.model import bases, memory
 from anyphoto_cli.model.adapter import AdapterCard, FacePackCard, read_card, save_adapter
 from anyphoto_cli.model.location_lora import lora_parameters
 from anyphoto_cli.model.pipeline import AnyPhotoPipeline
+from anyphoto_cli.model.transformer import AnyPhotoTransformer
 from anyphoto_cli.model.vae import decode, encode, to_pixels
 from anyphoto_cli.types import PreparedFace
 
@@ -277,6 +279,31 @@ def test_fp8_storage_renders_nearly_the_same(folder, tmp_path):
     assert 0 < np.abs(a - b).mean() < 0.05 * a.std()
 
 
+@pytest.mark.parametrize("name", ["tokenizer", "tokenizer_2"])
+def test_a_copy_without_a_vocabulary_is_refused(folder, tmp_path, name):
+    """transformers would make an empty one: every prompt would read alike."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    for file in (copy / name).glob("*"):
+        if file.name != "tokenizer_config.json":
+            file.unlink()
+    with pytest.raises(InputError, match=f"--model: has no vocabulary in {name}/"):
+        memory.open_pipeline(copy, AnyPhotoPipeline, CPU, torch.float32, "full")
+    without = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")  # nobody reads prompts with it
+    assert memory.open_pipeline(copy, AnyPhotoPipeline, CPU, torch.float32, "full", without).tokenizer_2 is None
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2", "transformer", "vae"])
+def test_a_torn_copy_is_refused_in_one_line(folder, tmp_path, part):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    [file] = (copy / part).glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InputError, match="--model: cannot be opened as a diffusers model") as told:
+        memory.open_pipeline(copy, AnyPhotoPipeline, CPU, torch.float32, "full")
+    assert "\n" not in str(told.value)
+
+
 @pytest.mark.parametrize("mode", ["offload", "hoisted", "group"])
 @torch.no_grad()
 def test_exact_memory_modes_render_the_same_numbers(folder, tmp_path, mode, monkeypatch):
@@ -310,6 +337,36 @@ def test_model_offload_brings_the_transformer_before_its_rows_are_made(folder, m
     picture(pipeline, FACES)
     first = told.index("rows")
     assert told[first - 1] == "AnyPhotoTransformer"
+
+
+class Gone(Exception):
+    """The user does not want it any more."""
+
+
+def gone(*given):
+    raise Gone
+
+
+@pytest.mark.parametrize("where", ["after a step", "while decoding"])
+def test_a_call_that_ends_in_an_error_leaves_nothing_on_the_device(folder, monkeypatch, where):
+    """With hooks that write down what is there; the next render begins with the text encoders alone."""
+    from accelerate.hooks import CpuOffload
+
+    pipeline, there = opened(folder), set()
+    monkeypatch.setattr(memory, "_stays", lambda mode, device: mode == "full")
+    monkeypatch.setattr(CpuOffload, "pre_forward", lambda hook, module, *a, **k: (there.add(type(module)), (a, k))[1])
+    monkeypatch.setattr(CpuOffload, "init_hook", lambda hook, module: (there.discard(type(module)), module)[1])
+    memory.place(pipeline, FAKE_GPU, "offload")
+    seen, decode_ = [], pipeline._decode
+    monkeypatch.setattr(pipeline, "_decode", gone if where == "while decoding" else decode_)
+
+    def after_step(pipeline, step, time, state):
+        seen.append(set(there))
+        return gone() if where == "after a step" else state
+
+    with pytest.raises(Gone):
+        picture(pipeline, callback_on_step_end=after_step)
+    assert AnyPhotoTransformer in seen[0] and not there
 
 
 def test_large_pictures_are_decoded_in_tiles_where_memory_is_short(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -30,7 +31,7 @@ class Placed:
 def write_layout(
     file: Path, people: Sequence[Placed], prompt: str, size: tuple[int, int], seed: int = 0, overwrite: bool = False
 ) -> Layout:
-    """Write `file`; references from outside its folder are copied into <name>_refs/ beside it.
+    """Write `file`; references from outside its folder are copied into <name>_refs/ beside it, and replace nothing.
 
     A place to be filled names a picture that is not there yet. Raises InputError where `file` exists, or is wrong.
     """
@@ -70,9 +71,21 @@ def _beside(file: Path, one: Placed, copies: dict[Path, bytes]) -> str:
     if folder in real.parents:
         return real.relative_to(folder).as_posix()
     content = read_bytes(one.reference)
-    copy = Path(f"{file.stem}_refs") / f"{_slug(one.name)}{one.reference.suffix.lower()}"
-    copies[file.parent / copy] = content
-    return copy.as_posix()
+    copy = _free(file.parent / f"{file.stem}_refs" / f"{_slug(one.name)}{one.reference.suffix.lower()}", content, copies)
+    copies[copy] = content
+    return copy.relative_to(file.parent).as_posix()
+
+
+def _free(file: Path, content: bytes, copies: dict[Path, bytes]) -> Path:
+    """`file`, or the first of ana_2.png, ana_3.png, .. that is no other picture, neither on disk nor in `copies`."""
+    for number in itertools.count(1):
+        named = file if number == 1 else file.with_name(f"{file.stem}_{number}{file.suffix}")
+        known = copies.get(named)
+        if known is None and named.exists():
+            known = named.read_bytes() if named.is_file() else b""
+        if known is None or known == content:
+            return named
+    raise AssertionError("numbers do not end")
 
 
 def _slug(name: str) -> str:

@@ -93,3 +93,24 @@ def test_references_inside_the_layouts_folder_stay_where_they_are(run, tmp_path)
     code, _, err = run("layout", "arrange", tmp_path / "nobody.png", "-o", tmp_path / "x" / "two.json")
     assert code == 2 and "nobody.png" in err and not (tmp_path / "x").exists()
     assert run("layout", "arrange", "-o", tmp_path / "none.json")[0] == 2
+
+
+def test_nobody_takes_anothers_photo(run, tmp_path):
+    """Names that are one as files, and a file that lies there already: each person keeps a picture of their own."""
+    small_layout(tmp_path)
+    photos = [tmp_path / "Photo (1).png", tmp_path / "Photo 1.png", tmp_path / "mia.png"]
+    for photo, source in zip(photos, ("ana.png", "ben.png", "ana.png"), strict=True):
+        photo.write_bytes((tmp_path / source).read_bytes())
+    refs = tmp_path / "trip" / "t_refs"
+    refs.mkdir(parents=True)
+    (refs / "mia.png").write_bytes(b"somebody else")
+    out = refs.parent / "t.json"
+    for more in ((), ("--overwrite",)):  # once more, the same files
+        assert run("layout", "arrange", *photos, "-o", out, *more)[0] == 0
+        layout = load_layout(out)
+        assert [face.reference for face in layout.faces] == [
+            "t_refs/Photo_1.png", "t_refs/Photo_1_2.png", "t_refs/mia_2.png",
+        ]  # fmt: skip
+        for index, photo in enumerate(photos):
+            assert layout.reference_path(index).read_bytes() == photo.read_bytes()
+    assert (refs / "mia.png").read_bytes() == b"somebody else" and len([*refs.iterdir()]) == 4

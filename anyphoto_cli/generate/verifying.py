@@ -50,12 +50,13 @@ def verify_files(
     """Look at pictures from anywhere. layout: of all of them; None: each picture's own, as `generate` wrote it in.
 
     face_pack: None: the one a picture was made with. Writes <picture>.verify.json, and .verify.png where asked to,
-    beside the picture or into `out`. Raises InputError for files that are no pictures, or say nothing of a layout.
+    beside the picture or into `out`; such copies among `pictures` are left out. Raises InputError for files that are no
+    pictures, or say nothing of a layout, and for two pictures whose verdicts would be one file.
     """
     listener, config = listener or Listener(), config or VerifyConfig()
     given = load_layout(layout, refs_root) if layout is not None else None
     looker, done = Looker(face_pack, config), list[Verified]()
-    files = [Path(file) for file in pictures]
+    files = _to_look_at([Path(file) for file in pictures], out)
     listener.work("Verifying", len(files))
     for file in files:
         asked, pack = (given, None) if given is not None else _own_layout(file, refs_root)
@@ -63,6 +64,20 @@ def verify_files(
         listener.done(1)
     listener.end()
     return done
+
+
+def _to_look_at(files: Sequence[Path], out: Path | None) -> list[Path]:
+    """Without the copies that an earlier run drew, which `out/*.png` names too. Raises InputError as `verify_files`."""
+    kept = [file for file in files if not file.name.endswith(DRAWN)]
+    if files and not kept:
+        raise InputError("is a copy that was drawn on", file=files[0], remedy="Name the picture it was made from")
+    written: dict[Path, Path] = {}
+    for file in kept:
+        other = written.setdefault((out or file.parent).resolve() / (file.stem + BESIDE), file)
+        if other.resolve() != file.resolve():
+            what = f"would have its verdict in the same file as {other}, {file.stem + BESIDE}"
+            raise InputError(what, file=file, remedy="Rename one, or look at them one by one with another --out")
+    return kept
 
 
 def _own_layout(file: Path, refs_root: Path | None) -> tuple[Layout, str]:

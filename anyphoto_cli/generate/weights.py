@@ -15,7 +15,7 @@ from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.model import bases, memory
-from anyphoto_cli.model.adapter import AdapterCard, find_adapter, read_card
+from anyphoto_cli.model.adapter_card import AdapterCard, adapter_folder, read_card
 from anyphoto_cli.model.style_lora import StyleLora, find_style_lora, load_style_loras
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.seams import Base
@@ -141,7 +141,7 @@ def find_weights(config: GenerateConfig) -> Weights:
     base = bases.resolve_base(config.model)
     if Path(base.source).is_dir():
         base = bases.known_terms(base, Path(base.source))
-    folder = _adapter_folder(config.adapter, base)
+    folder = adapter_folder(config.adapter, base)
     device = memory.pick_device(config.device)
     return Weights(
         config,
@@ -152,13 +152,6 @@ def find_weights(config: GenerateConfig) -> Weights:
         memory.pick_dtype(config.dtype, device),
         loras=tuple(find_style_lora(named) for named in config.lora),
     )
-
-
-def _adapter_folder(named: str | None, base: Base) -> Path | None:
-    """What is named, "none", or the base's own."""
-    if named is None:
-        return base.adapter() if base.adapter is not None else None
-    return None if named == "none" else find_adapter(named)
 
 
 def open_weights(weights: Weights) -> Renderer:

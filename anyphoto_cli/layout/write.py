@@ -71,7 +71,9 @@ def _beside(file: Path, one: Placed, copies: dict[Path, bytes]) -> str:
     if folder in real.parents:
         return real.relative_to(folder).as_posix()
     content = read_bytes(one.reference)
-    copy = _free(file.parent / f"{file.stem}_refs" / f"{_slug(one.name)}{one.reference.suffix.lower()}", content, copies)
+    copy = _free(
+        file.parent / f"{file.stem}_refs" / f"{_slug(one.name)}{one.reference.suffix.lower()}", content, copies
+    )
     copies[copy] = content
     return copy.relative_to(file.parent).as_posix()
 

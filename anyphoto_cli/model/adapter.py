@@ -9,70 +9,34 @@ A stock FluxPipeline opens the LoRA file, but runs it on every token: wrong pict
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from anyphoto_cli import __version__
-from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed, sha256_of
-from anyphoto_cli.model.hub import hub_folder
+from anyphoto_cli.model.adapter_card import (
+    CARD_FILE,
+    LORA_FILE,
+    PROJECTOR_FILE,
+    AdapterCard,
+    FacePackCard,
+    StartCard,
+    find_adapter,
+    read_card,
+)
 from anyphoto_cli.model.location_lora import ADAPTER
 
-LORA_FILE, PROJECTOR_FILE, CARD_FILE = (
-    "pytorch_lora_weights.safetensors",
-    "id_projector.safetensors",
-    "anyphoto.json",
-)
+__all__ = [
+    "CARD_FILE", "LORA_FILE", "PROJECTOR_FILE", "AdapterCard", "FacePackCard", "StartCard", "copy_weights",
+    "find_adapter", "load_adapter", "read_card", "read_weights", "save_adapter",
+]  # fmt: skip
+
 LORA_PREFIX = "transformer."
 """Of the keys in LORA_FILE, as diffusers names them; `read_weights` gives them without."""
-FORMAT_VERSION = 1
-
-
-class FacePackCard(BaseModel):
-    """Which recogniser's embeddings the adapter understands."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
-    sha256: str
-
-
-class StartCard(BaseModel):
-    """That the weights lie part of the way from another adapter's to a run's. sha256: of that adapter."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    sha256: str
-    share: float = Field(gt=0, lt=1, description="Of the way from it to the run.")
-
-
-class AdapterCard(BaseModel):
-    """anyphoto.json."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")  # later versions may say more
-
-    format_version: int = Field(FORMAT_VERSION, ge=1)
-    anyphoto_version: str = __version__
-    base_model: str = Field(description="Hub id or name of the base it was trained on.")
-    base_revision: str = Field("", description="Commit or content hash of that base.")
-    face_pack: FacePackCard
-    embedding: int = Field(512, ge=1, le=65536, description="Width of the recogniser's vectors.")
-    train_step: int = Field(0, description="Optimiser steps; 0: untrained.")
-    method: MethodConfig = MethodConfig()
-    start: StartCard | None = Field(None, description="Where export took the weights part of the way between two.")
-    files: dict[str, str] = Field(default_factory=dict, description="File name -> sha256.")
-
-    @property
-    def sha256(self) -> str:
-        """One hash for the whole adapter: weights and choices."""
-        content = json.dumps([sorted(self.files.items()), self.method.model_dump()], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def save_adapter(folder: Path, transformer: Any, card: AdapterCard) -> AdapterCard:
@@ -101,21 +65,6 @@ def save_adapter(folder: Path, transformer: Any, card: AdapterCard) -> AdapterCa
             (Path(temporary) / name).replace(folder / name)
     with committed(folder / CARD_FILE) as file:
         file.write(card.model_dump_json(indent=2).encode())
-    return card
-
-
-def read_card(folder: Path) -> AdapterCard:
-    """anyphoto.json of an adapter folder. Raises InputError when it is none, or from a later format."""
-    file = folder / CARD_FILE
-    if not file.is_file():
-        raise InputError(f"holds no {CARD_FILE}", file=folder, field="--adapter", remedy="Is this an AnyPhoto adapter?")
-    try:
-        card = AdapterCard.model_validate_json(file.read_bytes())
-    except (ValidationError, ValueError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        raise InputError(f"is damaged ({first['msg']})", file=file, field=".".join(map(str, first["loc"]))) from error
-    if card.format_version > FORMAT_VERSION:
-        raise InputError(f"has format {card.format_version}", file=file, remedy="Run: pip install -U anyphoto")
     return card
 
 
@@ -188,21 +137,3 @@ def _to_inference_format(transformer: Any) -> None:
         parameter.data = parameter.data.to(dtype)
     for parameter in [*lora_parameters(transformer).values(), *transformer.id_projector.parameters()]:
         parameter.requires_grad_(False)
-
-
-def find_adapter(
-    source: str | Path, subfolder: str | None = None, revision: str | None = None, token: str | None = None
-) -> Path:
-    """The local folder of an adapter: a path, or a hub id, downloaded (only the three files) or taken from the cache.
-
-    Raises InputError for a path that does not exist, EnvironmentFault when the hub cannot give it.
-    """
-    if Path(source).is_dir():
-        return Path(source, subfolder) if subfolder else Path(source)
-    text = str(source)
-    if text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise InputError("no such folder", file=text, field="--adapter", remedy="Give a folder, or a hub id: org/name")
-    prefix = f"{subfolder}/" if subfolder else ""
-    wanted = [prefix + name for name in (LORA_FILE, PROJECTOR_FILE, CARD_FILE)]
-    folder = hub_folder("the adapter", text, wanted, revision=revision, token=token)
-    return folder / subfolder if subfolder else folder

@@ -128,7 +128,7 @@ def open_pipeline(
 
 
 def _require_vocabularies(folder: Path, without: Sequence[str]) -> None:
-    """Raises InputError for a tokenizer without words: transformers makes an empty one, and every prompt reads alike."""
+    """Raises InputError for a tokenizer without words: transformers would make an empty one, deaf to every prompt."""
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -20,6 +20,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "anyphoto_editor"
+"""First part of its name; the port follows: browsers send cookies to every port of a host."""
+HOST = "127.0.0.1"
 UPLOADS = "/api/references"
 MOST_UPLOAD, MOST_JSON = 20 * 2**20, 2**20
 """Bytes of a body."""
@@ -38,10 +40,11 @@ class TooLarge(Exception):
 
 
 class Guard:
-    """ASGI: lets through what may pass to `app`. hosts: values of the Host header that are ours, with the port."""
+    """ASGI: lets through what may pass to `app`, which answers at `port` of 127.0.0.1."""
 
-    def __init__(self, app: App, token: str, hosts: frozenset[str]) -> None:
-        self._app, self._token, self._hosts = app, token, hosts
+    def __init__(self, app: App, token: str, port: int) -> None:
+        self._app, self._token, self._cookie = app, token, f"{COOKIE}_{port}"
+        self._hosts = frozenset(f"{name}:{port}" for name in (HOST, "localhost"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -85,12 +88,12 @@ class Guard:
             asked = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8)
             given = asked.get("token", [""])[0]
         if not given:
-            given = _cookie(headers.get(b"cookie", b"").decode("latin-1"))
+            given = _cookie(self._cookie, headers.get(b"cookie", b"").decode("latin-1"))
         return hmac.compare_digest(given.encode("utf-8", "replace"), self._token.encode())
 
     async def _welcome(self, send: Send) -> None:
         """Token into a cookie, and out of the address, the history and the screen."""
-        cookie = f"{COOKIE}={self._token}; Path=/; HttpOnly; SameSite=Strict"
+        cookie = f"{self._cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict"
         more = [(b"location", b"/"), (b"set-cookie", cookie.encode())]
         await send({"type": "http.response.start", "status": 303, "headers": [*more, *_HEADERS]})
         await send({"type": "http.response.body", "body": b""})
@@ -121,7 +124,7 @@ class Guard:
 
 def address(port: int, token: str) -> str:
     """What to open."""
-    return f"http://127.0.0.1:{port}/?{urlencode({'token': token})}"
+    return f"http://{HOST}:{port}/?{urlencode({'token': token})}"
 
 
 def _single(headers: Any) -> dict[bytes, bytes] | None:
@@ -143,9 +146,9 @@ def _declared(headers: dict[bytes, bytes]) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _cookie(text: str) -> str:
+def _cookie(name: str, text: str) -> str:
     try:
-        return SimpleCookie(text)[COOKIE].value
+        return SimpleCookie(text)[name].value
     except (CookieError, KeyError):
         return ""
 

@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import queue
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -139,7 +140,7 @@ class Jobs:
         """Everything that lies there, the newest first."""
         found = []
         for folder in sorted(_numbered(self.folder), key=lambda path: -int(path.name))[:MOST_KEPT]:
-            results = [_result(picture) for picture in sorted(folder.glob("*_seed*.png")) if _is_picture(picture)]
+            results = [_result(picture) for picture in sorted(_pictures(folder))]
             if results:
                 found.append({"id": folder.name, "results": results})
         return found
@@ -147,7 +148,7 @@ class Jobs:
     def picture(self, id_: str, name: str) -> Path | None:
         """A rendered picture; None for every other name, also one that leads elsewhere."""
         folders = {folder.name: folder for folder in _numbered(self.folder)}
-        found = {file.name: file for file in folders[id_].glob("*_seed*.png")} if id_ in folders else {}
+        found = {file.name: file for file in _pictures(folders[id_])} if id_ in folders else {}
         return found.get(name)
 
     def close(self) -> None:
@@ -220,8 +221,9 @@ def _numbered(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name.isdigit() and path.is_dir()] if folder.is_dir() else []
 
 
-def _is_picture(file: Path) -> bool:
-    return not file.name.endswith(".verify.png")
+def _pictures(folder: Path) -> list[Path]:
+    """As `render` names them: not the copies beside them, layout_seed7_again.png or layout_seed7.verify.png."""
+    return [file for file in folder.glob("*.png") if re.fullmatch(r".+_seed\d+", file.stem)]
 
 
 def _result(picture: Path) -> dict[str, Any]:

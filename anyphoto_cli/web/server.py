@@ -12,13 +12,12 @@ from typing import Any
 
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
-from anyphoto_cli.web.guard import MOST_UPLOAD, Guard, TooLarge, address
+from anyphoto_cli.web.guard import HOST, MOST_UPLOAD, Guard, TooLarge, address
 from anyphoto_cli.web.jobs import Jobs, watch
 from anyphoto_cli.web.workspace import Workspace
 
 STATIC = Path(__file__).parent / "static"
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-HOST = "127.0.0.1"
 
 
 def build_app(workspace: Workspace, jobs: Jobs) -> Any:
@@ -60,9 +59,9 @@ class _Routes:
         return _file(known[name]) if name in known else _json({"error": {"message": "no such file"}}, 404)
 
     async def layout(self, request: Any) -> Any:
-        """The layout, and what the page must know."""
-        document = await _threaded(self._workspace.opened)
-        return _json({"document": document, "facts": self._workspace.facts()})
+        """The layout, which file it was, and what the page must know."""
+        document, read = await _threaded(self._workspace.opened)
+        return _json({"document": document, "read": read, "facts": self._workspace.facts()})
 
     async def check(self, request: Any) -> Any:
         """What is wrong with a layout, as one types."""
@@ -79,15 +78,16 @@ class _Routes:
         return _json({"places": places})
 
     async def save(self, request: Any) -> Any:
-        """Write the file."""
+        """Write the file, where it is still the one that this page read, or saved last."""
         body = await _body(request)
+        known = None if body.get("replace") is True else str(body.get("read", ""))
         try:
-            await _threaded(self._workspace.save, body.get("document"), body.get("replace") is True)
+            read = await _threaded(self._workspace.save, body.get("document"), known)
         except InputError as error:
             if error.field != "save":
                 raise
             return _json({"error": {"field": "save", "message": str(error)}}, 409)
-        return _json({"saved": self._workspace.file.name})
+        return _json({"saved": self._workspace.file.name, "read": read})
 
     async def upload(self, request: Any) -> Any:
         """A reference picture, dropped on the page."""
@@ -178,8 +178,7 @@ def serve(
     workspace.opened()  # a layout that is none is refused here, not on the page
     listening = _listen(port)
     jobs, token, number = Jobs(layout, config), secrets.token_urlsafe(32), listening.getsockname()[1]
-    hosts = frozenset(f"{name}:{number}" for name in (HOST, "localhost"))
-    app = Guard(build_app(workspace, jobs), token, hosts)
+    app = Guard(build_app(workspace, jobs), token, number)
     tell(address(number, token))
     if open_browser:
         webbrowser.open(address(number, token))
@@ -194,8 +193,12 @@ def serve(
 
 
 def open_workspace(layout: Path, config: GenerateConfig) -> Workspace:
-    """With the base's own face pack. Raises InputError for an unknown model."""
+    """Looks at references as a render would: by the adapter's face pack and method. Raises InputError for an unknown
+    model or adapter, EnvironmentFault where the hub cannot give the adapter.
+    """
+    from anyphoto_cli.config.method import MethodConfig
     from anyphoto_cli.faces.packs import open_faces
+    from anyphoto_cli.model.adapter_card import adapter_folder, read_card
     from anyphoto_cli.model.bases import resolve_base
 
     if layout.suffix != ".json":
@@ -203,7 +206,10 @@ def open_workspace(layout: Path, config: GenerateConfig) -> Workspace:
     if not layout.parent.is_dir():
         raise InputError("no such folder", file=layout.parent, field="LAYOUT")
     base = resolve_base(config.model)
-    return Workspace(layout, base, lambda: open_faces(config.face_pack or base.face_pack))
+    folder = adapter_folder(config.adapter, base)
+    card = read_card(folder) if folder else None
+    pack = config.face_pack or (card.face_pack.name if card else base.face_pack)
+    return Workspace(layout, base, lambda: open_faces(pack), card.method if card else MethodConfig())
 
 
 def _listen(port: int) -> socket.socket:

@@ -58,34 +58,25 @@ class Workspace:
     method: MethodConfig = field(default_factory=MethodConfig)
     _seen: dict[str, tuple[str, Reference]] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.Lock)
-    _read: str | None = None
 
     @cached_property
     def _analyzer(self) -> FaceAnalyzer:
         return self.open_analyzer()
 
-    def opened(self) -> dict[str, Any]:
-        """The layout as it lies there, or an empty one. Raises InputError where it is none."""
+    def opened(self) -> tuple[dict[str, Any], str]:
+        """(the layout as it lies there, or an empty one; the file's sha256, "" where it is not there yet).
+
+        Raises InputError where it is none.
+        """
         if self.file.is_file():
             load_layout(self.file)
             content = self.file.read_bytes()
-            self._read = hashlib.sha256(content).hexdigest()
-            document: dict[str, Any] = json.loads(content.decode("utf-8-sig"))
-            for face in document["faces"]:
-                if "bbox" in face:  # the page moves points
-                    points = upright_landmarks(Box(*face.pop("bbox")))
-                    face["landmarks"] = [[round(float(value), 2) for value in point] for point in points]
-            return document
+            return _for_the_page(json.loads(content.decode("utf-8-sig"))), hashlib.sha256(content).hexdigest()
         side = self.base.sides[0] if self.base.sides[1] < 512 else 1024
         width, height = fitting_size(1, 1, side)
-        return {
-            "version": 1,
-            "prompt": "a photo of two friends",
-            "width": width,
-            "height": height,
-            "seed": 0,
-            "faces": [],
-        }
+        empty = {"version": 1, "prompt": "a photo of two friends", "width": width, "height": height, "seed": 0,
+                 "faces": []}  # fmt: skip
+        return empty, ""
 
     def facts(self) -> dict[str, Any]:
         """What the page must know beside the layout."""
@@ -121,8 +112,8 @@ class Workspace:
         for k, face in enumerate(layout.faces):
             try:
                 problem = self.reference(face.reference).problem
-            except InputError as error:
-                problem = error.what
+            except AnyPhotoError as error:  # also what this machine cannot read, as HEIC without its extra
+                problem = _sentence(error)
             if problem:
                 found.append({"field": f"faces[{k}].reference", "message": f"{face.name}: {problem}"})
         return found
@@ -173,17 +164,31 @@ class Workspace:
         places = arrange(max(len(layout.faces), 1), layout.width, layout.height, preset, seed)
         return [[[round(float(value), 1) for value in point] for point in points] for points in places]
 
-    def save(self, document: Any, replace: bool = False) -> None:
-        """Write the layout. Raises InputError where it is wrong, or was changed by somebody else meanwhile."""
+    def save(self, document: Any, read: str | None) -> str:
+        """Write the layout; returns the file's sha256. read: the one that the page knows; None: whatever is there.
+
+        Raises InputError where the layout is wrong, or the file was changed by somebody else meanwhile.
+        """
         self.parsed(document)
-        now = hashlib.sha256(self.file.read_bytes()).hexdigest() if self.file.is_file() else None
-        if now != self._read and not replace:
+        now = hashlib.sha256(self.file.read_bytes()).hexdigest() if self.file.is_file() else ""
+        if read is not None and now != read:
             raise InputError("was changed on disk since it was opened here", file=self.file.name, field="save",
                              remedy="Save again to replace it, or reload to see it")  # fmt: skip
         content = as_text(document).encode()
         with committed(self.file) as out:
             out.write(content)
-        self._read = hashlib.sha256(content).hexdigest()
+        return hashlib.sha256(content).hexdigest()
+
+
+def _for_the_page(document: dict[str, Any]) -> dict[str, Any]:
+    """Without what is null, as if it were not there, and with points for boxes: the page moves points."""
+    document = {key: value for key, value in document.items() if value is not None}
+    document["faces"] = [{key: value for key, value in face.items() if value is not None} for face in document["faces"]]
+    for face in document["faces"]:
+        if "bbox" in face:
+            points = upright_landmarks(Box(*face.pop("bbox")))
+            face["landmarks"] = [[round(float(value), 2) for value in point] for point in points]
+    return document
 
 
 def _sentence(error: AnyPhotoError) -> str:

@@ -74,9 +74,9 @@ def test_what_cannot_be_encoded_leaves_nothing_on_the_device(layout_file, tmp_pa
     models, freed = find_models(toy()), []
     pipeline = models.renderer(Heard())._pipeline
     full = mock.patch.object(pipeline, "encode_faces", side_effect=torch.OutOfMemoryError)
-    with full, mock.patch.object(pipeline, "maybe_free_model_hooks", lambda: freed.append(1)):
-        with pytest.raises(EnvironmentFault, match="ran out of memory"):
-            render([layout_file], tmp_path / "out", toy(), models=models)
+    told = mock.patch.object(pipeline, "maybe_free_model_hooks", lambda: freed.append(1))
+    with full, told, pytest.raises(EnvironmentFault, match="ran out of memory"):
+        render([layout_file], tmp_path / "out", toy(), models=models)
     assert freed == [1]
 
 

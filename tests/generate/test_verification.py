@@ -14,6 +14,7 @@ from anyphoto_cli.generate.from_photo import layout_from_photo
 from anyphoto_cli.generate.verification import verify_picture
 from anyphoto_cli.geometry import face_height
 from anyphoto_cli.layout.schema import load_layout, parse_layout
+from tests.conftest import small_layout
 
 SURE = VerifyConfig(threshold=0.3)
 
@@ -174,6 +175,27 @@ def test_on_the_command_line(run, couple, photos, face_pack_folder, tmp_path):
     assert code == 2 and "says nothing of a layout" in err
     code, _, err = run("verify", tmp_path / "none.png", "--layout", layout.file)
     assert code == 2 and "none.png" in err and "Traceback" not in err
+
+
+def test_copies_with_boxes_are_left_out_and_no_verdict_replaces_another(run, tmp_path, monkeypatch):
+    """`out/*.png` names the copies of --annotate, too."""
+    monkeypatch.chdir(tmp_path)
+    layout = small_layout(tmp_path)
+    Image.new("RGB", (128, 128)).save("x.png")
+    asked = ["--layout", layout, "--face-pack", "mini"]
+    for _ in range(2):
+        code, said, err = run("verify", *sorted(tmp_path.glob("x*.png")), *asked, "--annotate", "--json")
+        assert code == 3 and len(json.loads(said)["pictures"]) == 1, err
+    assert sorted(file.name for file in tmp_path.glob("x*")) == ["x.png", "x.verify.json", "x.verify.png"]
+    code, _, err = run("verify", "x.verify.png", *asked)
+    assert code == 2 and "x.verify.png: is a copy that was drawn on" in err
+    (tmp_path / "o2").mkdir()
+    for other, to in (("x.jpg", ()), ("o2/x.png", ("-o", "seen"))):
+        Image.new("RGB", (128, 128)).save(other)
+        code, _, err = run("verify", "x.png", other, *asked, *to)
+        assert code == 2 and f"{other}: would have its verdict in the same file as x.png" in err, err
+    assert not (tmp_path / "seen").exists()
+    assert run("verify", "x.png", "x.png", *asked)[0] == 3  # the same one twice does no harm
 
 
 def test_a_template_with_a_stranger_leaves_a_slot(run, photos, face_pack_folder, tmp_path):

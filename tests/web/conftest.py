@@ -26,6 +26,7 @@ class Editor:
             raise AssertionError(self.process.stderr.read())
         self.root, _, self.token = self.address.partition("?token=")
         self.root = self.root.rstrip("/")
+        self.cookie = f"anyphoto_editor_{self.root.rpartition(':')[2]}"
 
     def stop(self):
         """As Ctrl-C does; returns its exit code."""

@@ -27,7 +27,7 @@ def editor(tmp_path_factory):
 
 @pytest.fixture
 def client(editor):
-    with httpx.Client(base_url=editor.root, cookies={"anyphoto_editor": editor.token}, timeout=60,
+    with httpx.Client(base_url=editor.root, cookies={editor.cookie: editor.token}, timeout=60,
                       headers={"origin": editor.root}) as client:  # fmt: skip
         yield client
 
@@ -52,6 +52,14 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(editor):
         assert "access-control-allow-origin" not in page.headers
 
 
+def test_another_editor_does_not_lock_it_out(editor):
+    """Browsers keep the cookies of all ports of a host together, and send all of them."""
+    cookies = f"anyphoto_editor_1=another; {editor.cookie}={editor.token}; anyphoto_editor=older"
+    assert httpx.get(f"{editor.root}/api/layout", headers={"cookie": cookies}, timeout=60).status_code == 200
+    answer = httpx.get(f"{editor.root}/?token={editor.token}", headers={"cookie": cookies}, timeout=60)
+    assert answer.headers["set-cookie"].startswith(f"{editor.cookie}={editor.token};")
+
+
 @pytest.mark.parametrize(("headers", "cookie", "status"), [
     ({}, None, 401),
     ({}, "wrong", 401),
@@ -63,14 +71,14 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(editor):
 ])  # fmt: skip
 @pytest.mark.parametrize("path", ["/", "/api/layout", "/static/main.js"])
 def test_strangers_get_nothing(editor, path, headers, cookie, status):
-    cookies = {} if cookie is None else {"anyphoto_editor": editor.token if cookie == "right" else cookie}
+    cookies = {} if cookie is None else {editor.cookie: editor.token if cookie == "right" else cookie}
     answer = httpx.get(editor.root + path, headers=headers, cookies=cookies, timeout=60)
     assert answer.status_code == status and "script" not in answer.text
 
 
 def test_what_changes_something_must_come_from_the_page(editor):
     answer = httpx.post(
-        f"{editor.root}/api/save", json={"document": {}}, cookies={"anyphoto_editor": editor.token}, timeout=60
+        f"{editor.root}/api/save", json={"document": {}}, cookies={editor.cookie: editor.token}, timeout=60
     )
     assert answer.status_code == 403
     answer = httpx.post(
@@ -156,7 +164,7 @@ def test_a_torn_request_is_given_up(editor, client):
         sock.sendall(f"POST /api/check HTTP/1.1\r\nHost: {host}\r\nContent-Le".encode())
     with contextlib.closing(socket.create_connection(tuple(host.split(":")), timeout=10)) as sock:
         head = (f"GET /api/layout HTTP/1.1\r\nHost: {host}\r\nHost: evil\r\n"
-                f"Cookie: anyphoto_editor={editor.token}\r\n\r\n")  # fmt: skip
+                f"Cookie: {editor.cookie}={editor.token}\r\n\r\n")  # fmt: skip
         sock.sendall(head.encode())
         assert b" 400 " in sock.recv(4096).split(b"\r\n")[0]
     assert client.get("/api/layout").json()["document"]["faces"] == []

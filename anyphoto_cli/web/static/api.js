@@ -20,7 +20,7 @@ export const api = {
   layout: () => fetch("/api/layout").then(answered),
   check: (document) => send("/api/check", { document }),
   arrange: (document, preset, seed) => send("/api/arrange", { document, preset, seed }),
-  save: (document, replace) => send("/api/save", { document, replace }),
+  save: (document, read, replace) => send("/api/save", { document, read, replace }),
   reference: (path) => fetch(`/api/reference?path=${encodeURIComponent(path)}`).then(answered),
   render: (document) => send("/api/renders", { document }),
   history: () => fetch("/api/renders").then(answered),

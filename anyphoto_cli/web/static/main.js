@@ -28,8 +28,8 @@ function nameFor(file, faces) {
 }
 
 async function start() {
-  const { document: layout, facts } = await api.layout();
-  const state = new State(layout, facts);
+  const { document: layout, read, facts } = await api.layout();
+  const state = new State(layout, read, facts);
   const stage = new Stage(at("stage"), state);
   const results = new Results({
     render: at("render"), cancel: at("cancel"), progress: at("progress"), bar: at("steps-done"), told: at("told"),
@@ -125,7 +125,7 @@ function bindFields(state) {
 async function save(state, replace = false) {
   state.commit();
   try {
-    await api.save(state.document, replace);
+    ({ read: state.read } = await api.save(state.document, state.read, replace));
     state.saved = JSON.stringify(state.document);
     at("save").dataset.replace = "";
     state.tell("choice");

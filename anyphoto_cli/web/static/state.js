@@ -1,9 +1,11 @@
 // The layout, who is chosen, and what can be undone. Everything else is drawn from here.
 
 export class State extends EventTarget {
-  constructor(document, facts) {
+  // read: which file it was, told back when it is saved.
+  constructor(document, read, facts) {
     super();
     this.document = document;
+    this.read = read;
     this.facts = facts;
     this.chosen = document.faces.length ? 0 : -1;
     this.checked = { error: null, cautions: [], faces: [] };

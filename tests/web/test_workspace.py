@@ -1,0 +1,96 @@
+"""What the editor's page is told of files as they lie there. No server, no browser, no torch."""
+
+import json
+import shutil
+import sys
+
+import pytest
+
+from anyphoto_cli.config.generate import GenerateConfig
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.layout.schema import load_layout
+from anyphoto_cli.web.jobs import Jobs
+from anyphoto_cli.web.server import open_workspace
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def workspace(friends):
+    return open_workspace(friends, GenerateConfig(model="mini"))
+
+
+def test_a_page_that_read_an_older_file_does_not_replace_it(workspace, friends):
+    """Two tabs: what one opened or saved is not what the other knows."""
+    document, first = workspace.opened()
+    friends.write_text(friends.read_text().replace("at the beach", "in the snow"))
+    newer, second = workspace.opened()
+    with pytest.raises(InputError, match="was changed on disk"):
+        workspace.save(document, first)
+    assert "in the snow" in friends.read_text()
+    third = workspace.save(newer | {"prompt": "two friends by the sea"}, second)
+    assert workspace.save(newer | {"prompt": "two friends at night"}, third) == workspace.opened()[1]
+    with pytest.raises(InputError, match="was changed on disk"):
+        workspace.save(document, second)
+    workspace.save(document, None)  # asked twice
+    assert load_layout(friends).prompt == document["prompt"]
+
+
+def test_a_new_file_that_somebody_else_made_first_is_not_replaced(tmp_path, friends):
+    workspace = open_workspace(tmp_path / "new.json", GenerateConfig(model="mini"))
+    document, read = workspace.opened()
+    shutil.copyfile(friends, tmp_path / "new.json")
+    with pytest.raises(InputError, match="was changed on disk"):
+        workspace.save(document, read)
+
+
+def test_a_layout_as_python_writes_it_opens(workspace, friends):
+    """model_dump_json says null where nothing is said."""
+    layout = load_layout(friends)
+    friends.write_text(layout.model_dump_json())
+    assert "null" in friends.read_text()
+    document, read = workspace.opened()
+    workspace.save(document, read)
+    again = load_layout(friends)
+    for face, other in zip(layout.faces, again.faces, strict=True):
+        assert abs(face.place - other.place).max() < 0.01
+    assert again.model_dump(exclude={"faces"}) == layout.model_dump(exclude={"faces"})
+
+
+def test_a_reference_that_this_machine_cannot_read_is_a_warning(workspace, friends, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    (friends.parent / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    document, _ = workspace.opened()
+    document["faces"][0]["reference"] = "x.heic"
+    checked = workspace.checked(document)
+    assert checked["error"] is None
+    assert any("anyphoto[heif]" in caution["message"] for caution in checked["cautions"]), checked["cautions"]
+
+
+def test_references_are_looked_at_with_the_adapters_own_pack_and_method(friends, tmp_path):
+    shipped = ROOT / "anyphoto_cli" / "mini" / "weights" / "adapter" / "anyphoto.json"
+    card = json.loads(shipped.read_text())
+    card["face_pack"]["name"], card["method"]["patch_size"] = "tiny-random", 224
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "anyphoto.json").write_text(json.dumps(card))
+    mine = open_workspace(friends, GenerateConfig(model="mini", adapter=str(tmp_path / "mine")))
+    assert mine._analyzer.name == "tiny-random" and mine.method.patch_size == 224
+    named = open_workspace(friends, GenerateConfig(model="mini", adapter=str(tmp_path / "mine"), face_pack="mini"))
+    assert named._analyzer.name == "mini"
+    assert open_workspace(friends, GenerateConfig(model="mini", adapter="none"))._analyzer.name == "mini"
+    with pytest.raises(InputError, match="--adapter"):
+        open_workspace(friends, GenerateConfig(model="mini", adapter=str(tmp_path / "gone")))
+
+
+def test_other_pictures_beside_renders_are_not_taken_for_them(friends):
+    folder = friends.parent / "two_friends_pictures" / "001"
+    folder.mkdir(parents=True)
+    names = ("layout_seed7.png", "layout_seed7_again.png", "layout_seed7.verify.png", "a_seedling.png", "x_seed12.png")
+    for name in names:
+        (folder / name).write_bytes(b"")
+    jobs = Jobs(friends, GenerateConfig(model="mini"))
+    try:
+        [render] = jobs.history()
+        assert [one["seed"] for one in render["results"]] == [7, 12]
+        assert jobs.picture("001", "layout_seed7.png") and jobs.picture("001", "layout_seed7_again.png") is None
+    finally:
+        jobs.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,6 +96,7 @@ anyphoto generate beach.json --model flux-dev --adapter my-adapter --num-images 
 
 @app.command(epilog=_EXAMPLES, no_args_is_help=True)
 def generate(
+    context: typer.Context,
     layouts: Annotated[
         list[Path] | None, typer.Argument(metavar="LAYOUT.json|FOLDER...", help="Layouts to render.")
     ] = None,
@@ -151,12 +153,7 @@ def generate(
     config = load_config(GenerateConfig, given=given)
     listener = console.Terminal(quiet or as_json)
     if again is not None:
-        beside = {"--seed": seed, "--steps": steps, "--num-images": num_images, "--strength": strength,
-                  "--dry-run": dry_run or None, "--keep-going": keep_going or None, "--verify": verify or None,
-                  "--annotate": annotate or None, "--best-of": best_of, "--retry-until": retry_until,
-                  "--max-tries": max_tries, "--c2pa": c2pa or None, "--c2pa-cert": c2pa_cert,
-                  "--c2pa-key": c2pa_key}  # fmt: skip
-        if refused := [name for name, value in beside.items() if value is not None]:
+        if refused := _given_beside(context, _NOT_WITH_FROM):
             raise InputError(f"takes no {', '.join(refused)} beside it", field="--from")
         return _again(again, layouts, out, config, refs_root, overwrite, as_json, listener)
     if not layouts:
@@ -192,6 +189,18 @@ def generate(
     if rendered.refused:
         return 3 if rendered.pictures else 2
     return 3 if any(one.verdict.passed is False for one in verified) else 0
+
+
+_NOT_WITH_FROM = ("seed", "steps", "num_images", "strength", "dry_run", "keep_going", "verify", "annotate", "best_of",
+                  "retry_until", "max_tries", "c2pa", "c2pa_cert", "c2pa_key")  # fmt: skip
+
+
+def _given_beside(context: typer.Context, names: Sequence[str]) -> list[str]:
+    """Those options that stand on the command line. What the environment says is a default, and contradicts nobody."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [
+        f"--{name.replace('_', '-')}" for name, source in sources.items() if source and source.name == "COMMANDLINE"
+    ]
 
 
 @dataclass(frozen=True)

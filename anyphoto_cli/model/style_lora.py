@@ -32,7 +32,7 @@ class StyleLora:
 
 
 def find_style_lora(named: str) -> StyleLora:
-    """ "FILE|DIR|org/name[/file.safetensors][@scale]" -> the file, downloaded where it is a hub's.
+    """ "FILE|DIR|org/name[/folder/file.safetensors][@scale]" -> the file, downloaded where it is a hub's.
 
     Raises InputError for what is none, EnvironmentFault when the hub cannot give it.
     """
@@ -49,9 +49,10 @@ def find_style_lora(named: str) -> StyleLora:
     if path.is_file() or path.is_dir():
         return StyleLora(source, _the_one_in(path), scale)
     parts = source.split("/")
-    if len(parts) not in (2, 3) or source.startswith((".", "/", "~")):
+    local = source.startswith((".", "/", "~")) or ".." in parts
+    if local or len(parts) < 2 or (len(parts) > 3 and path.suffix != ".safetensors"):
         raise InputError("no such file", file=source, field=FIELD, remedy="Give a .safetensors file, or org/name")
-    folder = hub_folder("the LoRA", "/".join(parts[:2]), parts[2:] or ["*.safetensors"])
+    folder = hub_folder("the LoRA", "/".join(parts[:2]), ["/".join(parts[2:]) or "*.safetensors"])
     return StyleLora(source, _the_one_in(folder.joinpath(*parts[2:])), scale)
 
 

@@ -169,7 +169,7 @@ def test_check_looks_for_faces_where_antelopev2_is_installed(run, face_pack_fold
     assert code == 2 and "faces[1].reference: ben.png: antelopev2 found no face" in err
 
 
-def test_generate_json_and_skips(run, tmp_path):
+def test_generate_json_and_skips(run, tmp_path, monkeypatch):
     small_layout(tmp_path, "a.json")
     small_layout(tmp_path, "b.json", prompt=7)
     out = tmp_path / "out"
@@ -178,6 +178,7 @@ def test_generate_json_and_skips(run, tmp_path):
     assert code == 3 and document["refused"] == ["b.json: prompt: must be text"]
     assert [p["path"] for p in document["pictures"]] == [str(out / "a_seed0.png")]
     assert "left out: b.json" in err
+    monkeypatch.setenv("ANYPHOTO_GENERATE_STEPS", "9")  # a default for layouts: the record knows better
     code, printed, _ = run("generate", "--from", out / "a_seed0.png", "--json")
     assert code == 0 and json.loads(printed)["identical"] is True
     code, printed, _ = run("generate", tmp_path / "a.json", "-o", tmp_path / "dry", "--dry-run")

@@ -158,6 +158,7 @@ def test_beside_an_adapter_it_is_recorded_and_rendered_again(style, adapter, lay
     ("named", "told"),
     [
         ("nowhere.safetensors", "nowhere.safetensors: --lora: no such file"),
+        ("a/b/c/d", "a/b/c/d: --lora: no such file"),
         ("{style}@much", "'much' is no scale"),
         ("{style}@11", "11 is no scale"),
         ("{tmp}/pickled.bin", "is no .safetensors"),
@@ -174,6 +175,11 @@ def test_what_is_no_lora_is_refused(named, told, style, tmp_path):
     with pytest.raises(InputError) as error:
         find_style_lora(named.format(style=style, tmp=tmp_path))
     assert told in str(error.value)
+
+
+def test_a_lora_may_lie_in_a_folder_of_the_hub():
+    with pytest.raises(EnvironmentFault, match="the LoRA 'nobody/nothing' could not be had from the hub"):
+        find_style_lora("nobody/nothing/styles/ink/ink.safetensors@0.5")
 
 
 def test_a_lora_of_another_model_is_named(tmp_path, layout_file, run):

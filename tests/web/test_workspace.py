@@ -74,9 +74,6 @@ def test_references_are_looked_at_with_the_adapters_own_pack_and_method(friends,
     (tmp_path / "mine" / "anyphoto.json").write_text(json.dumps(card))
     mine = open_workspace(friends, GenerateConfig(model="mini", adapter=str(tmp_path / "mine")))
     assert mine._analyzer.name == "tiny-random" and mine.method.patch_size == 224
-    named = open_workspace(friends, GenerateConfig(model="mini", adapter=str(tmp_path / "mine"), face_pack="mini"))
-    assert named._analyzer.name == "mini"
-    assert open_workspace(friends, GenerateConfig(model="mini", adapter="none"))._analyzer.name == "mini"
     with pytest.raises(InputError, match="--adapter"):
         open_workspace(friends, GenerateConfig(model="mini", adapter=str(tmp_path / "gone")))
 

@@ -27,8 +27,17 @@ CORE = (
     "pillow",
 )
 EXTRAS = {
-    "heif": (("pi-heif",), "HEIC photos"),
     "gpu": (("onnxruntime-gpu", "bitsandbytes"), "face models on the GPU, --memory nf4"),
+    "heif": (("pi-heif",), "HEIC photos"),
+    "preprocess": (("webdataset", "imagehash", "scikit-learn", "pycocotools"), "anyphoto preprocess"),
+    "yolo": (("ultralytics",), "its default person model, yolo11x.pt; AGPL-3.0"),
+    "vllm": (("vllm",), "its default captioner, in an environment of its own"),
+    "caption": (("openai", "stamina"), "captions by a server"),
+    "ray": (("ray",), "preprocess on many machines"),
+    "train": (("tensorboard", "matplotlib"), "curves of anyphoto train"),
+    "bench": (("pyarrow", "tabulate", "matplotlib"), "anyphoto bench"),
+    "edit": (("starlette", "uvicorn", "python-multipart"), "anyphoto layout edit"),
+    "c2pa": (("c2pa-python", "cryptography"), "content credentials"),
 }
 FACE_PACKS = ("antelopev2", "buffalo_l")
 FACE_TERMS = (

@@ -87,7 +87,7 @@ C2paKey = Annotated[
 ]
 _EXAMPLES = f"""Examples:
 
-anyphoto generate examples/two_people.json -o out
+anyphoto generate examples/three_friends.json -o out
 
 anyphoto generate beach.json --model flux-dev --adapter my-adapter --num-images 4 --seed 7
 

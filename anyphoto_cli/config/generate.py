@@ -54,7 +54,8 @@ class GenerateConfig(BaseModel):
     attention: Attention = Field(
         "auto",
         description="Forms of the same attention. split: a call for everybody and one for each person; merged: parts "
-        "joined by their log-sum-exp; masked: the dense reference. auto: split on a GPU, elsewhere by size.",
+        "joined by their log-sum-exp; masked: the dense reference. auto: masked for few tokens, merged from 1,024 "
+        "on, on a GPU from 2,560 on (there split in float32).",
     )
     compile: bool = Field(
         False, description="torch.compile of the blocks: minutes for the first picture, then faster; for many pictures."

@@ -33,9 +33,9 @@ anyphoto generate layout.json --model {base} --adapter {name}
 ```
 
 ```python
-from anyphoto_cli.model.pipeline import AnyPhotoPipeline
+{opening}from anyphoto_cli.model.pipeline import AnyPhotoPipeline
 
-pipeline = AnyPhotoPipeline.from_pretrained("{base}")
+pipeline = AnyPhotoPipeline.from_pretrained({opened})
 pipeline.load_anyphoto("{name}")
 ```
 
@@ -121,12 +121,24 @@ def card_text(card: AdapterCard, story: Story, name: str) -> str:
     """README.md: front matter, how to render, what it was trained on, limits and terms."""
     from huggingface_hub import ModelCard
 
+    opening, opened = _opened(base_name(card))
     body = _CARD.format(
-        name=name, base=base_name(card), gallery="<Gallery />\n\n" if story.pictures else "",
+        name=name, base=base_name(card), opening=opening, opened=opened,
+        gallery="<Gallery />\n\n" if story.pictures else "",
         trained="\n".join(_trained(card, story)), pack=card.face_pack.name, pack_hash=card.face_pack.sha256[:16],
         terms=_spoken_terms(card),
     )  # fmt: skip
     return str(ModelCard(f"---\n{front_matter(card, story).to_yaml()}\n---\n\n{body}"))
+
+
+def _opened(base: str) -> tuple[str, str]:
+    """(imports, argument of from_pretrained): bases that come with anyphoto have a name here and nowhere else."""
+    if base in names("bases") and find("bases", base).source.count("/") != 1:
+        return (
+            "from anyphoto_cli.model.bases import base_folder, resolve_base\n",
+            f'base_folder(resolve_base("{base}"))',
+        )
+    return "", f'"{base}"'
 
 
 def _trained(card: AdapterCard, story: Story) -> list[str]:

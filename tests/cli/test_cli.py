@@ -67,7 +67,7 @@ def test_version_and_help(run):
     code, out, _ = run("--help")
     assert code == 0 and all(name in out for name in ("generate", "layout", "doctor"))
     code, out, _ = run("generate", "--help")
-    assert code == 0 and "--adapter" in out and "anyphoto generate examples/two_people.json" in out
+    assert code == 0 and "--adapter" in out and "anyphoto generate examples/three_friends.json" in out
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from anyphoto_cli.types import Picture
 
 PADDED = 1.5
 """Side of the black square around a reference, in shares of its longer side."""
-_FORMAT = 1
+_FORMAT = 2
+"""1 may lack faces between `least` and .5, which detectors then kept to themselves."""
 _NAMES = {"size", "boxes", "landmarks", "scores", "embeddings"}
 
 
@@ -44,7 +45,9 @@ class Seen:
 
 
 class Eyes:
-    """A face model with a memory. cache: a folder, or None; least: lowest detection score of a face."""
+    """A face model with a memory. cache: a folder, or None; least: lowest detection score of a face, which the
+    model was opened with, too.
+    """
 
     def __init__(self, analyzer: FaceAnalyzer, cache: Path | None = None, least: float = 0.45) -> None:
         self.analyzer, self._least = analyzer, least

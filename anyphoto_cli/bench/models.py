@@ -45,7 +45,7 @@ def open_models(config: BenchConfig, cache: Path | None = None, threads: int = 0
     why: dict[str, str] = {}
     for name in config.face_packs:
         try:
-            analyzer = open_faces(name, device, threads, any_crop=True)
+            analyzer = open_faces(name, device, threads, any_crop=True, least=config.least_score)
         except EnvironmentFault as error:
             if len(config.face_packs) == 1:
                 raise

@@ -26,7 +26,7 @@ class InsightFacePack:
 
     detects = True
 
-    def __init__(self, folder: Path, device: str = "cpu", threads: int = 0) -> None:
+    def __init__(self, folder: Path, device: str = "cpu", threads: int = 0, least: float = 0.5) -> None:
         self.folder, self.name = folder, folder.name
         self._batch = BATCH.get(device.split(":")[0], 1)
         self.providers = onnx_providers(device)
@@ -40,7 +40,7 @@ class InsightFacePack:
                     sess_options=session_options(threads),
                 )  # fmt: skip
                 # Given explicitly: from 1.0 on insightface's default runs two sizes and merges them.
-                analysis.prepare(ctx_id=_cuda_index(device), det_size=(640, 640))
+                analysis.prepare(ctx_id=_cuda_index(device), det_thresh=least, det_size=(640, 640))
         except Exception as error:  # onnxruntime and insightface raise bare AssertionErrors and kinds of their own
             raise InputError(
                 f"cannot be used as a face pack ({type(error).__name__}: {str(error)[:120]})", file=folder,

@@ -17,11 +17,15 @@ from anyphoto_cli.seams import FaceAnalyzer
 DEFAULT_PACK = "antelopev2"
 
 
-def open_faces(pack: str | Path, device: str = "cpu", threads: int = 0, any_crop: bool = False) -> FaceAnalyzer:
+def open_faces(
+    pack: str | Path, device: str = "cpu", threads: int = 0, any_crop: bool = False, least: float = 0.5
+) -> FaceAnalyzer:  # fmt: skip
     """The face models of a pack: a name (antelopev2, buffalo_l, mini) or a folder.
 
     device: "cuda" uses onnxruntime's CUDA provider where it is installed, else the CPU. threads: of each model on the
     CPU, 0: one a core. any_crop: also models that do not take ArcFace's norm-crops, for who asks for their `crop`.
+    least: detection score from which a pack's detector calls something a face, insightface's own by default; who keeps
+    faces of a lower score must say so here. FaceNet and AdaFace have the reference evaluator's.
     Raises InputError for a folder that is no pack, EnvironmentFault when a named pack cannot be had.
     """
     plugged = _plugged(str(pack), device) if str(pack) in names("face_packs") else None
@@ -32,7 +36,7 @@ def open_faces(pack: str | Path, device: str = "cpu", threads: int = 0, any_crop
         return analyzer
     folder = plugged or find_pack(pack)
     kind = "insightface" if has_detector(folder) else "recogniser-only"
-    opened: FaceAnalyzer = find("faces", kind)(folder, device, threads)
+    opened: FaceAnalyzer = find("faces", kind)(folder, device, threads, least)
     return opened
 
 

@@ -18,7 +18,7 @@ class RecogniserOnly:
 
     detects = False
 
-    def __init__(self, folder: Path, device: str = "cpu", threads: int = 0) -> None:
+    def __init__(self, folder: Path, device: str = "cpu", threads: int = 0, least: float = 0.5) -> None:
         from anyphoto_cli.faces.recogniser_torch import load_recogniser
 
         files = sorted(folder.glob("*.onnx"))

@@ -123,7 +123,7 @@ class Looker:
             return self._opened[""]
         name = self._named or pack or "mini"
         if name not in self._opened:
-            self._opened[name] = open_faces(name)
+            self._opened[name] = open_faces(name, least=self._config.least_score)
         if not self._opened[name].detects:
             raise InputError(f"{name} cannot find faces", field="--face-pack", remedy="Name a pack with a detector")
         return self._opened[name]

@@ -80,6 +80,19 @@ def test_padding_finds_faces_that_fill_the_picture_and_says_where_they_are(photo
     assert square.shape == (46, 46, 3) and (left, top) == (7, 18) and square[18:28, 7:38].all() and square.sum() == 930
 
 
+def test_faces_of_a_low_score_are_found_where_they_are_asked_for(photos, face_pack, face_pack_folder):
+    """Two of them at insightface's own .5, as everybody else has it; a third at .45."""
+    from anyphoto_cli.bench.models import open_models
+    from anyphoto_cli.config.bench import BenchConfig
+
+    with Image.open(photos / "groups" / "obama_and_biden.jpg") as whole:
+        small = np.asarray(whole.convert("RGB").resize((round(0.08 * whole.width), round(0.08 * whole.height))))
+    [eyes] = open_models(BenchConfig(face_packs=(str(face_pack_folder),), clip=None)).faces.values()
+    [seen] = eyes.see([small], [b""])
+    assert len(seen) == 3 and 0.45 <= seen.scores.min() < 0.5
+    assert len(face_pack.detect([small])[0]) == 2
+
+
 def test_real_photos_of_one_person_and_the_rows_of_photo_and_reference(photos, face_pack):
     """GT as result and reference as result: similarity 1, copy-paste -1 and +1."""
     eyes = Eyes(face_pack)

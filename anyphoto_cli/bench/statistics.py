@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,11 +36,22 @@ def summarize(values: Iterable[float | None], filtered: bool = False) -> Summary
 
 def interval(values: Iterable[float | None], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Bootstrap percentile interval of the plain mean over cases; (nan, nan) without values. The same every time."""
-    known = _known(values)
-    if not len(known):
+    return interval_over_cases(([value] for value in values), level, seed)
+
+
+def interval_over_cases(
+    cases: Iterable[Sequence[float | None]], level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:  # fmt: skip
+    """The same of several values a case, one of each face model: whole cases are drawn, for a case's values move
+    together, and three looks at it are no three cases.
+    """
+    rows = [row for row in map(_known, cases) if len(row)]
+    if not rows:
         return float("nan"), float("nan")
+    sums, counts = np.array([row.sum() for row in rows]), np.array([len(row) for row in rows])
     rng = np.random.default_rng(seed)
-    means = np.array([known[rng.integers(len(known), size=len(known))].mean() for _ in range(RESAMPLES)])
+    drawn = (rng.integers(len(rows), size=len(rows)) for _ in range(RESAMPLES))
+    means = np.array([sums[k].sum() / counts[k].sum() for k in drawn])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

@@ -7,26 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from anyphoto_cli.bench.statistics import interval, summarize
+from anyphoto_cli.bench.statistics import interval_over_cases, summarize
 
 CLIP_AND_AESTHETIC = ("clip_i", "clip_t", "aesthetic")
 METRICS = ("sim_gt", "sim_ref", "copy_paste", "blending", *CLIP_AND_AESTHETIC)
 
 
-def values_of(lines: Iterable[Mapping[str, Any]], metric: str) -> list[float | None]:
-    """A metric's values over cases; of several face models one after another, as the reference evaluator pools them.
+def values_of(lines: Iterable[Mapping[str, Any]], metric: str) -> list[list[float | None]]:
+    """A metric's values by case, one of each face model.
 
     A picture without any face has none: the reference evaluator leaves it out of every metric.
     """
-    found: list[float | None] = []
-    for line in lines:
-        if line["status"] != "scored":
-            continue
-        if metric in CLIP_AND_AESTHETIC:
-            found.append(line[metric])
-        else:
-            found += [leg[metric] for leg in line["legs"].values()]
-    return found
+    return [
+        [line[metric]] if metric in CLIP_AND_AESTHETIC else [leg[metric] for leg in line["legs"].values()]
+        for line in lines
+        if line["status"] == "scored"
+    ]
 
 
 def sum_up(
@@ -47,8 +43,9 @@ def _part(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     statuses = ("scored", "no face", "missing", "broken")
     metrics = {}
     for metric in METRICS:
-        values = values_of(lines, metric)
-        plain, filtered, (low, high) = summarize(values), summarize(values, filtered=True), interval(values)
+        by_case = values_of(lines, metric)
+        values = [value for case in by_case for value in case]  # one after another, as the reference evaluator pools
+        plain, filtered, (low, high) = summarize(values), summarize(values, filtered=True), interval_over_cases(by_case)
         metrics[metric] = {
             "mean": _told(plain.mean), "n": plain.n, "low": _told(low), "high": _told(high),
             "filtered_mean": _told(filtered.mean), "outliers": filtered.removed,

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from anyphoto_cli.bench import copy_paste, interval, score_faces, summarize
 from anyphoto_cli.bench.scores import cosines
+from anyphoto_cli.bench.statistics import interval_over_cases
+from anyphoto_cli.bench.summing import METRICS, sum_up
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -158,6 +160,23 @@ def test_summaries_plain_and_as_the_evaluator_filters_them():
     low, high = interval(np.random.default_rng(0).normal(1, 2, 400))
     assert low < 1 < high and (high - low) == pytest.approx(2 * 1.96 * 2 / 20, rel=0.15)
     assert interval(values) == interval(values)
+
+
+def test_several_looks_at_a_case_are_no_several_cases():
+    """Three face models that say the same make nobody surer than one of them; and one says what it always did."""
+    values = np.random.default_rng(0).normal(size=30).tolist()
+    assert interval_over_cases([[value] * 3 for value in values]) == pytest.approx(interval(values))
+    assert interval_over_cases([[value] for value in values]) == interval(values)
+    known = np.array(values)
+    rng = np.random.default_rng(0)
+    means = [known[rng.integers(30, size=30)].mean() for _ in range(2000)]
+    assert interval(values) == tuple(np.quantile(means, [(1 - 0.95) / 2, (1 + 0.95) / 2]))
+    lines = [{"subset": "p1", "status": "scored", "legs": {name: dict.fromkeys(METRICS, value) for name in "abc"},
+              "clip_i": value, "clip_t": None, "aesthetic": None} for value in values]  # fmt: skip
+    told = sum_up(lines, {}, {})["subsets"]["all"]["metrics"]
+    assert [told["sim_gt"][key] for key in ("low", "high")] == [told["clip_i"][key] for key in ("low", "high")]
+    assert (told["sim_gt"]["n"], told["clip_i"]["n"], told["clip_t"]["low"]) == (90, 30, None)
+    assert interval_over_cases([[1.0, None], [None, None], [3.0, 3.0]])[1] == 3  # what a model did not see counts not
 
 
 def test_importing_the_scores_loads_no_model():

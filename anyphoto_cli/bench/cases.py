@@ -2,7 +2,7 @@
 
 | form | what it is |
 |---|---|
-| rows | the hub's parquet or arrow files: GT, input_images, prompt, bboxes, subset, num_persons |
+| rows | the hub's parquet files, else its arrow files: GT, input_images, prompt, bboxes, subset, num_persons |
 | tree | what hf2bench writes: p1.json, p2.json, p3.json and the pictures below p1/, p2/, p3/ |
 | results | what the reference evaluator reads: <case>/{out, ori, ref_*}.jpg and meta.json |
 | lines | a JSONL: id, prompt, references, and gt, boxes, landmarks, result where they are known |
@@ -64,16 +64,24 @@ class Broken:
 
 @dataclass(frozen=True)
 class Cases:
-    """In the benchmark's order. form: rows, tree, results or lines."""
+    """In the benchmark's order. form: rows, tree, results or lines. order: ids of the whole benchmark where these are
+    some of its subsets; (): these are all.
+    """
 
     form: str
     cases: tuple[Case, ...]
     broken: tuple[Broken, ...] = field(default=())
+    order: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
         """Usable or not."""
         return len(self.cases) + len(self.broken)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Usable ones, then broken ones."""
+        return (*(case.id for case in self.cases), *(one.id for one in self.broken))
 
 
 def read_cases(path: Path) -> Cases:
@@ -96,14 +104,19 @@ def read_cases(path: Path) -> Cases:
 
 
 def only_subsets(cases: Cases, wanted: tuple[str, ...]) -> Cases:
-    """Those subsets alone; none named: all. Raises InputError for a name that is none."""
+    """Those subsets alone; none named: all. Raises InputError for a name that is none, or of which there is no case."""
+    there = {one.subset for one in (*cases.cases, *cases.broken) if one.subset}
     for name in wanted:
         if name not in SUBSETS.values():
             raise InputError(f"{name!r} is no subset", field="--subset", remedy="Known: p1, p2, p3")
+        if name not in there:
+            remedy = f"There are {', '.join(sorted(there)) or 'none'}"
+            raise InputError(f"the benchmark holds no case of {name}", field="--subset", remedy=remedy)
     if not wanted:
         return cases
     kept = tuple(case for case in cases.cases if case.subset in wanted)
-    return replace(cases, cases=kept, broken=tuple(one for one in cases.broken if one.subset in wanted))
+    broken = tuple(one for one in cases.broken if one.subset in wanted)
+    return replace(cases, cases=kept, broken=broken, order=cases.ids)
 
 
 def _recognised(path: Path) -> tuple[str, Iterator[Case | Broken]]:
@@ -113,9 +126,10 @@ def _recognised(path: Path) -> tuple[str, Iterator[Case | Broken]]:
         return "rows", _from_rows([path])
     if not path.is_dir():
         raise InputError("no such file or folder" if not path.exists() else "is no benchmark", file=path, remedy=_FORMS)
-    rows = sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet"), *path.glob("data-*.arrow")])
+    # The hub's repository has both, of the same rows.
+    rows = [*path.glob("*.parquet"), *path.glob("data/*.parquet")] or [*path.glob("data-*.arrow")]
     if rows:
-        return "rows", _from_rows(rows)
+        return "rows", _from_rows(sorted(rows))
     if any((path / f"{name}.json").is_file() for name in _TREES):
         return "tree", _from_tree(path)
     if any(True for _ in path.rglob("meta.json")):
@@ -180,7 +194,8 @@ def _from_tree(folder: Path) -> Iterator[Case | Broken]:
 def _from_results(folder: Path) -> Iterator[Case | Broken]:
     for meta in sorted(folder.rglob("meta.json")):
         home = meta.parent
-        subset = next((part for part in home.relative_to(folder).parts if part in SUBSETS.values()), "")
+        above = (*home.relative_to(folder).parts, folder.resolve().name)  # or one subset's folder is what was named
+        subset = next((part for part in above if part in SUBSETS.values()), "")
         id_ = home.name
         try:
             told = json.loads(meta.read_text(encoding="utf-8"))

@@ -66,6 +66,19 @@ def test_the_hub_s_rows_are_read_where_they_lie(tmp_path, kind):
     assert case.prompt == "prompt 1" and case.boxes[1].y1 == 12 and case.result is None
 
 
+def test_the_hub_s_folder_holds_the_rows_twice(tmp_path):
+    """As parquet below data/ and as save_to_disk writes them: one benchmark."""
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pa.Table.from_pylist(hub_rows())
+    with pa.OSFile(str(tmp_path / "data-00000-of-00001.arrow"), "wb") as out, pa.ipc.new_stream(out, table.schema) as w:
+        w.write_table(table)
+    assert read_cases(tmp_path).count == 5
+    (tmp_path / "data").mkdir()
+    parquet.write_table(table, tmp_path / "data" / "train-00000-of-00001.parquet")
+    cases = read_cases(tmp_path)
+    assert (len(cases.cases), len(cases.broken)) == (4, 1) and "data" in cases.cases[0].gt.file.parts
+
+
 def test_the_tree_of_hf2bench(testdata):
     cases = read_cases(testdata / "formats" / "multiid_bench_hf2bench")
     assert cases.form == "tree" and not cases.broken
@@ -78,6 +91,10 @@ def test_the_tree_of_hf2bench(testdata):
     assert [case.id for case in only_subsets(cases, ("p3",)).cases] == ["num_3_0003", "num_4_0004"]
     with pytest.raises(InputError, match="--subset: 'p4' is no subset. Known: p1, p2, p3"):
         only_subsets(cases, ("p4",))
+    ones = only_subsets(cases, ("p1",))
+    assert ones.order == cases.ids
+    with pytest.raises(InputError, match="--subset: the benchmark holds no case of p3. There are p1$"):
+        only_subsets(ones, ("p1", "p3"))
 
 
 def test_the_evaluators_tree_in_both_numberings_and_its_trap(testdata, tmp_path):
@@ -91,8 +108,9 @@ def test_the_evaluators_tree_in_both_numberings_and_its_trap(testdata, tmp_path)
     (home / "ref_2.jpg").rename(home / "ref_1.jpg")
     assert [ref.file.name for ref in read_cases(tmp_path / "zero").cases[0].references] == ["ref_0.jpg", "ref_1.jpg"]
     (home / "ref_0.jpg").unlink()  # what the evaluator would silently take for one person
-    [broken] = read_cases(tmp_path / "zero").broken
-    assert (broken.id, broken.reason) == ("0002", "has 1 references for 2 people")
+    for named in (tmp_path / "zero", tmp_path / "zero" / "p2"):
+        [broken] = read_cases(named).broken
+        assert (broken.id, broken.reason) == ("0002", "has 1 references for 2 people")
     (home / "ref_1.jpg").rename(home / "ref_3.jpg")
     assert read_cases(tmp_path / "zero").broken[0].reason == "its references are numbered 3: one is missing"
     (home / "ref_3.jpg").unlink()

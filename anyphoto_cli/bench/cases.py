@@ -105,7 +105,7 @@ def read_cases(path: Path) -> Cases:
 
 def only_subsets(cases: Cases, wanted: tuple[str, ...]) -> Cases:
     """Those subsets alone; none named: all. Raises InputError for a name that is none, or of which there is no case."""
-    there = {one.subset for one in (*cases.cases, *cases.broken) if one.subset}
+    there = ({case.subset for case in cases.cases} | {one.subset for one in cases.broken}) - {""}
     for name in wanted:
         if name not in SUBSETS.values():
             raise InputError(f"{name!r} is no subset", field="--subset", remedy="Known: p1, p2, p3")

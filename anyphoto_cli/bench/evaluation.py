@@ -1,7 +1,7 @@
 """Cases to scores: every picture decoded once, every model loaded once, one line a case, and one summary.
 
 A case that cannot be scored has a line that says why: it never vanishes from the counts. A run that was cut off goes on
-with the cases that have no line yet.
+with the cases that have no line yet, or one of other pictures than lie there now.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 from anyphoto_cli.bench.cases import Case, Cases
 from anyphoto_cli.bench.faces import Eyes, Seen
 from anyphoto_cli.bench.models import Models, open_models
-from anyphoto_cli.bench.results import LINES, SETTINGS, SUMMARY, Results, claim, read_lines, write_lines
+from anyphoto_cli.bench.origins import made_of, read_and_made_of, scored_of
+from anyphoto_cli.bench.results import FINISHED, LINES, SETTINGS, SUMMARY, Results, all_lines, claim, write_lines
 from anyphoto_cli.bench.scores import CaseScore, assignment, cosines, score_faces
 from anyphoto_cli.bench.sources import Source
 from anyphoto_cli.bench.summing import sum_up
@@ -39,6 +40,12 @@ class _Pictures:
     original: tuple[Picture, bytes] | None
     references: tuple[tuple[Picture, bytes], ...]
 
+    @property
+    def digest(self) -> str:
+        """What a score of it is a score of."""
+        original = None if self.original is None else self.original[1]
+        return scored_of(made_of(self.case, original, [data for _, data in self.references]), self.made[1])
+
 
 def evaluate(
     cases: Cases, results: Path | None, out: Path, config: BenchConfig, models: Models,
@@ -47,14 +54,18 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """Score what is not scored yet, and sum up. results: a folder with <id>.png or <id>/out.png, None where the cases
     bring their own. refused: id -> why there is no picture. workers: processes with models of their own, which
-    remember in `cache`. Returns the summary, which is written to `out`, too.
+    remember in `cache`. Returns the summary, which is written to `out`, too; it is also of what lies there from subsets
+    that were not asked for this time.
 
     Raises InputError where `out` holds scores of other settings.
     """
     listener = listener or Listener()
     out.mkdir(parents=True, exist_ok=True)
     claim(out / SETTINGS, models.settings(config), "scores")
-    lines = {line["id"]: line for line in read_lines(out)}
+    there, pictures = {line["id"]: line for line in all_lines(out)}, Results(results)
+    aside = set(cases.order).difference(cases.ids)
+    lines = {id_: line for id_, line in there.items() if id_ in aside}
+    lines |= {case.id: there[case.id] for case in cases.cases if _still_so(there.get(case.id), case, pictures)}
     write_lines(out, lines.values())  # without what a cut-off run left half-written
     waiting = [case for case in cases.cases if case.id not in lines]
     lines |= {one.id: _left_out(one.id, one.subset, "broken", one.reason) for one in cases.broken}
@@ -68,13 +79,23 @@ def evaluate(
             file.flush()
             listener.done(len(part))
     listener.end()
-    order = [*(case.id for case in cases.cases), *(one.id for one in cases.broken)]
-    ordered = [lines[id_] for id_ in dict.fromkeys(order)]
+    ordered = [lines[id_] for id_ in dict.fromkeys(cases.order or cases.ids) if id_ in lines]
     write_lines(out, ordered)
     summary = sum_up(ordered, models.sha256, models.why)
     with committed(out / SUMMARY) as written:
         written.write((json.dumps(summary, indent=2) + "\n").encode())
     return summary
+
+
+def _still_so(line: Mapping[str, Any] | None, case: Case, results: Results) -> bool:
+    """Whether a case's line is of the very pictures that lie there. What was missing or broken is tried again."""
+    if line is None or line.get("status") not in FINISHED or "made_of" not in line:
+        return False
+    source = results.of(case)
+    try:
+        return source is not None and line["made_of"] == scored_of(read_and_made_of(case), source.read())
+    except AnyPhotoError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -168,6 +189,7 @@ def _scored(read: Sequence[_Pictures], config: BenchConfig, models: Models) -> l
         lines.append({
             "id": pictures.case.id, "subset": pictures.case.subset, "people": pictures.case.people,
             "status": "scored" if anybody else "no face", "reason": "" if anybody else "no face was found in it",
+            "made_of": pictures.digest,
             "prompt": pictures.case.prompt, "legs": {name: asdict(score) for name, score in scores.items()},
             **clip[k], "aesthetic": aesthetic[k],
             "placement": _placement(pictures.case, next(iter(legs.values())), config.same_person),

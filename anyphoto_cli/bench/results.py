@@ -50,13 +50,8 @@ class Results:
         return found
 
 
-def read_lines(out: Path) -> list[dict[str, Any]]:
-    """Scored cases of a run; a torn last line is none. What was missing or broken is tried again."""
-    return [line for line in all_lines(out) if line.get("status") in FINISHED]
-
-
 def all_lines(out: Path) -> list[dict[str, Any]]:
-    """Every case's line, also of those that could not be scored."""
+    """Every case's line, also of those that could not be scored; a torn last line is none."""
     file = out / LINES
     if not file.is_file():
         return []
@@ -89,17 +84,18 @@ def read_summary(run: Path) -> dict[str, Any]:
     return document
 
 
-def claim(file: Path, kept: Mapping[str, Any], what: str) -> None:
+def claim(file: Path, kept: Mapping[str, Any], what: str, later: Iterable[str] = ()) -> None:
     """A folder's settings are those of its first run, in `file`. Raises InputError for others, naming the first.
 
-    what: scores, pictures.
+    what: scores, pictures. later: settings that older versions did not write down; there they are taken as they are
+    now.
     """
-    record = json.dumps(kept, indent=2, sort_keys=True) + "\n"
-    if not file.is_file():
-        with committed(file) as written:
-            written.write(record.encode())
-    elif (text := file.read_text(encoding="utf-8")) != record:
-        was = json.loads(text)
-        key = next((name for name in kept if was.get(name) != kept[name]), "settings")
+    was = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else dict(kept)
+    known = {name: kept[name] for name in later if name in kept} | was
+    key = next((name for name in {**kept, **known} if known.get(name) != kept.get(name)), None)
+    if key is not None:
         remedy = "Name another folder, or give what it began with"
-        raise InputError(f"holds {what} made with {was.get(key)!r}", file=file.parent, field=key, remedy=remedy)
+        raise InputError(f"holds {what} made with {known.get(key)!r}", file=file.parent, field=key, remedy=remedy)
+    if not file.is_file() or known != was:
+        with committed(file) as written:
+            written.write((json.dumps(kept, indent=2, sort_keys=True) + "\n").encode())

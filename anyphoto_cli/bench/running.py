@@ -1,7 +1,8 @@
 """The benchmark's pictures, made: by workers here or on a Ray cluster, all of them or a share by `shard`.
 
-Below `out`: pictures/, layouts/ (AnyPhoto's), refused/<id>.txt for a case that could not be made, and run.json with
-what was asked for. What is there is not made again.
+Below `out`: pictures/, layouts/ (AnyPhoto's), refused/<id>.txt for a case that could not be made, asked/<id>.json with
+what its picture is made of, and run.json with the settings. What is there is not made again, and what is there of
+something else is refused, as `generate` does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from anyphoto_cli.bench.cases import Case, Cases
+from anyphoto_cli.bench.origins import Origins
 from anyphoto_cli.bench.results import RUN, Results, claim
+from anyphoto_cli.bench.systems import settings_of
 from anyphoto_cli.config.bench import RunConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
@@ -30,6 +33,7 @@ class RenderJob:
     cases: tuple[Case, ...]
     out: Path
     config: RunConfig
+    origins: Origins
 
     def open(self, worker: int) -> Any:
         """The system, with its models."""
@@ -45,6 +49,7 @@ class RenderJob:
         try:
             if skip - {CAREFULLY}:
                 raise InputError("ended the process that rendered it, twice")
+            self.origins.keep(case)
             opened.make(case, self.out)
         except InputError as error:
             with committed(file) as out:
@@ -61,17 +66,25 @@ def render_cases(
     """Make the pictures that are missing. Returns how many cases were refused; why stands in refused/.
 
     shard: (i, n), the i-th of n shares, from 1. executor: here, local (processes on this machine) or ray. Raises
-    InputError where `out` holds pictures of other settings, EnvironmentFault for what the machine lacks.
+    InputError where `out` holds pictures of other settings, cases or weights, EnvironmentFault for what the machine
+    lacks.
     """
     listener = listener or Listener()
     index, count = shard
     if not 1 <= index <= count:
         raise InputError(f"{index}/{count} is no share", field="--shard", remedy="Give 1/4, 2/4, 3/4, 4/4")
-    claim(out / RUN, config.model_dump(mode="json", exclude={"device", "memory"}), "pictures")
+    settings = settings_of(config)
+    origins = Origins(out, settings.pop("adapter", None))
+    kept = config.model_dump(mode="json", exclude={"device", "memory"}) | settings
+    claim(out / RUN, kept | {"precision": _precision(config)}, "pictures", later=("precision", "side_used"))
     mine = cases.cases[index - 1 :: count]
     there = Results(out / "pictures")
-    waiting = tuple(case for case in mine if there.of(case) is None)
-    job = RenderJob(waiting, out, config)
+    found = {case.id: source for case in mine if (source := there.of(case)) is not None}
+    for case in mine:
+        if case.id in found:
+            origins.check(case, found[case.id])
+    waiting = tuple(case for case in mine if case.id not in found)
+    job = RenderJob(waiting, out, config, origins)
     listener.work("Rendering", len(mine), len(mine) - len(waiting))
     refused = 0
     through = "here" if executor == "local" and workers < 2 else executor
@@ -81,6 +94,11 @@ def render_cases(
         listener.done(1)
     listener.end()
     return refused
+
+
+def _precision(config: RunConfig) -> str:
+    """Weights of fewer bits make other pictures; what auto takes may differ by the hour, as `generate` has it, too."""
+    return config.memory if config.memory in ("nf4", "fp8") else "as dtype"
 
 
 def with_places(cases: Cases, out: Path) -> Cases:

@@ -75,7 +75,11 @@ class RunConfig(BaseModel):
         "gt", description="Where the faces go: as in the real photo, or each as its reference has it."
     )
     side: int | None = Field(
-        None, ge=64, le=2048, description="About side x side pixels; null: 512, or the base's own where that is less."
+        None,
+        ge=64,
+        le=2048,
+        description="About side x side pixels; null: 512, or the base's own where that is less; for "
+        "baselines but flux 1024, what they were trained on.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Of every picture.")
     steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps; null: the base's own.")

@@ -3,12 +3,13 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from anyphoto_cli.bench.cases import read_cases
+from anyphoto_cli.bench.cases import only_subsets, read_cases
 from anyphoto_cli.bench.evaluation import evaluate
 from anyphoto_cli.bench.models import open_models
 from anyphoto_cli.bench.report import write_report
@@ -37,6 +38,12 @@ def bench(tmp_path_factory):
         Image.fromarray(np.full((128, 128, 3), 255, np.uint8)).save(folder / "blank" / f"{id_}.png")
     (folder / "cases.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """They remember what they saw, from test to test."""
+    return open_models(MINI, tmp_path_factory.mktemp("seen"))
 
 
 def rows(out) -> list[dict]:
@@ -119,6 +126,36 @@ def test_a_cut_off_run_goes_on_and_bad_cases_stop_nobody(bench, tmp_path):
     assert rows(out)[3] == whole[3] and len(asked) < 10  # the two cases that were broken; all others were seen before
     with pytest.raises(InputError, match="same_person: holds scores made with 0.4. Name another folder"):
         evaluate(cases, made, out, MINI.model_copy(update={"same_person": 0.3}), models)
+
+
+def test_scores_are_of_the_pictures_that_lie_there(bench, models, tmp_path):
+    """Another system's pictures, another benchmark with the same ids, an older version's lines: scored again."""
+    cases = read_cases(bench / "cases.jsonl")
+    first = evaluate(cases, bench / "gt", tmp_path / "out", MINI, models)
+    scored = rows(tmp_path / "out")
+    assert evaluate(cases, bench / "blank", tmp_path / "out", MINI, models)["subsets"]["all"]["no face"] == 8
+    assert evaluate(cases, bench / "gt", tmp_path / "out", MINI, models) == first and rows(tmp_path / "out") == scored
+    one, *others = cases.cases
+    stranger = next(case for case in others if case.references[0] != one.references[0])
+    swapped = replace(one, references=(stranger.references[0], *one.references[1:]), prompt="others")
+    evaluate(replace(cases, cases=(swapped, *others)), bench / "gt", tmp_path / "out", MINI, models)
+    now = rows(tmp_path / "out")
+    assert now[0]["legs"] != scored[0]["legs"] and now[0]["prompt"] == "others" and now[1:] == scored[1:]
+    with (tmp_path / "out" / LINES).open("w") as file:
+        for line in scored:
+            del line["made_of"]
+            file.write(json.dumps(line | {"legs": {}}) + "\n")
+    assert evaluate(cases, bench / "gt", tmp_path / "out", MINI, models) == first
+
+
+def test_a_subset_leaves_the_others_scores_alone(bench, models, tmp_path):
+    cases = read_cases(bench / "cases.jsonl")
+    whole = evaluate(cases, bench / "gt", tmp_path / "whole", MINI, models)
+    subsets = sorted({case.subset for case in cases.cases}, reverse=True)
+    for name in subsets:
+        parts = evaluate(only_subsets(cases, (name,)), bench / "gt", tmp_path / "parts", MINI, models)
+    assert len(subsets) > 1 and parts == whole and set(parts["subsets"]) == {"all", *subsets}
+    assert (tmp_path / "parts" / LINES).read_text() == (tmp_path / "whole" / LINES).read_text()
 
 
 def test_a_doubled_id_takes_nobody_s_place_and_an_id_leads_nowhere(bench, tmp_path):
@@ -221,9 +258,8 @@ def test_the_report_shows_every_case_and_escapes_what_is_said(run, bench, tmp_pa
     assert (tmp_path / "s" / "report.html").read_text() == page
 
 
-def test_of_many_cases_the_worst_have_pictures(bench, tmp_path):
+def test_of_many_cases_the_worst_have_pictures(bench, models, tmp_path):
     cases = read_cases(bench / "cases.jsonl")
-    models = open_models(MINI)
     summary = evaluate(cases, bench / "gt", tmp_path, MINI, models)
     lines = all_lines(tmp_path)
     write_report(tmp_path / "r.html", "r", cases.cases, bench / "gt", lines, summary, shown=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,8 +15,11 @@ import pytest
 from PIL import Image
 
 from anyphoto_cli.bench.cases import read_cases
+from anyphoto_cli.bench.origins import Origins
 from anyphoto_cli.bench.placing import write_layout
 from anyphoto_cli.bench.running import render_cases, with_places
+from anyphoto_cli.bench.sources import FileSource
+from anyphoto_cli.bench.systems import settings_of
 from anyphoto_cli.bench.systems.editing import side_by_side
 from anyphoto_cli.bench.systems.flux_kontext import FluxKontext
 from anyphoto_cli.bench.systems.omnigen import OmniGen
@@ -26,6 +30,7 @@ from anyphoto_cli.faces.packs import open_faces
 from anyphoto_cli.geometry import face_height, fitting_size
 from anyphoto_cli.mini import shipped
 from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
+from anyphoto_cli.model.adapter import read_card
 
 QUICK = RunConfig(steps=1)
 
@@ -88,6 +93,66 @@ def test_shares_and_workers_make_the_same_pictures(drawn, tmp_path):
 
     assert pictures(tmp_path / "shares") == pictures(tmp_path / "whole")
     assert pictures(tmp_path / "workers") == pictures(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def finished(drawn, tmp_path_factory):
+    """A run of the first two cases; what it says of itself, and its cases. Copy it to change it."""
+    cases = read_cases(drawn / "cases.jsonl")
+    two = replace(cases, cases=cases.cases[:2])
+    out = tmp_path_factory.mktemp("finished") / "run"
+    render_cases(two, out, QUICK)
+    return out, two
+
+
+def test_pictures_of_other_people_are_not_taken_for_these(finished, tmp_path):
+    out, two = finished
+    one, other = two.cases
+    before = pictures(out)
+    assert render_cases(two, out, QUICK) == 0 and pictures(out) == before
+    assert render_cases(replace(two, cases=(other,)), out, QUICK) == 0
+    for change, field in (
+        ({"references": (other.references[0], *one.references[1:])}, "references"), ({"prompt": "x"}, "prompt"),
+        ({"gt": other.gt}, "original"),
+    ):  # fmt: skip
+        told = f"{one.id}_seed0.png: {field}: exists and was made from something else. Name another folder"
+        with pytest.raises(InputError, match=told):
+            render_cases(replace(two, cases=(replace(one, **change), other)), out, QUICK)
+    assert pictures(out) == before
+
+
+def test_pictures_of_older_weights_are_not_taken_for_the_new_ones(finished, tmp_path):
+    out, two = finished
+    one = two.cases[0]
+    Origins(tmp_path, "a").keep(one)
+    picture = FileSource(out / "pictures" / f"{one.id}_seed0.png")
+    Origins(tmp_path, "a").check(one, picture)
+    with pytest.raises(InputError, match="adapter: exists and was made from something else"):
+        Origins(tmp_path, "b").check(one, picture)
+    card = read_card(shipped.adapter_folder())
+    assert settings_of(RunConfig(model="mini")) == {"side_used": 128, "adapter": card.sha256}
+
+
+def test_settings_that_older_versions_did_not_write_down(finished, tmp_path):
+    out, two = finished
+    told = json.loads((out / "run.json").read_text())
+    assert (told["precision"], told["side"], told["side_used"]) == ("as dtype", None, 128)
+    assert settings_of(RunConfig(system="flux-kontext")) == {"side_used": 1024}
+    with pytest.raises(InputError, match="precision: holds pictures made with 'as dtype'"):
+        render_cases(two, out, QUICK.model_copy(update={"memory": "fp8"}))
+    render_cases(two, out, QUICK.model_copy(update={"memory": "full"}))
+
+    old = shutil.copytree(out, tmp_path / "old")
+    shutil.rmtree(old / "asked")
+    older = {key: value for key, value in told.items() if key not in ("precision", "side_used")}
+    (old / "run.json").write_text(json.dumps(older))
+    swapped = replace(two.cases[0], references=two.cases[1].references)
+    with pytest.raises(InputError, match="references: exists and was made from something else"):
+        render_cases(replace(two, cases=(swapped,)), old, QUICK)  # its PNG knows
+    assert render_cases(two, old, QUICK) == 0 and json.loads((old / "run.json").read_text()) == told
+    assert {file.name: file.read_text() for file in (old / "asked").iterdir()} == {
+        file.name: file.read_text() for file in (out / "asked").iterdir()
+    }
 
 
 def test_ray_makes_the_same_pictures(drawn, tmp_path):

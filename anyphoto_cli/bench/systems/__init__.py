@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from anyphoto_cli.bench.cases import Case
 from anyphoto_cli.config.bench import RunConfig
+from anyphoto_cli.seams import Base
 
 
 class System(Protocol):
@@ -31,6 +32,21 @@ def open_system(config: RunConfig, worker: int = 0) -> System:
     opened: Any = find("systems", config.system)(config, worker)
     made: System = opened
     return made
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """What a system's pictures depend on beside its config, found without a model: side_used, px, and the adapter's
+    sha256. Of a system that has no `settings`: nothing.
+    """
+    from anyphoto_cli.registry import find
+
+    told = getattr(find("systems", config.system), "settings", None)
+    return dict(told(config)) if told is not None else {}
+
+
+def side_on(base: Base) -> int:
+    """The side of pictures when none is named, px: 512, as the benchmark's authors have it, or what the base can do."""
+    return 512 if base.sides[1] >= 512 else base.sides[0]
 
 
 def device_of(config: RunConfig, worker: int) -> str:

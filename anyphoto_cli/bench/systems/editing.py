@@ -26,7 +26,8 @@ class EditingSystem:
     """Hub id of the weights used when none are named."""
     pipelines: ClassVar[tuple[str, ...]]
     """Classes of diffusers, one of which its folder must be of."""
-    side: int = 1024
+    side: ClassVar[int] = 1024
+    """About side x side pixels when no other is asked for: what these models were trained on."""
     steps: int
     guidance: ClassVar[float]
     needs_torchvision: ClassVar[bool] = False
@@ -44,6 +45,16 @@ class EditingSystem:
             raise EnvironmentFault(f"{config.system} needs torchvision", field="--system", remedy=remedy)
         self._config = config
         self._pipeline = _opened(config, self.weights(config.model or self.source), self.pipelines, worker)
+
+    @classmethod
+    def side_for(cls, config: RunConfig) -> int:
+        """Its own when none is named."""
+        return cls.side
+
+    @classmethod
+    def settings(cls, config: RunConfig) -> dict[str, Any]:
+        """As `settings_of` says."""
+        return {"side_used": config.side or cls.side_for(config)}
 
     def weights(self, named: str) -> str:
         """The hub id or folder that a name stands for."""
@@ -67,7 +78,7 @@ class EditingSystem:
             return
         config = self._config
         original = picture_of(case.gt) if case.gt is not None and case.size is None else None
-        width, height = fitting_size(*frame_of(case, original), config.side or self.side)
+        width, height = fitting_size(*frame_of(case, original), config.side or self.side_for(config))
         references = [Image.fromarray(picture_of(source)) for source in case.references]
         guidance = self.guidance if config.guidance_scale is None else config.guidance_scale
         told = self.arguments(case.prompt, references, config.steps or self.steps, guidance)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from anyphoto_cli.bench.systems import side_on
 from anyphoto_cli.bench.systems.editing import EditingSystem
+from anyphoto_cli.config.bench import RunConfig
 from anyphoto_cli.model import bases
 
 
@@ -17,10 +19,15 @@ class Flux(EditingSystem):
     guidance: ClassVar[float] = 3.5
 
     def weights(self, named: str) -> str:
-        """As `generate` finds them; steps and size are the base's own."""
+        """As `generate` finds them; the steps are the base's own."""
         base = bases.resolve_base(named)
-        self.steps, self.side = base.steps, 512 if base.sides[1] >= 512 else base.sides[0]
+        self.steps = base.steps
         return str(bases.base_folder(base))
+
+    @classmethod
+    def side_for(cls, config: RunConfig) -> int:
+        """The base's, as anyphoto takes it."""
+        return side_on(bases.resolve_base(config.model or cls.source))
 
     def arguments(self, prompt: str, references: Sequence[Any], steps: int, guidance: float) -> dict[str, Any]:
         """As `EditingSystem` says; no reference is used."""

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anyphoto_cli.bench.results import read_summary
-from anyphoto_cli.bench.standing import run_name, scores_of, tables_for
+from anyphoto_cli.bench.standing import tables_for
 from anyphoto_cli.bench.tables import GATES, SUBSET_NAMES, TITLES, UNRANKED, Row
 from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.files.commit import committed
@@ -23,9 +22,8 @@ def write_charts(runs: Sequence[Path], folder: Path, filtered: bool = True) -> l
     holds no scores, EnvironmentFault where matplotlib is missing.
     """
     tables = tables_for(runs, (), filtered)
-    summaries = {run_name(run): read_summary(run) for run in map(scores_of, runs)}
     files = []
-    for name, figure in (("scatter.png", _scatter(tables)), ("bars.png", _bars(tables, summaries, filtered))):
+    for name, figure in (("scatter.png", _scatter(tables)), ("bars.png", _bars(tables, filtered))):
         with committed(folder / name) as out:
             figure.savefig(out, format="png", metadata={"Software": None})
         files.append(folder / name)
@@ -117,7 +115,7 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _bars(tables: Mapping[str, Sequence[Row]], summaries: Mapping[str, Any], filtered: bool) -> Any:
+def _bars(tables: Mapping[str, Sequence[Row]], filtered: bool) -> Any:
     """A row a subset, a panel a metric: our runs with their 95 % intervals, below them the papers' best."""
     metrics = ("sim_gt", "sim_ref", "copy_paste")
     counts = [len(_shown(rows)) for rows in tables.values()]
@@ -135,7 +133,7 @@ def _bars(tables: Mapping[str, Sequence[Row]], summaries: Mapping[str, Any], fil
                 mine = not row.published
                 colour = OURS[ours.index(row) % len(OURS)] if mine else GREY
                 axes.barh(k, value, height=0.72, color=colour)
-                error = (_interval(summaries.get(row.system), subset, metric) or ()) if mine else ()
+                error = row.intervals.get(metric, ())
                 if error:
                     axes.errorbar(sum(error) / 2, k, xerr=(error[1] - error[0]) / 2, color="#1b2027", capsize=2,
                                   linewidth=1)  # fmt: skip
@@ -158,13 +156,6 @@ def _shown(rows: Sequence[Row]) -> list[Row]:
     theirs = [row for row in rows if row.published and row.system not in UNRANKED]
     best = sorted(theirs, key=lambda row: -(row.values.get("sim_gt") or -1.0))[:BEST]
     return ours + best
-
-
-def _interval(summary: Any, subset: str, metric: str) -> tuple[float, float] | None:
-    if summary is None or subset not in summary["subsets"]:
-        return None
-    told = summary["subsets"][subset]["metrics"][metric]
-    return None if told["low"] is None else (told["low"], told["high"])
 
 
 def _plain(axes: Any) -> None:

@@ -5,14 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from anyphoto_cli.bench.results import RUN, SCORES, SUMMARY, read_summary
-from anyphoto_cli.bench.tables import COLUMNS, SUBSET_NAMES, Row, published_rows
+from anyphoto_cli.bench.results import SCORES, SUMMARY, read_summary
+from anyphoto_cli.bench.tables import COLUMNS, SUBSET_NAMES, Counts, Row, published_rows
 
 
 def run_name(run: Path) -> str:
-    """What tables call a run: its folder, or of scores/ in the folder of `bench run` that one."""
-    home = run.resolve()
-    return home.parent.name if home.name == SCORES and (home.parent / RUN).is_file() else home.name
+    """What tables call a run: its folder, or of a folder scores/ the one that it lies in."""
+    return _home(run).name
+
+
+def run_names(runs: Sequence[Path]) -> list[str]:
+    """Of each; where several have one name, as much of their paths as tells them apart."""
+    homes = [_home(run) for run in runs]
+    return [_told_apart(home, [other for other in homes if other != home]) for home in homes]
+
+
+def _home(run: Path) -> Path:
+    folder = run.resolve()
+    return folder.parent if folder.name == SCORES else folder
+
+
+def _told_apart(home: Path, others: Sequence[Path]) -> str:
+    ends = (home.parts[-count:] for count in range(1, len(home.parts) + 1))
+    alone = (end for end in ends if all(other.parts[-len(end) :] != end for other in others))
+    return "/".join(next(alone, home.parts))
 
 
 def scores_of(run: Path) -> Path:
@@ -23,15 +39,18 @@ def scores_of(run: Path) -> Path:
 def rows_for(subset: str, runs: Sequence[Path], filtered: bool, with_published: bool = True) -> list[Row]:
     """Published rows, then ours. filtered: the mean without outliers, as the reference evaluator prints it."""
     rows = published_rows(subset) if with_published else []
-    for run in map(scores_of, runs):
+    for run, name in zip(map(scores_of, runs), run_names(runs), strict=True):
         summary = read_summary(run)
         part = summary["subsets"].get(subset)
         if part is not None:
             key = "filtered_mean" if filtered else "mean"
-            values = {column: part["metrics"][column][key] for column in COLUMNS}
+            told = {column: part["metrics"][column] for column in COLUMNS}
+            values = {column: told[column][key] for column in COLUMNS}
+            intervals = {c: (t["low"], t["high"]) for c, t in told.items() if t["low"] is not None}
             models = ", ".join(summary["face_models"])
             note = f"{part['scored']} of {part['cases']} cases, coverage {part['coverage']}, faces by {models}"
-            rows.append(Row(run_name(run), subset, values, note=note))
+            counts = Counts(part["scored"], part["cases"], part["coverage"], part["expected_faces"])
+            rows.append(Row(name, subset, values, note=note, intervals=intervals, counts=counts))
     return rows
 
 

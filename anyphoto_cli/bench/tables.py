@@ -7,7 +7,7 @@ import html
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -25,6 +25,8 @@ NOT_BY_SIMILARITY = {"p3": frozenset({"GPT-4o-Image"})}
 """It knows the television series of that subset by heart (WithAnyone, AnyPhoto)."""
 SUBSET_NAMES = {"p1": "one person", "p2": "two people", "p3": "three and four people"}
 BEST = 3
+COUNTED = ("scored", "cases", "coverage")
+"""Of `Counts`, in files for programs."""
 ABLATION = "ablation"
 """In place of a subset: rows that are compared, and not ranked."""
 ABLATIONS: dict[str, dict[str, str]] = {
@@ -38,14 +40,31 @@ ABLATIONS: dict[str, dict[str, str]] = {
 
 
 @dataclass(frozen=True)
+class Counts:
+    """What a row's means are of: cases scored, of those asked for; coverage: the share of `people` asked for in them
+    that stand at their places, None: not known.
+    """
+
+    scored: int
+    cases: int
+    coverage: float | None = None
+    people: int = 0
+
+
+@dataclass(frozen=True)
 class Row:
-    """One system on one subset. values: by COLUMNS; None or missing: not known. note: how ours was measured."""
+    """One system on one subset. values: by COLUMNS; None or missing: not known. note: how ours was measured.
+
+    intervals: (low, high) of the plain means of ours, by column. counts: of ours.
+    """
 
     system: str
     subset: str
     values: Mapping[str, float | None]
     published: bool = False
     note: str = ""
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    counts: Counts | None = None
 
 
 @lru_cache(maxsize=1)
@@ -73,17 +92,22 @@ def ablation_tables(ours: Sequence[Row]) -> dict[str, list[Row]]:
     Runs that are named like no preset follow at the end of the first table.
     """
     theirs = {row.system: row for row in ablation_rows()}
-    mine = {row.system: row for row in ours}
     tables = {}
     for title, presets in ABLATIONS.items():
         rows: list[Row] = []
         for preset, part in presets.items():
             rows.append(replace(theirs[preset], system=f"{part} {preset}, paper".strip(), subset=ABLATION))
-            rows += [replace(mine[preset], system=f"{part} {preset}, ours".strip())] if preset in mine else []
+            mine = [row for row in ours if _preset(row) == preset]
+            rows += [replace(row, system=f"{part} {row.system}, ours".strip()) for row in mine]
         tables[title] = rows
     known = {preset for presets in ABLATIONS.values() for preset in presets}
-    tables[next(iter(ABLATIONS))] += [row for row in ours if row.system not in known]
+    tables[next(iter(ABLATIONS))] += [row for row in ours if _preset(row) not in known]
     return tables
+
+
+def _preset(row: Row) -> str:
+    """What a run's folder is called; more of its path stands before it where two are called the same."""
+    return row.system.rpartition("/")[2]
 
 
 def ranks(rows: Sequence[Row], subset: str) -> dict[tuple[int, str], int]:
@@ -120,8 +144,23 @@ def told(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
 
 
+def footnotes(rows: Sequence[Row]) -> list[str]:
+    """A line for each run whose means are not of everybody who was asked for: losing hard faces is rewarded, see
+    docs/bench.md.
+    """
+    return [f"{row.system}: {_shortfall(row.counts)}" for row in rows if row.counts and _shortfall(row.counts)]
+
+
+def _shortfall(counts: Counts) -> str:
+    cases, coverage = counts.scored < counts.cases, counts.coverage
+    parts = [f"{counts.scored} of {counts.cases} cases"] if cases else []
+    if coverage is not None and (cases or coverage < 1):
+        parts.append(f"{coverage:.1%} of {counts.people} people found at their places")
+    return ", ".join(parts)
+
+
 def markdown(rows: Sequence[Row], subset: str) -> str:
-    """The three best of a column are marked: bold, underlined by _, then in italics."""
+    """The three best of a column are marked: bold, underlined by _, then in italics. Below: `footnotes`."""
     columns, placed = shown_columns(rows), ranks(rows, subset)
     marks = {1: "**{}**", 2: "<u>{}</u>", 3: "*{}*"}
     head = ["", *(f"{TITLES[c]} {'↓' if c in LOWER_IS_BETTER else '↑'}" for c in columns)]
@@ -129,11 +168,12 @@ def markdown(rows: Sequence[Row], subset: str) -> str:
     for k, row in enumerate(rows):
         cells = [marks.get(placed.get((k, c), 0), "{}").format(told(row.values.get(c))) for c in columns]
         lines.append([row.system, *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    below = [f"\n{line}" for line in footnotes(rows)]
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *below]) + "\n"
 
 
 def latex(rows: Sequence[Row], subset: str) -> str:
-    """booktabs; the best bold, the second underlined, the third in italics."""
+    """booktabs; the best bold, the second underlined, the third in italics. Below: `footnotes`."""
     columns, placed = shown_columns(rows), ranks(rows, subset)
     marks = {1: r"\textbf{%s}", 2: r"\underline{%s}", 3: r"\textit{%s}"}
     arrows = {c: r"$\downarrow$" if c in LOWER_IS_BETTER else r"$\uparrow$" for c in columns}
@@ -142,7 +182,8 @@ def latex(rows: Sequence[Row], subset: str) -> str:
     for k, row in enumerate(rows):
         cells = [marks.get(placed.get((k, c), 0), "%s") % told(row.values.get(c)) for c in columns]
         lines.append(" & ".join([_escaped(row.system), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    below = [rf"\par{{\footnotesize {_escaped(line)}}}" for line in footnotes(rows)]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *below]) + "\n"
 
 
 def _escaped(text: str) -> str:
@@ -150,18 +191,24 @@ def _escaped(text: str) -> str:
     return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
 
 
-def comma_separated(rows: Sequence[Row], subset: str) -> str:
-    """CSV with every column, numbers in full, and the rank of each."""
+def comma_separated(rows: Sequence[Row], subset: str, head: bool = True) -> str:
+    """CSV with every column, numbers in full, and the rank of each. head: False where it goes on with another."""
     placed, out = ranks(rows, subset), io.StringIO()
     names = [name for column in COLUMNS for name in (column, f"{column}_rank")]
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["system", "subset", "published", *names, "note"])
+    if head:
+        writer.writerow(["system", "subset", "published", *names, *COUNTED, "note"])
     for k, row in enumerate(rows):
         cells = [cell for c in COLUMNS for cell in (row.values.get(c), placed.get((k, c)))]
+        cells += _counted(row).values()
         writer.writerow(
             [row.system, subset, row.published, *("" if cell is None else cell for cell in cells), row.note]
         )
     return out.getvalue()
+
+
+def _counted(row: Row) -> dict[str, float | None]:
+    return {name: getattr(row.counts, name, None) for name in COUNTED}
 
 
 def as_json(rows: Sequence[Row], subset: str) -> list[dict[str, Any]]:
@@ -171,13 +218,14 @@ def as_json(rows: Sequence[Row], subset: str) -> list[dict[str, Any]]:
         {
             "system": row.system, "subset": subset, "published": row.published, "note": row.note,
             "values": {c: row.values.get(c) for c in COLUMNS}, "ranks": {c: placed.get((k, c)) for c in COLUMNS},
+            **_counted(row),
         }
         for k, row in enumerate(rows)
     ]  # fmt: skip
 
 
 def as_html(rows: Sequence[Row], subset: str) -> str:
-    """A table element; ranks as classes first, second, third."""
+    """A table element; ranks as classes first, second, third. Below: `footnotes`."""
     columns, placed = shown_columns(rows), ranks(rows, subset)
     looks = {1: "first", 2: "second", 3: "third"}
     head = "".join(f"<th>{TITLES[c]} {'&darr;' if c in LOWER_IS_BETTER else '&uarr;'}</th>" for c in columns)
@@ -190,4 +238,5 @@ def as_html(rows: Sequence[Row], subset: str) -> str:
         body.append(
             f'<tr class="{kind}"><th title="{html.escape(row.note)}">{html.escape(row.system)}</th>{cells}</tr>'
         )
-    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    below = "".join(f"<p>{html.escape(line)}</p>" for line in footnotes(rows))
+    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>{below}"

@@ -281,9 +281,11 @@ def _as_text(made: list[tuple[str, str, Any]], form: Format) -> str:
     if form == "json":
         rows = [row | {"table": title} for title, name, rows in made for row in tables.as_json(rows, name)]
         return json.dumps(rows, indent=2) + "\n"
+    if form == "csv":  # one table for programs, whatever it is of
+        return "".join(tables.comma_separated(rows, name, head=not k) for k, (_, name, rows) in enumerate(made))
     writers = {
         "markdown": ("## {}\n\n", tables.markdown), "latex": ("% {}\n", tables.latex),
-        "csv": ("", tables.comma_separated), "html": ("<h2>{}</h2>\n", tables.as_html),
+        "html": ("<h2>{}</h2>\n", tables.as_html),
     }  # fmt: skip
     heading, write = writers[form]
     return "\n".join(heading.format(title) + write(rows, name) for title, name, rows in made)

@@ -7,7 +7,10 @@ import json
 import pytest
 
 from anyphoto_cli.bench import tables
-from anyphoto_cli.bench.tables import Row, ablation_rows, published_rows, ranks
+from anyphoto_cli.bench.charts import _bars
+from anyphoto_cli.bench.standing import rows_for, run_names, tables_for
+from anyphoto_cli.bench.summing import METRICS, sum_up
+from anyphoto_cli.bench.tables import ABLATION, Row, ablation_rows, ablation_tables, published_rows, ranks
 
 
 def rank_of(system: str, subset: str, rows=None) -> dict[str, int | None]:
@@ -93,3 +96,56 @@ def test_published_copy_paste_follows_from_published_similarities(subset):
         if row.system not in ("GT", "Ref"):
             expected = (np.arccos(told["sim_gt"]) - np.arccos(told["sim_ref"])) / between
             assert told["copy_paste"] == pytest.approx(expected, abs=0.025), row.system
+
+
+def scored(folder, value, missing=0, subsets=("p1",)):
+    """A folder of scores in which cases have about this value; so many more of each subset have no picture."""
+    lines = []
+    for subset in subsets:
+        placement = {"error": 0.0, "expected": 1, "placed": 1, "swapped": 0, "duplicates": 0, "extra": 0}
+        for k in range(3):
+            leg = dict.fromkeys(METRICS, value + k / 100)
+            lines.append({"subset": subset, "status": "scored", "legs": {"mini": leg}, "placement": placement, **leg})
+        lines += [{"subset": subset, "status": "missing"}] * missing
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps(sum_up(lines, {"mini": "0"}, {})))
+    return folder
+
+
+def test_runs_of_one_name_are_told_apart_and_keep_their_own_whiskers(tmp_path):
+    runs = [scored(tmp_path / name, value) for name, value in (("x/full/scores", 0.2), ("y/full/scores", 0.7))]
+    assert run_names(runs) == ["x/full", "y/full"] and run_names(runs[:1]) == ["full"]
+    assert run_names([tmp_path / "x" / "full", tmp_path / "z"]) == ["full", "z"]
+    rows = rows_for("p1", [tmp_path / "x" / "full", runs[1]], filtered=False, with_published=False)
+    assert [row.system for row in rows] == ["x/full", "y/full"]
+    for row, value in zip(rows, (0.2, 0.7), strict=True):
+        low, high = row.intervals["sim_gt"]
+        assert value - 1e-9 <= low < row.values["sim_gt"] < high <= value + 0.02 + 1e-9
+    figure = _bars(tables_for(runs, ["p1"]), True)
+    whiskers = [
+        one.lines[2][0].get_segments()[0][:, 0] for one in figure.axes[0].containers if hasattr(one, "has_xerr")
+    ]
+    assert [pair.tolist() for pair in whiskers] == [pytest.approx(row.intervals["sim_gt"]) for row in rows]
+    told = ablation_tables(rows_for("p1", runs, False, with_published=False))
+    assert [row.system for row in told["Table A: attention"] if row.subset != ABLATION] == [
+        "isolated, x/full, ours", "isolated, y/full, ours",
+    ]  # fmt: skip
+
+
+def test_a_run_that_lacks_cases_says_so_below(run, tmp_path):
+    whole, part = scored(tmp_path / "whole", 0.5, subsets=("p1", "p2")), scored(tmp_path / "sysB", 0.6, missing=5)
+    for form, line in (
+        ("markdown", "sysB: 3 of 8 cases, 100.0% of 3 people found at their places"),
+        ("latex", r"\par{\footnotesize sysB: 3 of 8 cases, 100.0\% of 3 people found at their places}"),
+        ("html", "<p>sysB: 3 of 8 cases, 100.0% of 3 people found at their places</p>"),
+    ):
+        code, said, _ = run("bench", "table", whole, part, "--format", form)
+        assert code == 0 and line in said and "whole: " not in said
+    code, said, _ = run("bench", "table", whole, part, "--format", "csv", "--no-published")
+    rows = list(csv.DictReader(io.StringIO(said)))
+    assert [(row["system"], row["subset"], row["scored"], row["cases"], row["coverage"]) for row in rows] == [
+        ("whole", "p1", "3", "3", "1.0"), ("sysB", "p1", "3", "8", "1.0"), ("whole", "p2", "3", "3", "1.0"),
+    ]  # fmt: skip
+    assert len(said.splitlines()) == 4 and "" not in said.splitlines()
+    told = json.loads(run("bench", "table", part, "--format", "json", "--no-published")[1])
+    assert (told[0]["scored"], told[0]["cases"]) == (3, 8)

@@ -83,7 +83,7 @@ class Origins:
 
     def _write(self, case: Case, told: Mapping[str, Any]) -> None:
         with committed(self._folder / f"{case.id}.json") as file:
-            file.write((json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
+            file.write((json.dumps(told, ensure_ascii=False) + "\n").encode())
 
 
 def _told_by(picture: Source) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from anyphoto_cli.geometry import arcface_template
 from anyphoto_cli.layout.location_canvas import location_canvas, token_mask
 from anyphoto_cli.train.crops import SquareCrop, square_crop
 from anyphoto_cli.train.degradations import degrade
-from anyphoto_cli.train.replacement import choose_reference
+from anyphoto_cli.train.replacement import choose_reference, other_photos
 from anyphoto_cli.types import Embeddings, Patch, Picture, Points
 
 MOSTLY = 0.9
@@ -148,7 +148,7 @@ def _reference(
     data: DataConfig, method: MethodConfig, p: float, seed: int,
 ) -> _Reference:  # fmt: skip
     rng = np.random.default_rng(seed)
-    pick = choose_reference(source, known.sources, p, rng)
+    pick = choose_reference(other_photos(source, own, known), p, rng)
     if pick >= 0:
         patch, embedding = known.patches[pick], known.embeddings[pick]
     else:

@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anyphoto_cli.data.bank import BankIdentity
 from anyphoto_cli.faces.norm_crop import face_patch
 from anyphoto_cli.geometry import arcface_template, is_mirrored
 from anyphoto_cli.train.crops import square_crop
 from anyphoto_cli.train.degradations import DEGRADATIONS, degrade, flipped
-from anyphoto_cli.train.replacement import choose_reference, replacement_probability
+from anyphoto_cli.train.replacement import SAME_PHOTO, choose_reference, other_photos, replacement_probability
 from anyphoto_cli.types import Box
 
 
@@ -23,15 +24,22 @@ def test_the_curriculum_climbs_at_its_milestones_and_stays():
 
 
 def test_the_picture_itself_is_never_another_photo_of_the_person():
+    """Neither by its name nor, under another name, by its face; a copy is seldom equal to the last number."""
     rng = np.random.default_rng(0)
-    chosen = [choose_reference("b.jpg", ["a.jpg", "b.jpg", "c.jpg"], 1.0, rng) for _ in range(200)]
-    assert set(chosen) == {0, 2}
-    assert choose_reference("b.jpg", ["b.jpg"], 1.0, rng) == -1
-    rates = [choose_reference("x", ["a", "b"], 0.3, rng) >= 0 for _ in range(4000)]
+    rows = rng.standard_normal((3, 512)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    known = BankIdentity("ana", (), rows, rows[0], ("a.jpg", "b.jpg", "c.jpg"))
+    copy = rows[2] + 0.005 * rng.standard_normal(512)
+    assert SAME_PHOTO < copy @ rows[2] / np.linalg.norm(copy) < 0.999
+    assert other_photos("b.jpg", rows[1], known) == [0, 2]
+    assert other_photos("x.jpg", copy * 3, known) == [0, 1]
+    assert {choose_reference([0, 2], 1.0, rng) for _ in range(200)} == {0, 2}
+    assert choose_reference([], 1.0, rng) == -1
+    rates = [choose_reference([0, 1], 0.3, rng) >= 0 for _ in range(4000)]
     assert np.mean(rates) == pytest.approx(0.3, abs=0.03)
     one, other = np.random.default_rng(1), np.random.default_rng(1)
-    choose_reference("x", ["a", "b"], 0.0, one)
-    choose_reference("x", ["x"], 1.0, other)
+    choose_reference([0, 1], 0.0, one)
+    choose_reference([], 1.0, other)
     assert one.random() == other.random()  # p moves nothing that comes after
 
 

@@ -25,6 +25,7 @@ _HARMLESS = {
     for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
 } | {("numpy", "ndarray"), ("numpy", "dtype")}
 MAX_BYTES = 16 * 2**20
+_OURS = frozenset({"caption_en", "caption", "url", "bboxes", "aesthetics_score", "nsfw_score"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +48,9 @@ class KnownPicture:
 
 
 def read_annotation(data: bytes, where: str) -> KnownPicture:
-    """One sample's json. Boxes are shifted by `crop` (they count from before it); the list of names may be shorter than
-    that of boxes, and is `name`, `names` or words of `keyword`. Raises InputError, `where` naming the sample.
+    """One sample's json, or img2dataset's. Boxes are shifted by `crop` (they count from before it); the list of names
+    may be shorter than that of boxes, and is `name`, `names` or words of `keyword`. Raises InputError, `where` naming
+    the sample.
     """
     value = _object(data, where)
     crop = value.get("crop") or (0, 0)
@@ -62,8 +64,21 @@ def read_annotation(data: bytes, where: str) -> KnownPicture:
         aesthetics, nsfw = (float(value.get(key, "nan")) for key in ("aesthetics_score", "nsfw_score"))
     except (TypeError, ValueError, IndexError) as error:
         raise InputError("has boxes or scores that are no numbers", file=where, field="bboxes") from error
-    url, caption = str(value.get("url") or ""), str(value.get("caption_en") or "")
-    return KnownPicture(url, caption, tuple(faces), aesthetics, nsfw)
+    caption = _text(value, "caption_en") or _text(value, "caption")
+    return KnownPicture(str(value.get("url") or ""), caption, tuple(faces), aesthetics, nsfw)
+
+
+def is_annotation(data: bytes) -> bool:
+    """Whether a json that merely lies beside a picture is of this kind: other programs leave theirs there, too."""
+    try:
+        return not _OURS.isdisjoint(_object(data, ""))
+    except InputError:
+        return False
+
+
+def _text(value: Mapping[str, Any], key: str) -> str:
+    found = value.get(key)
+    return found if isinstance(found, str) else ""
 
 
 def _object(data: bytes, where: str) -> Mapping[str, Any]:

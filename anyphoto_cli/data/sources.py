@@ -10,7 +10,7 @@ import json
 import math
 import os
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,13 @@ PICTURE_SUFFIXES = (
     "ppm",
     "jp2",
     "tga",
+    "jfif",
+    "jpe",
+    "mpo",
 )
+CAPTION_SUFFIXES = ("txt", "caption")
+"""Of the texts beside pictures, as trainers of adapters and img2dataset write them; the first one wins."""
+LEFTOVERS = (".DS_Store", "Thumbs.db", "desktop.ini")
 LIST_SUFFIXES = (".jsonl", ".ndjson", ".parquet")
 MAX_DEPTH = 64
 
@@ -49,14 +55,16 @@ class Span:
 class PhotoInput:
     """One line of the list. id: what the photo is called in reports and shards, unique. file: where its bytes are.
 
-    picture: None for a file of its own, else its place in a tar. annotation, embeddings: MultiID-2M's json and npy in
-    the same tar. caption, url, aesthetics, nsfw: what a list says. problem: why there is no photo here, or "".
+    picture: None for a file of its own, else its place in a tar. annotation, caption_text: the json and the text beside
+    it, places in the same tar or names in the same folder. embeddings: MultiID-2M's npy in the same tar. caption, url,
+    aesthetics, nsfw: what a list says. problem: why there is no photo here, or "".
     """
 
     id: str
     file: str
     picture: Span | None = None
-    annotation: Span | None = None
+    annotation: Span | str | None = None
+    caption_text: Span | str | None = None
     embeddings: Span | None = None
     caption: str = ""
     url: str = ""
@@ -71,7 +79,8 @@ class PhotoInput:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> PhotoInput:
         """The opposite of `to_json`."""
-        spans = {key: Span(**value[key]) for key in ("picture", "annotation", "embeddings") if key in value}
+        places = {key: value.get(key) for key in ("picture", "annotation", "caption_text", "embeddings")}
+        spans = {key: Span(**place) for key, place in places.items() if isinstance(place, dict)}
         return cls(**{**value, **spans})
 
 
@@ -107,16 +116,48 @@ def _folder(root: Path, folder: Path, above: tuple[tuple[int, int], ...]) -> Ite
     except OSError as error:
         yield PhotoInput(name, str(folder), problem=f"folder cannot be read ({error.strerror})")
         return
+    beside = _beside(entries)
     for entry in entries:
         path = Path(entry.path)
+        stem, suffix = _stem_and_suffix(entry.name)
+        mine = beside.get(stem, {})
+        if mine.get(suffix) == entry.name:
+            continue
         if _is_folder(entry):
             yield from _folder(root, path, (*above, here))
         elif path.suffix == ".tar" and path.is_file():
             yield from _tar(path, _name(path, root))
-        elif path.suffix in (".part", ".tmp") or entry.name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        elif path.suffix in (".part", ".tmp") or entry.name in LEFTOVERS:
             yield PhotoInput(_name(path, root), str(path), problem="is no photo (left by another program)")
+        elif suffix in PICTURE_SUFFIXES:
+            text = next((mine[kind] for kind in CAPTION_SUFFIXES if kind in mine), None)
+            yield PhotoInput(_name(path, root), str(path), annotation=mine.get("json"), caption_text=text)
         else:
             yield PhotoInput(_name(path, root), str(path))
+
+
+def _beside(entries: Sequence[os.DirEntry[str]]) -> dict[str, dict[str, str]]:
+    """Stem of a picture -> suffix -> name of the text beside it: such a file belongs to the picture."""
+    texts: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        stem, suffix = _stem_and_suffix(entry.name)
+        if suffix in ("json", *CAPTION_SUFFIXES) and _is_plain(entry):
+            texts.setdefault(stem, {})[suffix] = entry.name
+    named = [(_stem_and_suffix(entry.name), entry) for entry in entries] if texts else []
+    pictures = {stem for (stem, suffix), entry in named if suffix in PICTURE_SUFFIXES and _is_plain(entry)}
+    return {stem: mine for stem, mine in texts.items() if stem in pictures}
+
+
+def _stem_and_suffix(name: str) -> tuple[str, str]:
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122
+    return stem, suffix.lower().lstrip(".")
+
+
+def _is_plain(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -161,10 +202,13 @@ def _tar(path: Path, name: str) -> Iterator[PhotoInput]:
 
 
 def _sample(path: Path, name: str, key: str, members: Mapping[str, Span]) -> PhotoInput:
-    picture = next((members[extension] for extension in PICTURE_SUFFIXES if extension in members), None)
+    picture, text = (
+        next((members[extension] for extension in suffixes if extension in members), None)
+        for suffixes in (PICTURE_SUFFIXES, CAPTION_SUFFIXES)
+    )
     return PhotoInput(
         id=f"{name}/{one_line(key)}", file=str(path), picture=picture, annotation=members.get("json"),
-        embeddings=members.get("npy"), problem="" if picture else "has no picture in its tar",
+        caption_text=text, embeddings=members.get("npy"), problem="" if picture else "has no picture in its tar",
     )  # fmt: skip
 
 

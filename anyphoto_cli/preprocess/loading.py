@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from anyphoto_cli.data.multiid2m import KnownFace, KnownPicture, read_annotation
-from anyphoto_cli.data.sources import PhotoInput, read_span
-from anyphoto_cli.errors import AnyPhotoError
+from anyphoto_cli.data.multiid2m import KnownFace, KnownPicture, is_annotation, read_annotation
+from anyphoto_cli.data.sources import PhotoInput, Span, read_span
+from anyphoto_cli.errors import AnyPhotoError, InputError
 from anyphoto_cli.files.images import MAX_BYTES, decode, read_bytes
 from anyphoto_cli.types import Box, Picture
 
+MAX_CAPTION_BYTES = 64 * 2**10
 _NOTHING = KnownPicture(url="", caption="", faces=(), aesthetics=float("nan"))
 
 
@@ -45,7 +46,7 @@ def load_photo(photo: PhotoInput, max_side: int) -> LoadedPhoto | Unreadable:
     try:
         known = read_known(photo)
     except AnyPhotoError as error:
-        return Unreadable(f"its json {error.what}")
+        return Unreadable(error.what)
     scale = min(1.0, max_side / max(image.size))
     if scale < 1:
         size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
@@ -65,23 +66,54 @@ def read_photo(photo: PhotoInput) -> bytes:
     if photo.picture is None:
         return read_bytes(Path(photo.file))
     if photo.picture.size > MAX_BYTES:
-        from anyphoto_cli.errors import InputError
-
         raise InputError(f"has {photo.picture.size / 2**20:.0f} MiB", file=photo.file)
     return read_span(photo.file, photo.picture)
 
 
 def read_known(photo: PhotoInput) -> KnownPicture:
-    """What the list and the json beside the picture say. Raises InputError for a json of another form."""
-    if photo.annotation is None or photo.annotation.size > MAX_BYTES:
-        known = _NOTHING
-    else:
-        known = read_annotation(read_span(photo.file, photo.annotation), photo.id)
+    """What the list, the text and the json beside the picture say; of several captions the first of these.
+
+    Raises InputError when one of them cannot be read.
+    """
+    known, caption = _annotation(photo), photo.caption or _caption(photo)
     return replace(
-        known, url=photo.url or known.url, caption=photo.caption or known.caption,
+        known, url=photo.url or known.url, caption=caption or known.caption,
         aesthetics=known.aesthetics if photo.aesthetics is None else photo.aesthetics,
         nsfw=known.nsfw if photo.nsfw is None else photo.nsfw,
     )  # fmt: skip
+
+
+def _annotation(photo: PhotoInput) -> KnownPicture:
+    """In a tar the json is the sample's own; in a folder it is taken where it says what we look for."""
+    try:
+        data = _read_beside(photo, photo.annotation, MAX_BYTES)
+        if data is None or (isinstance(photo.annotation, str) and not is_annotation(data)):
+            return _NOTHING
+        return read_annotation(data, photo.id)
+    except AnyPhotoError as error:
+        raise InputError(f"its json {error.what}", file=photo.id) from error
+
+
+def _caption(photo: PhotoInput) -> str:
+    """Lines become one: sentences as they follow, tags with commas between them."""
+    try:
+        data = _read_beside(photo, photo.caption_text, MAX_CAPTION_BYTES) or b""
+    except AnyPhotoError as error:
+        raise InputError(f"its caption {error.what}", file=photo.id) from error
+    lines = [line.strip() for line in data.decode("utf-8-sig", "replace").splitlines() if line.strip()]
+    if any(line.endswith((".", "!", "?")) for line in lines):
+        return " ".join(lines)
+    return ", ".join(line.rstrip(", ") for line in lines)
+
+
+def _read_beside(photo: PhotoInput, place: Span | str | None, most: int) -> bytes | None:
+    """None where there is nothing, and for what is too large to be what it seems."""
+    if place is None:
+        return None
+    if isinstance(place, Span):
+        return read_span(photo.file, place) if place.size <= most else None
+    file = Path(photo.file).with_name(place)
+    return read_bytes(file) if file.stat().st_size <= most else None
 
 
 def _scaled(known: KnownPicture, across: float, down: float) -> KnownPicture:

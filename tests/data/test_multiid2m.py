@@ -9,7 +9,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from anyphoto_cli.data.multiid2m import read_annotation, read_embeddings
+from anyphoto_cli.data.multiid2m import is_annotation, read_annotation, read_embeddings
 from anyphoto_cli.errors import InputError
 
 
@@ -45,6 +45,15 @@ def test_boxes_are_shifted_by_the_crop_and_names_may_be_missing():
         assert [face.identity for face in said.faces] == ["", "7"]
     empty = read_annotation(b"{}", "x")
     assert empty.faces == () and empty.caption == "" and np.isnan(empty.aesthetics)
+
+
+def test_captions_of_img2dataset_and_json_of_other_programs():
+    told = {"caption": "two dogs", "url": "https://x", "key": "000000000", "status": "success", "exif": "{}"}
+    assert read_annotation(json.dumps(told).encode(), "x").caption == "two dogs"
+    assert read_annotation(json.dumps(told | {"caption_en": "ours"}).encode(), "x").caption == "ours"
+    assert read_annotation(b'{"caption": ["no", "text"]}', "x").caption == ""
+    assert is_annotation(json.dumps(told).encode())
+    assert not any(is_annotation(data) for data in (b'{"shapes": [], "imagePath": "1.png"}', b"[1]", b"{", b"\xff"))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from anyphoto_cli.data.sources import PhotoInput, list_photos, read_span
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.preprocess.work import write_photo_list
 
 
 def ids(source) -> list[str]:
@@ -99,6 +100,46 @@ def test_tar_samples_without_a_picture_and_strange_members(tmp_path):
     assert [(photo.id, bool(photo.problem)) for photo in photos] == [
         ("x.tar/1", True), ("x.tar/3.jpg", True), ("x.tar/d/2", True), ("x.tar/4", False),
     ]  # fmt: skip
+
+
+def test_texts_beside_a_picture_are_its_own_and_no_rows(tmp_path):
+    """As kohya, diffusers and img2dataset leave them; a text without a picture stays a row that is told."""
+    for name in (
+        "1.png",
+        "1.txt",
+        "2.JPG",
+        "2.caption",
+        "2.Txt",
+        "2.json",
+        "3.txt",
+        "4.doc",
+        "4.txt",
+        "5.jpg",
+        "5.txt/x.png",
+    ):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"x")
+    photos = {photo.id: photo for photo in list_photos(tmp_path / "in")}
+    assert list(photos) == ["1.png", "2.JPG", "3.txt", "4.doc", "4.txt", "5.jpg", "5.txt/x.png"]
+    beside = {id_: (photo.annotation, photo.caption_text) for id_, photo in photos.items() if photo.caption_text}
+    assert beside == {"1.png": (None, "1.txt"), "2.JPG": ("2.json", "2.Txt")}
+    for photo in photos.values():
+        assert PhotoInput.from_json(json.loads(json.dumps(photo.to_json()))) == photo
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in ("7.jpg", "7.txt", "7.json"):
+            tar.add(tmp_path / "in" / "1.txt", name)
+    [photo] = list_photos(tmp_path / "0.tar")
+    assert [read_span(photo.file, place) for place in (photo.caption_text, photo.annotation)] == [b"x", b"x"]
+    assert PhotoInput.from_json(json.loads(json.dumps(photo.to_json()))) == photo
+
+
+def test_without_texts_a_list_is_what_it_was(tmp_path):
+    """A run goes on with the list it began with: this sum is that of the first version."""
+    for name in ("a.jpg", "b/2.png", "notes.txt", "x.json"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"x")
+    listed = write_photo_list(tmp_path / "photos.jsonl", list_photos(tmp_path / "in"))
+    assert listed.sha256 == "fbbabf4d773fb0f84ed655db6673908fc7094b512cb26f971c3a9572740b35dc"
 
 
 def test_lists_of_paths(tmp_path):

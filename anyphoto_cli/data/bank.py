@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from anyphoto_cli.data.multiid2m import read_embeddings
-from anyphoto_cli.data.sources import PICTURE_SUFFIXES
+from anyphoto_cli.data.sources import CAPTION_SUFFIXES, LEFTOVERS, PICTURE_SUFFIXES
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.types import Embeddings, Patch
@@ -30,11 +30,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class ReferenceFolder:
-    """The photos of one identity, by name. centre: a given embedding's file, or None."""
+    """The photos of one identity, by name. centre: a given embedding's file, or None. others: files that no photo's
+    name have.
+    """
 
     name: str
     photos: tuple[Path, ...]
     centre: Path | None = None
+    others: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +63,30 @@ def list_references(folder: Path) -> list[ReferenceFolder]:
     found = []
     for path in sorted(root.iterdir(), key=lambda path: os.fsencode(path.name)):
         if path.is_dir() and not path.name.startswith("."):
-            photos = tuple(sorted(p for p in path.iterdir() if p.suffix.lower().lstrip(".") in PICTURE_SUFFIXES))
+            photos, others = _photos_and_others(path)
             centre = centres / f"{path.name}.npy" if centres else None
-            found.append(ReferenceFolder(path.name, photos, centre if centre and centre.is_file() else None))
+            found.append(ReferenceFolder(path.name, photos, centre if centre and centre.is_file() else None, others))
     if not any(reference.photos for reference in found):
         remedy = "It holds one folder a person, with photos in it: refs/ana/1.jpg, refs/ben/1.jpg"
         raise InputError("holds no reference photos", file=folder, field="--refs", remedy=remedy)
     return found
+
+
+def _photos_and_others(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Sorted. What other programs leave beside photos is neither: captions, json, embeddings, hidden files."""
+    files = sorted(folder.iterdir())
+    photos = tuple(file for file in files if _suffix(file) in PICTURE_SUFFIXES)
+    stems = {photo.stem for photo in photos}
+    others = tuple(
+        file for file in files
+        if _suffix(file) not in (*PICTURE_SUFFIXES, "npy") and file.is_file() and file.name not in LEFTOVERS
+        and not file.name.startswith(".") and not (_suffix(file) in ("json", *CAPTION_SUFFIXES) and file.stem in stems)
+    )  # fmt: skip
+    return photos, others
+
+
+def _suffix(file: Path) -> str:
+    return file.suffix.lower().lstrip(".")
 
 
 def read_centre(file: Path) -> Embeddings:

@@ -32,7 +32,7 @@ def read_references(reference: ReferenceFolder, analyzer: FaceAnalyzer, config: 
     Photos beyond `max_references` are not opened; of more, those at equal steps through the sorted names are taken.
     """
     found: list[_Reference] = []
-    left_out: list[tuple[str, str]] = []
+    left_out = [(_source(file, reference.name), "has no photo's name") for file in reference.others]
     for photo in evenly(reference.photos, config.max_references):
         opened = _open(photo, reference.name, analyzer, config)
         if isinstance(opened, str):
@@ -43,20 +43,31 @@ def read_references(reference: ReferenceFolder, analyzer: FaceAnalyzer, config: 
     kept = consistent(embeddings, config.reference_outlier)
     left_out += [(one.source, "does not look like the others") for one, k in zip(found, kept, strict=True) if not k]
     rows = embeddings[kept]
-    try:
-        centre = read_centre(reference.centre) if reference.centre else None
-    except AnyPhotoError as error:
-        centre = None
-        left_out.append((f"{reference.name}.npy", error.what))
+    if not len(rows):
+        left_out.append((reference.name, "has no photo that will do"))
+    centre, problem = _centre(reference, rows, config.reference_outlier)
+    if problem:
+        left_out.append((f"{reference.name}.npy", problem))
     return BankIdentity(
         name=reference.name, patches=tuple(one.patch for one, k in zip(found, kept, strict=True) if k),
-        embeddings=rows, centre=centre if centre is not None else _middle(rows),
+        embeddings=rows, centre=centre,
         sources=tuple(one.source for one, k in zip(found, kept, strict=True) if k), left_out=tuple(sorted(left_out)),
     )  # fmt: skip
 
 
-def _middle(rows: Embeddings) -> Embeddings:
-    return mean_direction(rows) if len(rows) else np.zeros(512, np.float32)
+def _centre(reference: ReferenceFolder, rows: Embeddings, least: float) -> tuple[Embeddings, str]:
+    """The given centre, or the middle of the references; and why a given one would not do, or ""."""
+    middle = mean_direction(rows) if len(rows) else np.zeros(512, np.float32)
+    if reference.centre is None:
+        return middle, ""
+    try:
+        centre = read_centre(reference.centre)
+    except AnyPhotoError as error:
+        return middle, error.what
+    # MultiID-2M's are antelopev2's: to another model's embeddings they are noise, which would halve every score.
+    if len(rows) and float(centre @ middle) < least:
+        return middle, "is a centre of another face model, or of another person"
+    return centre, ""
 
 
 def _open(photo: Path, name: str, analyzer: FaceAnalyzer, config: PreprocessConfig) -> _Reference | str:

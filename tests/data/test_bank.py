@@ -32,6 +32,29 @@ def test_folders_of_people(photos):
     assert [reference.name for reference in found] == sorted(reference.name for reference in found)
 
 
+def test_every_file_of_a_person_is_a_photo_or_told(tmp_path):
+    """Captions beside photos, embeddings, and what other programs leave are neither."""
+    for name in (
+        "1.jfif",
+        "2.JPE",
+        "3.mpo",
+        "4.jpg",
+        "4.txt",
+        "4.json",
+        "5.psd",
+        "note.txt",
+        "c.npy",
+        ".x",
+        "Thumbs.db",
+    ):
+        (tmp_path / "ana" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "ana" / name).write_bytes(b"x")
+    (tmp_path / "ana" / "folder.psd").mkdir()
+    [found] = list_references(tmp_path)
+    assert [photo.name for photo in found.photos] == ["1.jfif", "2.JPE", "3.mpo", "4.jpg"]
+    assert [file.name for file in found.others] == ["5.psd", "note.txt"]
+
+
 def test_multiid2m_references_with_their_centres(testdata):
     found = list_references(testdata / "formats" / "multiid2m" / "ref")
     assert [(reference.name, len(reference.photos)) for reference in found] == [("12", 2), ("345", 2)]

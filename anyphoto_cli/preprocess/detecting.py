@@ -10,7 +10,7 @@ import numpy as np
 
 from anyphoto_cli.config.preprocess import PreprocessConfig
 from anyphoto_cli.data.sources import PhotoInput
-from anyphoto_cli.errors import AnyPhotoError
+from anyphoto_cli.errors import AnyPhotoError, InputError
 from anyphoto_cli.preprocess.face_detection import FaceRule, FoundFace, embed_all, find_all_faces
 from anyphoto_cli.preprocess.loading import LoadedPhoto, Unreadable, load_photo
 from anyphoto_cli.runtime.jobs import batches
@@ -32,7 +32,14 @@ def open_detectors(config: PreprocessConfig, device: str = "cpu", threads: int =
     from anyphoto_cli.preprocess.persons import open_persons
 
     faces = open_faces(config.face_pack, device, threads)
-    return Detectors(open_persons(config.person_model, device, threads), faces)
+    persons = open_persons(config.person_model, device, threads)
+    # A detector of somebody else's need not tell.
+    if config.masks and not getattr(persons, "masks", True):
+        remedy = "Give one that was trained for segmentation (yolo11x-seg.pt), or leave masks at false"
+        raise InputError(
+            "has no masks, which masks=true asks for", file=persons.name, field="--person-model", remedy=remedy
+        )
+    return Detectors(persons, faces)
 
 
 def detect_photos(

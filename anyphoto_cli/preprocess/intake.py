@@ -27,6 +27,7 @@ def check_input(
         raise InputError(f"{unknown[0]!r} is no stage", field="--stages", remedy=f"Stages: {', '.join(STAGES)}")
     if not sources:
         raise InputError("name a folder of photos, a tar, or a list", field="SOURCE")
+    _need_different_names(sources)
     for source in [*sources, *([refs] if refs else [])]:
         if not source.exists():
             raise InputError("no such file or folder", file=source)
@@ -40,6 +41,20 @@ def check_input(
     # What a later stage would refuse is refused before hours of work.
     if refs and "match" in stages:
         list_references(refs)
+
+
+def _need_different_names(sources: Sequence[Path]) -> None:
+    """Raises InputError where photos of two sources would have the same ids."""
+    seen: dict[str, Path] = {}
+    for source in sources:
+        if other := seen.get(_name(source)):
+            remedy = "Photos are told apart by it: rename one of them, or give the folder above both"
+            raise InputError(f"has the same name as {other}", file=source, field="SOURCE", remedy=remedy)
+        seen[_name(source)] = source
+
+
+def _name(source: Path) -> str:
+    return source.absolute().name
 
 
 def _need_packages(config: PreprocessConfig) -> None:
@@ -83,10 +98,10 @@ def photo_list(sources: Sequence[Path], out: Path, refs: Path | None, listener: 
 
 
 def _all_photos(sources: Sequence[Path]) -> Iterator[PhotoInput]:
-    """Several sources: their ids begin with the source's name, which must differ then."""
+    """Of several sources the ids begin with the source's name."""
     for source in sources:
         for photo in list_photos(source):
             if len(sources) == 1:
                 yield photo
             else:
-                yield PhotoInput.from_json({**photo.to_json(), "id": f"{source.name}/{photo.id}"})
+                yield PhotoInput.from_json({**photo.to_json(), "id": f"{_name(source)}/{photo.id}"})

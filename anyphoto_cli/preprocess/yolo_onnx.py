@@ -26,7 +26,7 @@ _REMEDY = "Export one with: yolo export model=yolo11x.pt format=onnx"
 
 
 class YoloOnnx:
-    """A person detector from an .onnx file. Raises InputError for a file of another form."""
+    """A person detector from an .onnx file. masks: whether it has any. Raises InputError for a file of another form."""
 
     def __init__(self, file: Path, device: str = "cpu", threads: int = 0) -> None:
         import onnxruntime
@@ -44,6 +44,7 @@ class YoloOnnx:
         given = self._session.get_inputs()[0]
         if len(given.shape) != 4 or len(self._session.get_outputs()[0].shape) != 3:
             raise self._refused("is not a YOLO export")
+        self.masks = len(self._session.get_outputs()) > 1
         self._input, self._batch = given.name, given.shape[0] if isinstance(given.shape[0], int) else None
         self._dtype = np.float16 if "float16" in given.type else np.float32
         sides = given.shape[2:] if isinstance(given.shape[2], int) else _literal(told, "imgsz", [640, 640])

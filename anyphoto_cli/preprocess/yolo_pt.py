@@ -19,7 +19,10 @@ _REMEDY = 'Run: pip install "anyphoto[yolo]" (on a GPU), or give a YOLO .onnx, w
 
 
 class YoloPt:
-    """A person detector from a .pt file; a known name (yolo11x.pt) is downloaded by ultralytics on first use."""
+    """A person detector from a .pt file; a known name (yolo11x.pt) is downloaded by ultralytics on first use.
+
+    masks: whether it has any.
+    """
 
     def __init__(self, file: Path, device: str = "cpu") -> None:
         # Read when ultralytics is imported: no pickled code from weights, no packages installed behind one's back.
@@ -37,6 +40,7 @@ class YoloPt:
         except Exception as error:  # bad weights, no network, no such name
             what = f"cannot be used as YOLO weights ({type(error).__name__}: {str(error)[:120]})"
             raise InputError(what, file=file, field="--person-model") from error
+        self.masks = self._model.task == "segment"
         self._person = next((number for number, name in self._model.names.items() if name == "person"), None)
         if self._person is None:
             raise InputError("knows no class named person", file=file, field="--person-model")

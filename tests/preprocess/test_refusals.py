@@ -95,6 +95,8 @@ def test_a_photo_that_changed_meanwhile_stops_the_run(drawn, tmp_path):
         (["photos", "-o", "out", "--refs", "refs", "--set", "min_fase=3"], "--set min_fase: is no key here. Did you mean min_face?"),
         (["photos", "-o", "out", "--refs", "refs", "--set", "face_score=3"], "--set face_score: 3: input should be less than or equal to 1"),
         (["photos", "-o", "out", "--refs", "refs", "--captioner", "poet"], "--captioner: 'poet'"),
+        (["photos", "refs/../photos", "-o", "out", "--refs", "refs"], "refs/../photos: SOURCE: has the same name as photos. Photos are told apart by it"),
+        (["photos", "-o", "out", "--refs", "refs", "--person-model", "mini", "--set", "masks=true"], "--person-model: has no masks, which masks=true asks for. Give one that"),
         (["photos", "-o", "out", "--refs", "refs", "--discover"], "--discover: takes no --refs beside it"),
         (["photos", "-o", "out", "--refs", "refs", "--exclude", "no.txt"], "no.txt: --exclude: cannot be read"),
         (["photos", "-o", "out", "--refs", "refs", "--person-model", "yolo.txt"], "--person-model: 'yolo.txt' is no person model"),

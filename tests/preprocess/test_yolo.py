@@ -1,6 +1,7 @@
 """YOLO exports on onnxruntime, and ultralytics' results, as one seam."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.preprocess.persons import open_persons
 from anyphoto_cli.preprocess.yolo_onnx import YoloOnnx, letterbox, overlaps, suppress
-from anyphoto_cli.preprocess.yolo_pt import read_result
+from anyphoto_cli.preprocess.yolo_pt import YoloPt, read_result
 from anyphoto_cli.seams import PersonDetector
 
 RECORDED = json.loads((Path(__file__).parent / "yolo_recorded.json").read_text())
@@ -51,6 +52,16 @@ def test_results_of_ultralytics_read_alike():
     assert found[0].mask.sum() == 100 and not found[1].mask.any()
     without = read_result(SimpleNamespace(boxes=result.boxes, masks=None))
     assert [person.mask for person in without] == [None, None]
+
+
+@pytest.mark.parametrize("task", ["segment", "detect"])
+def test_weights_without_masks_are_known_before_a_run(testdata, monkeypatch, tmp_path, task):
+    """Of a .pt by its task, as ultralytics tells it; of an .onnx by its outputs."""
+    told = SimpleNamespace(task=task, names={0: "person"})
+    monkeypatch.setitem(sys.modules, "ultralytics", SimpleNamespace(YOLO=lambda file: told))
+    assert YoloPt(tmp_path / "made.pt").masks == (task == "segment")
+    file = {"segment": "yolov8n-seg_int8.onnx", "detect": "yolo11n_int8.onnx"}[task]
+    assert open_persons(testdata / "models" / "yolo" / file, threads=1).masks == (task == "segment")
 
 
 def test_several_pictures_give_what_each_gives_alone(testdata):

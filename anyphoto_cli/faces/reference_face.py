@@ -14,6 +14,9 @@ SIZES = (640, 320, 160)
 PADDINGS = (0.0, 0.5, 1.0)
 """Shares of the longer side added on every edge: detectors miss faces that fill the picture."""
 
+MAX_SIDE = 2048
+"""Larger pictures are looked at smaller: padded by their own size on every edge, 48 megapixels would be 430."""
+
 
 @dataclass(frozen=True, eq=False)
 class ReferenceFace:
@@ -30,15 +33,32 @@ def find_reference_face(analyzer: FaceAnalyzer, picture: Picture) -> ReferenceFa
     try that finds any face decides. Raises InputError when none does.
     """
     fixed = getattr(analyzer, "fixed_size", None)
+    small, scale = _shrunk(picture)
     for padding in PADDINGS:
         for size in SIZES[:1] if fixed else SIZES:
-            if faces := _detect_padded(analyzer, picture, size, padding):
-                return _largest(faces, padding)
+            if faces := _detect_padded(analyzer, small, size, padding):
+                return _largest([_enlarged(face, scale) for face in faces], padding)
     height, width = picture.shape[:2]
     raise InputError(
         f"{analyzer.name} found no face in the reference ({width}x{height})",
         remedy="Use a clear frontal photo, another --face-pack, or give reference_landmarks",
     )
+
+
+def _shrunk(picture: Picture) -> tuple[Picture, tuple[float, float]]:
+    """The picture with no side above MAX_SIDE, and how many px of its own, across and down, are one of that."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    if (times := max(height, width) / MAX_SIDE) <= 1:
+        return picture, (1.0, 1.0)
+    size = max(round(width / times), 1), max(round(height / times), 1)
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA)), (width / size[0], height / size[1])
+
+
+def _enlarged(face: Face, scale: tuple[float, float]) -> Face:
+    (across, down), (x0, y0, x1, y1) = scale, face.box
+    return Face(Box(x0 * across, y0 * down, x1 * across, y1 * down), face.landmarks * scale, face.score)
 
 
 def _detect_padded(analyzer: FaceAnalyzer, picture: Picture, size: int, padding: float) -> list[Face]:

@@ -125,6 +125,17 @@ def test_other_detection_sizes_are_tried_before_padding():
     assert {side for _, side in never.asked} == {60, 120, 180}
 
 
+def test_a_large_picture_is_looked_at_smaller_and_told_in_its_own_pixels():
+    """Padded as it is, a picture of 48 megapixels without a face took 3.2 GB."""
+    picture = np.zeros((3001, 8192, 3), np.uint8)
+    found = find_reference_face(FindsOnly(640), picture).face
+    assert tuple(found.box) == pytest.approx((0, 0, 160, 50 * 3001 / 750))
+    np.testing.assert_allclose(found.landmarks, arcface_template() / 2 * (4, 3001 / 750))
+    with pytest.raises(InputError, match="8192x3001"):
+        find_reference_face(never := FindsOnly(1), picture)
+    assert max(side for _, side in never.asked) == 750 + 2 * 2048
+
+
 def test_no_face_is_one_line_with_a_remedy(face_pack):
     with pytest.raises(InputError, match="found no face.*reference_landmarks"):
         find_reference_face(face_pack, np.full((200, 200, 3), 127, np.uint8))

@@ -5,6 +5,7 @@ Density clustering (HDBSCAN) on the embeddings; two faces of one photo are never
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,13 @@ from numpy.typing import NDArray
 
 from anyphoto_cli.config.preprocess import PreprocessConfig
 from anyphoto_cli.data.bank import BankIdentity, mean_direction
+from anyphoto_cli.data.sources import PhotoInput
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.faces.norm_crop import face_patch
+from anyphoto_cli.preprocess.exclusions import NOTHING, Exclusions
 from anyphoto_cli.preprocess.loading import Unreadable, load_photo
-from anyphoto_cli.preprocess.work import PhotoList, Work
+from anyphoto_cli.preprocess.near_duplicates import first_of_each
+from anyphoto_cli.preprocess.work import PhotoList, Row, Work
 from anyphoto_cli.types import Embeddings
 
 MOST_FACES = 100_000
@@ -32,24 +36,42 @@ class SeenFaces:
     embeddings: Embeddings
 
 
-def good_faces(photos: PhotoList, work: Work, config: PreprocessConfig) -> SeenFaces:
-    """Those without a flag that speaks against them. Raises InputError when there are too many to compare."""
+def good_faces(photos: PhotoList, work: Work, config: PreprocessConfig, exclusions: Exclusions = NOTHING) -> SeenFaces:
+    """Those without a flag that speaks against them, in photos that may be in the data, each picture once: a copy is
+    no other photo of a person. Raises InputError when there are too many to compare.
+    """
     photo, place, rows = [], [], [np.zeros((0, 512), np.float32)]
+    hashes: dict[int, int] = {}
     for chunk in range(len(photos)):
         detected, arrays = work.read("detect", chunk)
         at = 0
-        for number, row in zip(photos.numbers(chunk), detected, strict=True):
+        for number, one, row in zip(photos.numbers(chunk), photos.photos(chunk), detected, strict=True):
             faces = row.get("faces", ())
-            for k, face in enumerate(faces):
-                if not set(face["flags"]) & set(config.drop_flags):
-                    photo.append(number)
-                    place.append(k)
-                    rows.append(arrays["embeddings"][at + k][None])
+            for k in _good(one, row, config, exclusions):
+                photo.append(number)
+                place.append(k)
+                rows.append(arrays["embeddings"][at + k][None])
+                hashes[number] = int(row["phash"], 16)
             at += len(faces)
         if len(photo) > MOST_FACES:
             remedy = "Make a bank of the people you want and give it with --refs"
             raise InputError(f"more than {MOST_FACES} faces", field="--discover", remedy=remedy)
-    return SeenFaces(np.array(photo, np.int64), np.array(place, np.int64), np.concatenate(rows))
+    seen = SeenFaces(np.array(photo, np.int64), np.array(place, np.int64), np.concatenate(rows))
+    return _each_picture_once(seen, hashes, config.near_duplicates)
+
+
+def _good(photo: PhotoInput, row: Row, config: PreprocessConfig, exclusions: Exclusions) -> list[int]:
+    """Places of the good faces of a photo; none in one that must not be in the data."""
+    if row["problem"] or exclusions.of_photo(photo.id, row["url"], [entry[4] for entry in row["known"]]):
+        return []
+    return [k for k, face in enumerate(row["faces"]) if not set(face["flags"]) & set(config.drop_flags)]
+
+
+def _each_picture_once(faces: SeenFaces, hashes: Mapping[int, int], distance: int) -> SeenFaces:
+    """hashes: of the photos, in their order."""
+    repeats = first_of_each(np.array(list(hashes.values()), np.uint64), distance) >= 0
+    stay = ~np.isin(faces.photo, np.array(list(hashes), np.int64)[repeats])
+    return SeenFaces(faces.photo[stay], faces.place[stay], faces.embeddings[stay])
 
 
 def cluster(faces: SeenFaces, least: int) -> list[NDArray[np.int64]]:

@@ -40,7 +40,9 @@ def samples(out):
 
 def fake_run(drawn, out, *, options=HERE, **more):
     settings = fakes.SETTINGS | more.pop("settings", {})
-    return preprocess(drawn / "photos", out, drawn / "refs", PreprocessConfig(**settings), options, **more)
+    return preprocess(
+        more.pop("sources", drawn / "photos"), out, drawn / "refs", PreprocessConfig(**settings), options, **more
+    )
 
 
 def start(drawn, out, *before, **environment):

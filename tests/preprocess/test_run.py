@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,8 +13,12 @@ import pytest
 from PIL import Image
 
 from anyphoto_cli.config.preprocess import PreprocessConfig
-from anyphoto_cli.data.bank import read_identity, read_index
+from anyphoto_cli.data.bank import ReferenceFolder, list_references, read_identity, read_index
 from anyphoto_cli.preprocess import run as preprocess
+from anyphoto_cli.preprocess.discovery import good_faces
+from anyphoto_cli.preprocess.exclusions import read_exclusions, unused_lines
+from anyphoto_cli.preprocess.references import read_references
+from anyphoto_cli.preprocess.work import Work, open_photo_list
 from tests.conftest import ROOT
 from tests.preprocess import fakes
 from tests.preprocess.runs import HERE, fake_run, hashes, rows, samples
@@ -155,6 +160,69 @@ def test_photos_without_a_bank_become_identities(drawn, tmp_path):
     assert sorted(read_index(out / "bank")[0]) == ["person_001", "person_002", "person_003", "person_004"]
 
 
+def seen_by(out):
+    return open_photo_list(out / "work" / "photos.jsonl"), Work(out / "work"), PreprocessConfig(**fakes.SETTINGS)
+
+
+def test_copies_of_a_picture_are_no_other_photos(drawn, tmp_path):
+    """Three saved copies of one portrait make nobody known from three photos."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for n, name in enumerate(("a", "a (1)", "b", "c", "a (2)")):
+        picture = Image.fromarray(fakes.paint([fakes.colour_of(1)], seed={"b": 1, "c": 2}.get(name, 0)))
+        picture.save(folder / f"{name}.png", compress_level=n)
+    fake_run(drawn, tmp_path / "out", sources=folder, stages=["detect"])
+    photos, work, config = seen_by(tmp_path / "out")
+    ids = [photo.id for photo in photos.photos(0)]
+    assert [ids[n] for n in good_faces(photos, work, config).photo] == ids
+    once = config.model_copy(update={"near_duplicates": 0})
+    assert [ids[n] for n in good_faces(photos, work, once).photo] == ["a (1).png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize("colour, told", [(1, []), (2, [("ana.npy", "is a centre of another face model, or of another person")])])  # fmt: skip
+def test_a_centre_of_another_face_model_is_not_used(drawn, tmp_path, colour, told):
+    """MultiID-2M's are antelopev2's."""
+    crop = np.tile(fakes.colour_of(colour), (1, 112, 112, 1))
+    np.save(tmp_path / "ana.npy", fakes.FakeFaces().embed(crop))
+    [folder] = [one for one in list_references(drawn / "refs") if one.name == "p1"]
+    config = PreprocessConfig(**fakes.SETTINGS)
+    given = ReferenceFolder("ana", folder.photos, tmp_path / "ana.npy", (tmp_path / "1.psd",))
+    identity = read_references(given, fakes.FakeFaces(), config)
+    assert len(identity.patches) == 2 and identity.centre @ identity.embeddings[0] > 0.9
+    assert list(identity.left_out) == sorted([("ana/1.psd", "has no photo's name"), *told])
+    nobody = read_references(ReferenceFolder("ben", (), None, ()), fakes.FakeFaces(), config)
+    assert nobody.left_out == (("ben", "has no photo that will do"),)
+
+
+def test_captions_that_lie_beside_photos(drawn, tmp_path):
+    """kohya's and diffusers' folders, img2dataset's tars; what another program's json says is nobody's caption."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    texts = {
+        "0.txt": "\ufeffA man.\r\nHe smiles.\n".encode(), "1.caption": b"1boy,\nbeach\nred shirt\n", "2.json": b'{"shapes": []}',
+        "3.txt": b" \n", "3.json": b'{"caption": "a sign", "key": "3"}', "4.txt": b"caf\xe9", "5.txt": b"x" * 70_000,
+    }  # fmt: skip
+    for name, data in texts.items():
+        (folder / name).write_bytes(data)
+    for n in range(6):
+        shutil.copy(drawn / "photos" / f"00{n}.png", folder / f"{n}.png")
+    with tarfile.open(folder / "t.tar", "w") as tar:
+        for name, file in (
+            ("9.jpg", "0.png"),
+            ("9.txt", "1.caption"),
+            ("9.json", "3.json"),
+            ("a.jpg", "1.png"),
+            ("a.json", "3.json"),
+        ):
+            tar.add(folder / file, name)
+    fake_run(drawn, tmp_path / "out", sources=folder)
+    counted = "A photo of two people."
+    assert {name: row["caption"] for name, row in rows(tmp_path / "out").items()} == {
+        "0.png": "A man. He smiles.", "1.png": "1boy, beach, red shirt", "2.png": counted, "3.png": "a sign", "4.png": "caf",
+        "5.png": counted, "t.tar/9": "1boy, beach, red shirt", "t.tar/a": "a sign",
+    }  # fmt: skip
+
+
 def test_rotation_is_applied_once_and_metadata_stay_out(drawn, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -195,6 +263,35 @@ def test_removal_requests(drawn, tmp_path, line, reason, gone):
     if reason.startswith("shows"):
         assert "p1" not in read_index(out / "bank")[0]
         assert all(person.identity != "p1" for record, _, _ in samples(out) for person in record.people)
+
+
+def test_discovery_passes_over_what_must_not_be_in_it_and_lines_that_fit_nothing_are_told(drawn, tmp_path):
+    """What is dropped from the shards must not come back from the bank as a reference."""
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    told = {n: {"path": f"beach/{n}.png" if n < 2 else f"{n}.png", "url": f"https://x/{n}"} for n in range(6)}
+    for n, row in told.items():
+        (folder / row["path"]).parent.mkdir(exist_ok=True)
+        shutil.copy(drawn / "photos" / f"00{n}.png", folder / row["path"])
+    (folder / "list.jsonl").write_text("\n".join(map(json.dumps, told.values())))
+    fake_run(drawn, tmp_path / "out", sources=folder / "list.jsonl", stages=["detect"])
+    lines = [
+        "source: beach/",
+        "url: https://x/4",
+        "https://x/2  # asked for",
+        "p1",
+        "identity: p9",
+        "4.pngg",
+        "url:",
+        "# p8",
+    ]
+    (tmp_path / "exclude.txt").write_text("\n".join(lines))
+    exclusions = read_exclusions(tmp_path / "exclude.txt")
+    photos, work, config = seen_by(tmp_path / "out")
+    assert set(good_faces(photos, work, config).photo) == set(range(6))
+    assert set(good_faces(photos, work, config, exclusions).photo) == {3, 5}
+    assert unused_lines(exclusions, photos, work, ["p0", "p1"]) == ["identity: p9", "4.pngg", "url:"]
+    assert exclusions.of_photo("5.png", "", [""]) == ""  # a line without a name is nobody's
 
 
 # ---- before and beside it

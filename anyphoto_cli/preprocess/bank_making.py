@@ -56,7 +56,7 @@ def _discovered_bank(run: StageRun) -> None:
     if (run.bank / INDEX).is_file():
         return
     run.listener.stage("Grouping faces into identities")
-    faces = good_faces(run.photos, run.work, run.config)
+    faces = good_faces(run.photos, run.work, run.config, run.exclusions)
     groups = cluster(faces, run.config.discover_least)
     named = [(f"person_{k + 1:03d}", group) for k, group in enumerate(groups)]
     run.listener.work("Reference bank", len(groups))

@@ -112,8 +112,8 @@ def _read_beside(photo: PhotoInput, place: Span | str | None, most: int) -> byte
         return None
     if isinstance(place, Span):
         return read_span(photo.file, place) if place.size <= most else None
-    file = Path(photo.file).with_name(place)
-    return read_bytes(file) if file.stat().st_size <= most else None
+    data = read_bytes(Path(photo.file).with_name(place))
+    return data if len(data) <= most else None
 
 
 def _scaled(known: KnownPicture, across: float, down: float) -> KnownPicture:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from anyphoto_cli.config.preprocess import STAGES, PreprocessConfig, RunOptions
+from anyphoto_cli.data.bank import INDEX, read_index
 from anyphoto_cli.data.shards import MANIFEST, shard_name
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import sweep
 from anyphoto_cli.preprocess.bank_making import SHUNNED, make_bank, references_digest
 from anyphoto_cli.preprocess.captioning import caption_photos, forget_failed_answers, forget_unasked
 from anyphoto_cli.preprocess.detecting import open_detectors
-from anyphoto_cli.preprocess.exclusions import Exclusions, read_exclusions
+from anyphoto_cli.preprocess.exclusions import Exclusions, read_exclusions, unused_lines
 from anyphoto_cli.preprocess.finishing import Preprocessed, finish
 from anyphoto_cli.preprocess.intake import check_input, photo_list
 from anyphoto_cli.preprocess.pieces import DetectPiece, MatchPiece, PackPiece
@@ -186,6 +187,7 @@ def _match(run: StageRun, retry_failed: bool) -> None:
     todo = run.work.missing("match", len(run.photos))
     if todo:
         make_bank(run)
+        _say_unused(run)
         run.listener.work("Identities", run.photos.count)
         shunned = run.work.folder / SHUNNED
         job = MatchPiece(run.photos, run.work, run.bank, shunned, run.exclusions, run.config)
@@ -199,6 +201,14 @@ def _match(run: StageRun, retry_failed: bool) -> None:
     if read_selection(run.work.folder) is None:
         run.listener.stage("Comparing photos with each other")
         write_selection(run.work.folder, select(run.photos, run.work, run.config.near_duplicates))
+
+
+def _say_unused(run: StageRun) -> None:
+    """Lines of --exclude that fit nobody and nothing: mostly a name that is spelled another way."""
+    shunned = run.work.folder / SHUNNED
+    names = {name for bank in (run.bank, shunned) if (bank / INDEX).is_file() for name in read_index(bank)[0]}
+    for line in unused_lines(run.exclusions, run.photos, run.work, names):
+        run.listener.caution(f"--exclude: {line} fits nothing")
 
 
 # caption

@@ -59,12 +59,18 @@ def _scatter(tables: Mapping[str, Sequence[Row]]) -> Any:
         axes.set_ylabel("Sim(GT)" if place == 1 else "")
         axes.margins(x=0.2, y=0.1)
         _plain(axes)
-    figure.supxlabel("Dashed: by the papers' rules copy-paste is ranked only above this Sim(GT)", fontsize=8)
+    _below(figure, "Dashed: by the papers' rules copy-paste is ranked only above this Sim(GT)", tables)
     figure.draw_without_rendering()  # only now is it known how many px a number is
     figure.set_layout_engine("none")
     for panel in panels:
         _label(*panel)
     return figure
+
+
+def _below(figure: Any, text: str, tables: Mapping[str, Sequence[Row]]) -> None:
+    """What the marks mean, and whose rows were judged otherwise than the published ones."""
+    apart = {row.system: row.apart for rows in tables.values() for row in rows if row.apart}
+    figure.supxlabel("\n".join([text, *(f"{name}: {why}" for name, why in apart.items())]), fontsize=8)
 
 
 def _has(row: Row) -> bool:
@@ -146,7 +152,7 @@ def _bars(tables: Mapping[str, Sequence[Row]], filtered: bool) -> Any:
             axes.margins(x=0.14)
             _plain(axes)
     kind = "means without outliers" if filtered else "plain means"
-    figure.supxlabel(f"Bars: {kind}; whiskers: 95 % interval of the plain mean over cases", fontsize=8)
+    _below(figure, f"Bars: {kind}; whiskers: 95 % interval of the plain mean over cases", tables)
     return figure
 
 

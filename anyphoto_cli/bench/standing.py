@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 from anyphoto_cli.bench.results import SCORES, SUMMARY, read_summary
 from anyphoto_cli.bench.tables import COLUMNS, SUBSET_NAMES, Counts, Row, published_rows
+from anyphoto_cli.config.bench import PROTOCOLS
 
 
 def run_name(run: Path) -> str:
@@ -50,8 +52,17 @@ def rows_for(subset: str, runs: Sequence[Path], filtered: bool, with_published: 
             models = ", ".join(summary["face_models"])
             note = f"{part['scored']} of {part['cases']} cases, coverage {part['coverage']}, faces by {models}"
             counts = Counts(part["scored"], part["cases"], part["coverage"], part["expected_faces"])
-            rows.append(Row(name, subset, values, note=note, intervals=intervals, counts=counts))
+            apart = _why_apart(summary["face_models"])
+            rows.append(Row(name, subset, values, note=note, intervals=intervals, counts=counts, apart=apart))
     return rows
+
+
+def _why_apart(face_models: Iterable[str]) -> str:
+    """A face model's cosines are its own: likeness that another one saw is not more or less than published likeness."""
+    theirs = cast(tuple[str, ...], PROTOCOLS["withanyone"]["face_packs"])
+    if set(face_models) == set(theirs):
+        return ""
+    return f"judged by {', '.join(face_models)}, published rows by {', '.join(theirs)}: not ranked with them"
 
 
 def tables_for(

@@ -55,7 +55,8 @@ class Counts:
 class Row:
     """One system on one subset. values: by COLUMNS; None or missing: not known. note: how ours was measured.
 
-    intervals: (low, high) of the plain means of ours, by column. counts: of ours.
+    intervals: (low, high) of the plain means of ours, by column. counts: of ours. apart: why ours cannot be ranked
+    among published rows, or "".
     """
 
     system: str
@@ -65,6 +66,7 @@ class Row:
     note: str = ""
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     counts: Counts | None = None
+    apart: str = ""
 
 
 @lru_cache(maxsize=1)
@@ -113,11 +115,14 @@ def _preset(row: Row) -> str:
 def ranks(rows: Sequence[Row], subset: str) -> dict[tuple[int, str], int]:
     """(place in rows, column) -> rank from 1; equal values share one. Those that the rules leave out have none."""
     found: dict[tuple[int, str], int] = {}
+    among = any(row.published for row in rows)
     for column in COLUMNS if subset in GATES else ():
         values = {
             k: float(value)
             for k, row in enumerate(rows)
-            if (value := row.values.get(column)) is not None and _takes_part(row, column, subset)
+            if (value := row.values.get(column)) is not None
+            and _takes_part(row, column, subset)
+            and not (among and row.apart)
         }
         for k, value in values.items():
             better = sum((v < value) if column in LOWER_IS_BETTER else (v > value) for v in values.values())
@@ -145,10 +150,12 @@ def told(value: float | None) -> str:
 
 
 def footnotes(rows: Sequence[Row]) -> list[str]:
-    """A line for each run whose means are not of everybody who was asked for: losing hard faces is rewarded, see
-    docs/bench.md.
+    """A line for each run whose means are not of everybody who was asked for (losing hard faces is rewarded, see
+    docs/bench.md), or which is not ranked among the published rows.
     """
-    return [f"{row.system}: {_shortfall(row.counts)}" for row in rows if row.counts and _shortfall(row.counts)]
+    among = any(row.published for row in rows)
+    told = [(row, [_shortfall(row.counts) if row.counts else "", row.apart if among else ""]) for row in rows]
+    return [f"{row.system}: {'; '.join(filter(None, parts))}" for row, parts in told if any(parts)]
 
 
 def _shortfall(counts: Counts) -> str:

@@ -55,6 +55,14 @@ def test_our_rows_are_ranked_among_them_and_ties_share_a_rank():
     assert rank_of("mine", "p2", rows)["sim_ref"] == 1 and rank_of("mine", "p2", rows)["clip_i"] is None
 
 
+def test_a_run_that_another_face_model_judged_is_not_ranked_among_the_published():
+    mine = Row("mine", "p2", {"sim_gt": 0.9}, apart="not ranked")
+    rows = [*published_rows("p2"), mine]
+    assert rank_of("mine", "p2", rows)["sim_gt"] is None and rank_of("WithAnyone", "p2", rows)["sim_gt"] == 1
+    assert "mine: not ranked" in tables.markdown(rows, "p2") and r"mine: not ranked" in tables.latex(rows, "p2")
+    assert rank_of("mine", "p2", [mine])["sim_gt"] == 1 and "not ranked" not in tables.markdown([mine], "p2")
+
+
 def test_the_ablations_are_the_presets_of_training():
     from anyphoto_cli.train.presets import PRESETS
 
@@ -136,11 +144,11 @@ def test_a_run_that_lacks_cases_says_so_below(run, tmp_path):
     whole, part = scored(tmp_path / "whole", 0.5, subsets=("p1", "p2")), scored(tmp_path / "sysB", 0.6, missing=5)
     for form, line in (
         ("markdown", "sysB: 3 of 8 cases, 100.0% of 3 people found at their places"),
-        ("latex", r"\par{\footnotesize sysB: 3 of 8 cases, 100.0\% of 3 people found at their places}"),
-        ("html", "<p>sysB: 3 of 8 cases, 100.0% of 3 people found at their places</p>"),
+        ("latex", r"\par{\footnotesize sysB: 3 of 8 cases, 100.0\% of 3 people found at their places"),
+        ("html", "<p>sysB: 3 of 8 cases, 100.0% of 3 people found at their places"),
     ):
         code, said, _ = run("bench", "table", whole, part, "--format", form)
-        assert code == 0 and line in said and "whole: " not in said
+        assert code == 0 and line in said and "whole: judged by" in said
     code, said, _ = run("bench", "table", whole, part, "--format", "csv", "--no-published")
     rows = list(csv.DictReader(io.StringIO(said)))
     assert [(row["system"], row["subset"], row["scored"], row["cases"], row["coverage"]) for row in rows] == [

@@ -48,6 +48,10 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on where output_dir stands, if it does.")
     ] = True,
+    allow_changes: Annotated[
+        str | None,
+        typer.Option("--allow-changes", help="Go on with other values of these than so far.", metavar="KEY,..."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what the run would be and need; train nothing.")
     ] = False,
@@ -75,12 +79,14 @@ def run(
     from anyphoto_cli.runtime.signals import stop_on_signals
     from anyphoto_cli.train.loop import run as train
 
+    allowed = [key.strip() for key in (allow_changes or "").split(",") if key.strip()]
     with stop_on_signals() as stop:
-        done = train(parsed, resume=resume, listener=listener, stop=stop)
+        done = train(parsed, resume=resume, allow_changes=allowed, listener=listener, stop=stop)
     if as_json:
         console.document({**asdict(done), "folder": str(done.folder), "adapter": str(done.adapter)})
     elif done.finished:
-        console.result(f"{done.adapter}: trained for {done.step} steps, loss {done.loss:.4f}")
+        loss = "" if done.loss is None else f", loss {done.loss:.4f}"
+        console.result(f"{done.adapter}: trained for {done.step} steps{loss}")
         pack = f" --face-pack {parsed.face_pack}" if parsed.face_pack else ""
         console.result(f"Render: anyphoto generate LAYOUT.json --model {parsed.model}{pack} --adapter {done.adapter}")
     else:

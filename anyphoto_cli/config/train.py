@@ -95,8 +95,9 @@ class TrainConfig(BaseModel):
                                               "and gathers the rest block by block; slower, for bases that do not "
                                               "fit.")  # fmt: skip
     text_embeddings: Literal["live", "cached"] = Field("live", description="cached: every caption is read once, before "
-                                                       "the base is loaded, into output_dir/text (4 MB a caption on "
-                                                       "FLUX.1); the encoders then need no memory.")  # fmt: skip
+                                                       "the base is loaded, into output_dir/text/<what they were "
+                                                       "read with> (4 MB a caption on FLUX.1); the encoders then need "
+                                                       "no memory.")  # fmt: skip
     train_batch_size: int = Field(1, ge=1, description="Samples of one device and micro-step. Paper: 64 GPUs x 1.")
     gradient_accumulation_steps: int = Field(1, ge=1, description="Micro-steps of one optimiser step.")
     max_train_steps: int = Field(200_000, ge=1, description="Optimiser steps. Paper 4.1: 200k.")

@@ -10,13 +10,15 @@ A stock FluxPipeline opens the LoRA file, but runs it on every token: wrong pict
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anyphoto_cli.errors import InputError
+from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed, sha256_of
 from anyphoto_cli.model.adapter_card import (
     CARD_FILE,
@@ -42,14 +44,36 @@ LORA_PREFIX = "transformer."
 def save_adapter(folder: Path, transformer: Any, card: AdapterCard) -> AdapterCard:
     """Write the adapter of a transformer; returns the card with the files' hashes.
 
-    Weights are stored as they are (float32 masters in training). Raises ValueError when there is no adapter.
+    Weights are stored as they are (float32 masters in training). Raises ValueError when there is no adapter,
+    EnvironmentFault where the disk does not take it; what lay in the folder is as it was then.
     """
+    if transformer.id_projector is None:
+        raise ValueError("this transformer has no AnyPhoto adapter to save")
+    with onto_disk(folder):
+        card = _save_weights(folder, transformer, card)
+    with committed(folder / CARD_FILE) as file:
+        file.write(card.model_dump_json(indent=2).encode())
+    return card
+
+
+@contextmanager
+def onto_disk(folder: Path) -> Iterator[None]:
+    """Raises EnvironmentFault where tensors cannot be written: safetensors has an error of its own for a full disk."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise EnvironmentFault(f"cannot write here ({reason})", file=folder) from error
+
+
+def _save_weights(folder: Path, transformer: Any, card: AdapterCard) -> AdapterCard:
+    """The two weight files; the card with their hashes."""
     from diffusers import FluxPipeline
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    if transformer.id_projector is None:
-        raise ValueError("this transformer has no AnyPhoto adapter to save")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
         FluxPipeline.save_lora_weights(
@@ -63,8 +87,6 @@ def save_adapter(folder: Path, transformer: Any, card: AdapterCard) -> AdapterCa
         card = card.model_copy(update={"files": hashes, "method": transformer.method})
         for name in hashes:
             (Path(temporary) / name).replace(folder / name)
-    with committed(folder / CARD_FILE) as file:
-        file.write(card.model_dump_json(indent=2).encode())
     return card
 
 

@@ -1,11 +1,18 @@
-"""SIGTERM as an exception, so that `finally` runs: files in the making are removed, locks let go."""
+"""SIGTERM as an exception, so that `finally` runs: files in the making are removed, locks let go. Or as a request."""
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""What asks long work for an end; SIGUSR1 is SLURM's warning."""
+DEAF_S = 5.0
+"""A launcher signals the group and passes its own signal on: what comes again so soon is still the same request."""
 
 
 class Terminated(BaseException):
@@ -13,10 +20,14 @@ class Terminated(BaseException):
 
 
 class StopSignal:
-    """Which signal asked for an end, if any: long work looks where it can stop well. A second one ends at once."""
+    """Which signal asked for an end, if any: long work looks where it can stop well.
+
+    Within DEAF_S more of them change nothing; one after that ends the process at once.
+    """
 
     def __init__(self) -> None:
         self.number = 0
+        self._since = 0.0
 
     def __call__(self) -> bool:
         """Whether to stop."""
@@ -24,21 +35,48 @@ class StopSignal:
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """The handler."""
-        self.number = number
-        signal.signal(number, signal.SIG_DFL)
+        now = time.monotonic()
+        if not self.number:
+            self.number, self._since = number, now
+            _say(f"{signal.Signals(number).name}: stopping at the next good place; again after {DEAF_S:g} s: at once")
+        elif now - self._since > DEAF_S:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+
+def _say(line: str) -> None:
+    """On stderr past all buffers, which may be in use when the signal comes; once for all ranks of a launch."""
+    if os.environ.get("RANK", "0") == "0":
+        os.write(2, f"{line}\n".encode())
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopSignal]:
-    """Within the block SIGINT, SIGTERM and SIGUSR1 (SLURM's warning) only set the flag."""
+    """Within the block signals of STOPPING only set the flag."""
     stop = StopSignal()
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
-    before = {number: signal.signal(number, stop.hear) for number in numbers}
+    before = {number: signal.signal(number, stop.hear) for number in STOPPING}
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def children_deaf() -> Iterator[None]:
+    """Processes that are started in the block do not hear signals of STOPPING: they end with whoever started them.
+
+    A signal for the whole group must not take from it those it still needs to stop well.
+    """
+    from multiprocessing import resource_tracker
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        resource_tracker.ensure_running()  # it would die of USR1, too; and starting it lets INT and TERM through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -6,6 +6,9 @@ A pure function of (seed, step, rank): how many workers there are, and whether t
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +23,7 @@ from anyphoto_cli.data.samples import decode_sample
 from anyphoto_cli.data.shard_index import ShardIndex, index_shard
 from anyphoto_cli.data.shards import read_manifest
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.runtime.signals import children_deaf
 from anyphoto_cli.train.examples import Bank, Example, make_example
 from anyphoto_cli.train.replacement import replacement_probability
 from anyphoto_cli.train.sampler import Plan
@@ -131,9 +135,24 @@ def batches(samples: ShardedSamples, config: TrainConfig, first: int, rank: int,
     loader: DataLoader[list[Example]] = DataLoader(
         Examples(samples, config), batch_size=None, sampler=_Order(plan, first, rank), collate_fn=_as_it_is,
         num_workers=config.data.workers, prefetch_factor=2 if config.data.workers else None,
-        multiprocessing_context="spawn" if config.data.workers else None,
+        multiprocessing_context="spawn" if config.data.workers else None, worker_init_fn=_end_with_the_trainer,
     )  # fmt: skip
-    return iter(loader)
+    if not config.data.workers:
+        return iter(loader)
+    with children_deaf():
+        return iter(loader)
+
+
+def _end_with_the_trainer(worker: int) -> None:
+    """A killed trainer takes nothing out of its queue: who has something to put in would wait for ever."""
+    trainer = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if trainer is not None:
+            trainer.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _as_it_is(examples: list[Example]) -> list[Example]:

@@ -1,7 +1,8 @@
 """Checkpoints of a run: checkpoint-<step>/ with the adapter, the optimiser, and what the run was.
 
-Written beside, hashed, renamed; the newest that is whole is gone on from. Nothing random needs saving: noise, times,
-order and crops follow from seed and step.
+Where weights are averaged, average/ holds the adapter with those: the one to render with. Written beside, hashed,
+renamed; the newest that is whole is gone on from. Nothing random needs saving: noise, times, order and crops follow
+from seed and step.
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from anyphoto_cli.errors import InputError
+from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed, sha256_of, sync, sync_folder
-from anyphoto_cli.model.adapter import AdapterCard, save_adapter
+from anyphoto_cli.model.adapter import AdapterCard, onto_disk, save_adapter
 
+AVERAGE = "average"
 STATE, OPTIMISER, SUMS = "state.json", "optimiser.safetensors", "checkpoint.json"
 _NAME = re.compile(r"checkpoint-(\d+)$")
 
@@ -41,28 +44,49 @@ def save_checkpoint(
     optimiser: Mapping[str, Tensor],
     facts: Mapping[str, Any],
     keep: int,
+    averaged: Callable[[], AbstractContextManager[None]] | None = None,
 ) -> Checkpoint:
-    """Write checkpoint-<step> and remove the oldest beyond `keep`, once the new one is whole."""
-    from safetensors.torch import save_file
+    """Write checkpoint-<step> and remove the oldest beyond `keep`, once the new one is whole.
 
+    averaged: a block within which the transformer has its averaged weights; None: there are none. Raises
+    EnvironmentFault where the disk does not take it: nothing of it is left then, and the older ones are there.
+    """
     folder, temporary = run / f"checkpoint-{step}", run / f".checkpoint-{step}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_adapter(temporary, transformer, card.model_copy(update={"train_step": step}))
-    save_file(dict(optimiser), temporary / OPTIMISER, metadata={"format": "pt"})
-    with committed(temporary / STATE) as out:
-        out.write((json.dumps({"step": step, "facts": dict(facts)}, indent=2, sort_keys=True) + "\n").encode())
-    sums = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
-    with committed(temporary / SUMS) as out:
-        out.write((json.dumps(sums, indent=2) + "\n").encode())
-    for file in temporary.iterdir():
-        sync(file)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+    try:
+        with onto_disk(folder):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            card = card.model_copy(update={"train_step": card.train_step + step})
+            save_adapter(temporary, transformer, card)
+            if averaged is not None:
+                with averaged():
+                    save_adapter(temporary / AVERAGE, transformer, card)
+            _write_state(temporary, step, optimiser, facts)
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.replace(folder)
+    except EnvironmentFault as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        remedy = "Make room; the same command goes on from the last checkpoint"
+        raise EnvironmentFault(error.what, file=folder, remedy=remedy) from error
     sync_folder(run)
     for old in checkpoints(run)[keep:]:
         shutil.rmtree(old)
     return Checkpoint(folder, step, facts)
+
+
+def _write_state(folder: Path, step: int, optimiser: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Beside the adapters: the optimiser, the run's facts, and the sha256 of all there is."""
+    from safetensors.torch import save_file
+
+    save_file(dict(optimiser), folder / OPTIMISER, metadata={"format": "pt"})
+    with committed(folder / STATE) as out:
+        out.write((json.dumps({"step": step, "facts": dict(facts)}, indent=2, sort_keys=True) + "\n").encode())
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    sums = {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
+    with committed(folder / SUMS) as out:
+        out.write((json.dumps(sums, indent=2) + "\n").encode())
+    for written in folder.rglob("*"):
+        sync(written)
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -87,13 +111,23 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     try:
         sums = json.loads((folder / SUMS).read_text())
         for name, expected in sums.items():
-            file = folder / Path(name).name
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(name)
+            file = folder / name
             if not file.is_file() or sha256_of(file) != expected:
                 told = "is damaged" if file.is_file() else "is missing"
                 raise InputError(f"{told}: an older checkpoint is used where there is one", file=file)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"is no whole checkpoint ({type(error).__name__})", file=folder) from error
+    return read_state(folder)
+
+
+def read_state(folder: Path) -> Checkpoint:
+    """What it says of itself, its files unseen. Raises InputError where it says nothing."""
+    try:
         state = json.loads((folder / STATE).read_text())
-        return Checkpoint(folder, int(state["step"]), state["facts"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Checkpoint(folder, int(state["step"]), dict(state["facts"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"is no whole checkpoint ({type(error).__name__})", file=folder) from error
 
 

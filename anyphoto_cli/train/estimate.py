@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from anyphoto_cli.train.optimiser import trained_parameters
 
 PAPER_DAYS = 5.0
 """The paper's own run: 200,000 steps on 64 H20 in five days."""
-_BYTES = {"full": 2.0, "fp8": 1.0, "nf4": 0.57}
+_QUANTISED = {"fp8": 1.0, "nf4": 0.57}
+"""Bytes a number of the base takes; of T5 in nf4 only."""
+_T5, _CLIP, _VAE = 0.400, 0.010, 0.015
+"""Numbers of T5-XXL, CLIP, and VAE with recogniser beside FLUX.1's 11.9 billion, as shares of them."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Estimate:
     """base, trained: parameters, millions. samples; faces, tokens: of a sample in the mean, and tokens at most.
 
     identities, references, single: in the bank, photos of each in the mean, and how many have only one.
-    gigabytes: of one device. samples_per_s: of all devices together, for the run to take the paper's five days.
+    gigabytes: of one device, a sharded base split among the ranks of this launch. samples_per_s: of all devices
+    together, for the run to take the paper's five days.
     """
 
     base: float
@@ -106,10 +111,27 @@ def _gigabytes(config: TrainConfig, transformer: Any, base: float, trained: floa
     optimiser = trained * (4 + 4 + (2 if config.use_8bit_adam else 8))
     blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
     width, number = transformer.inner_dim, config.train_batch_size * (tokens + config.method.t5_length)
-    kept = kept_gigabytes(transformer, int(number), blocks)
+    each = _format_bytes(config)
+    kept = kept_gigabytes(transformer, int(number), blocks, each)
     if config.gradient_checkpointing:
-        fewest = 2 * blocks * width * number / 1e9 + kept_gigabytes(transformer, int(number), 1)
+        fewest = each * blocks * width * number / 1e9 + kept_gigabytes(transformer, int(number), 1, each)
         kept = min(kept, fewest + (config.activation_memory_gb or 0.0))
-    text_and_vae = 0.8 * base  # T5-XXL, CLIP, VAE and recogniser beside FLUX.1: 9.9 of 11.9 billion numbers
-    weights = base * _BYTES[config.base_storage] + text_and_vae * 1.0
-    return float((weights + optimiser) / 1e9 + kept)
+    return float(frozen_gigabytes(config, base) + optimiser / 1e9 + kept)
+
+
+def _format_bytes(config: TrainConfig) -> int:
+    """A number of the base's format."""
+    whole = config.mixed_precision == "no" or (config.mixed_precision == "auto" and config.device == "cpu")
+    return 4 if whole else 2
+
+
+def frozen_gigabytes(config: TrainConfig, base: float) -> float:
+    """The base, or a rank's part of it; the text encoders, unless captions are read before; VAE and recogniser.
+
+    base: its numbers.
+    """
+    each = _format_bytes(config)
+    ranks = int(os.environ.get("WORLD_SIZE", "1")) if config.sharding == "fsdp" else 1
+    t5 = _T5 * base * (_QUANTISED["nf4"] if config.base_storage == "nf4" else each)
+    text = 0.0 if config.text_embeddings == "cached" else t5 + _CLIP * base * each
+    return (base * _QUANTISED.get(config.base_storage, each) / ranks + text + _VAE * base * each) / 1e9

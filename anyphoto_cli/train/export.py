@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from anyphoto_cli.model.adapter import (
     read_card,
     read_weights,
 )
-from anyphoto_cli.train.checkpoint import newest_whole
+from anyphoto_cli.train.checkpoint import AVERAGE, STATE, Checkpoint, newest_whole, read_state
 from anyphoto_cli.train.interpolation import Start
 from anyphoto_cli.train.loop import ADAPTER_FOLDER
 from anyphoto_cli.train.model_card import Story, base_name, card_text, notice
@@ -32,6 +34,7 @@ from anyphoto_cli.train.plots import CONFIG, read_metrics
 
 PLACES = ("output_dir", "validation_layouts")
 """Keys of a configuration that tell about the machine and nothing about the weights."""
+_KEPT = re.compile(rf"{ADAPTER_FOLDER}-(\d+)$")
 DTYPES = ("float32", "float16", "bfloat16")
 PIPELINE = '''"""For DiffusionPipeline.from_pretrained(BASE, custom_pipeline=HERE, trust_remote_code=True)."""
 
@@ -52,13 +55,16 @@ def export(
     """
     if target.exists():
         raise InputError("exists", file=target, field="--to", remedy="Name a folder that is not there yet")
-    adapter, run = _find(source)
+    found = _find(source)
+    adapter = found.adapter
     card = read_card(adapter)
     weights = read_weights(adapter, card)  # hashes, and every number finite
     if start is not None:
-        start = replace(start, folder=_find(start.folder)[0])
+        start = replace(start, folder=_find(start.folder).adapter)
         card, weights = start.card(card), start.weights(weights)
-    story = _story(run, _samples(run))
+        found = replace(found, step=-1)  # what the run measured and drew is not of these weights
+    pictures = _samples(found)
+    story = _story(found, pictures)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as temporary:
         whole = Path(temporary) / "whole"
@@ -67,7 +73,7 @@ def export(
             _write_weights(adapter / file, values if start else None, whole / file, dtype)
         card = card.model_copy(update={"files": {file: sha256_of(whole / file) for file in card.files}})
         (whole / CARD_FILE).write_text(_without_folder(card).model_dump_json(indent=2), encoding="utf-8")
-        _write(whole, card, story, run, name or target.name)
+        _write(whole, card, story, pictures, name or target.name)
         for written in whole.rglob("*"):
             if written.is_file():
                 written.chmod(0o644)  # safetensors writes for its owner alone; this folder is for others
@@ -134,26 +140,50 @@ def _without_folder(card: AdapterCard) -> AdapterCard:
     return card.model_copy(update={"base_model": base_name(card)}) if local else card
 
 
-def _find(source: Path) -> tuple[Path, Path | None]:
-    """(the adapter's folder, the run's folder where there is one)."""
+@dataclass(frozen=True)
+class _Found:
+    """adapter: its folder. run: that of its run, where there is one. step: of the run, when the weights were such."""
+
+    adapter: Path
+    run: Path | None
+    step: float = math.inf
+
+
+def _find(source: Path) -> _Found:
+    """Raises InputError where there is no adapter, or a checkpoint says nothing of itself."""
+    if (source / STATE).is_file():
+        return _of_checkpoint(read_state(source))
     if (source / CARD_FILE).is_file():
         run = source.parent if (source.parent / CONFIG).is_file() else None
-        return source, run
+        kept = _KEPT.match(source.name) if run else None
+        return _Found(source, run, int(kept[1]) if kept else math.inf)
     if (source / ADAPTER_FOLDER / CARD_FILE).is_file():
-        return source / ADAPTER_FOLDER, source
+        return _Found(source / ADAPTER_FOLDER, source)
     if (found := newest_whole(source)[0]) is not None:
-        return found.folder, source
+        return _of_checkpoint(found)
     raise InputError("holds no trained adapter", file=source, remedy="Name a run's output_dir, or an adapter folder")
 
 
-def _write(whole: Path, card: AdapterCard, story: Story, run: Path | None, name: str) -> None:
+def _of_checkpoint(checkpoint: Checkpoint) -> _Found:
+    """With the averaged weights where the run averages them. Raises InputError where an older version left them out."""
+    folder = checkpoint.folder
+    run = folder.parent if (folder.parent / CONFIG).is_file() else None
+    if checkpoint.facts.get("ema_decay") is None:
+        return _Found(folder, run, checkpoint.step)
+    if not (folder / AVERAGE / CARD_FILE).is_file():
+        remedy = "Let the run go on: its next checkpoint has one"
+        raise InputError("holds no averaged adapter, as an earlier version wrote it", file=folder, remedy=remedy)
+    return _Found(folder / AVERAGE, run, checkpoint.step)
+
+
+def _write(whole: Path, card: AdapterCard, story: Story, pictures: Sequence[Path], name: str) -> None:
     (whole / "README.md").write_text(card_text(card, story, name), encoding="utf-8")
     (whole / "NOTICE").write_text(notice(card), encoding="utf-8")
     (whole / "pipeline.py").write_text(PIPELINE, encoding="utf-8")
     licence = _licence(card)
     if licence is not None:
         shutil.copyfile(licence, whole / "LICENSE.md")
-    for picture, (file, _) in zip(_samples(run), story.pictures, strict=True):
+    for picture, (file, _) in zip(pictures, story.pictures, strict=True):
         (whole / "samples").mkdir(exist_ok=True)
         shutil.copyfile(picture, whole / "samples" / file)
     if story.config:
@@ -185,19 +215,22 @@ def _snapshot(source: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _samples(run: Path | None) -> list[Path]:
-    """The pictures of the last validation."""
-    steps = sorted((run / "validation").glob("step-*")) if run else []
-    return sorted(steps[-1].glob("*.png")) if steps else []
+def _samples(found: _Found) -> list[Path]:
+    """The pictures of the last validation up to its step."""
+    folders = (found.run / "validation").glob("step-*") if found.run else ()
+    steps = {int(folder.name[5:]): folder for folder in folders if folder.name[5:].isdecimal()}
+    last = max((step for step in steps if step <= found.step), default=None)
+    return sorted(steps[last].glob("*.png")) if last is not None else []
 
 
-def _story(run: Path | None, pictures: Sequence[Path]) -> Story:
+def _story(found: _Found, pictures: Sequence[Path]) -> Story:
+    run = found.run
     if run is None:
         return Story({}, 0, {}, [])
     config: dict[str, Any] = json.loads((run / CONFIG).read_text(encoding="utf-8")) if (run / CONFIG).is_file() else {}
     prompts = {Path(file).stem: _prompt(Path(file)) for file in config.get("validation_layouts", ())}
     shown = [(picture.name, prompts.get(picture.stem, "")) for picture in pictures]
-    return Story(_without_places(config), _samples_of(config), _last_scores(run), shown)
+    return Story(_without_places(config), _samples_of(config), _last_scores(run, found.step), shown)
 
 
 def _samples_of(config: Mapping[str, Any]) -> int:
@@ -227,9 +260,10 @@ def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _last_scores(run: Path) -> dict[str, float]:
+def _last_scores(run: Path, step: float) -> dict[str, float]:
+    """The last value of each measure up to a step."""
     try:
-        rows = read_metrics(run)
+        rows = [row for row in read_metrics(run) if row["step"] <= step]
     except InputError:
         return {}
     wanted = ("flow", "face", "cosine", "validation_found", "validation_cosine", "validation_error")

@@ -59,9 +59,9 @@ def draw_times(count: int, rule: TimeRule, seed: int, step: int, rank: int) -> T
     or none does, and nobody waits for the one that must. Over many steps t is logit-normal all the same.
     """
     boundary = _share_below(rule)
-    coin = torch.rand((), generator=_generator(seed, step, -1), dtype=torch.float64).item()
+    coin = torch.rand((), generator=generator(seed, step, -1), dtype=torch.float64).item()
     with_faces = coin < boundary
-    u = torch.rand(count, generator=_generator(seed, step, rank), dtype=torch.float64)
+    u = torch.rand(count, generator=generator(seed, step, rank), dtype=torch.float64)
     low, high = (0.0, boundary) if with_faces else (boundary, 1.0)
     # The inverse of the normal's distribution, on the part of it that the coin chose; never quite 0 or 1.
     quantile = (low + u * (high - low)).clamp(1e-9, 1 - 1e-9)
@@ -84,10 +84,10 @@ def draw_noise(shape: tuple[int, ...], seed: int, step: int, rank: int, salt: in
 
     salt: what it is for; 1 is X_1.
     """
-    return torch.randn(shape, generator=_generator(seed, step, rank, salt))
+    return torch.randn(shape, generator=generator(seed, step, rank, salt))
 
 
-def _generator(seed: int, step: int, rank: int, salt: int = 0) -> torch.Generator:
+def generator(seed: int, step: int, rank: int, salt: int = 0) -> torch.Generator:
     """Numbers that do not repeat between steps, ranks and uses: nothing needs to be saved to go on exactly."""
     import numpy as np
 

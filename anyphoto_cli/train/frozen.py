@@ -13,7 +13,7 @@ from anyphoto_cli.model.token_pruning import LocationTokens, prune
 from anyphoto_cli.model.vae import encode, posterior, to_pixels
 from anyphoto_cli.runtime.uploads import upload
 from anyphoto_cli.train.examples import Example
-from anyphoto_cli.train.flow_matching import draw_noise
+from anyphoto_cli.train.flow_matching import draw_noise, generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +57,9 @@ class Encoded:
 def encode_batch(
     examples: Sequence[Example], parts: Parts, method: Any, *, seed: int, step: int, rank: int
 ) -> Encoded:  # fmt: skip
-    """The posterior's sample follows from (seed, step, rank). step: of the micro-steps."""
+    """The posteriors' samples follow from (seed, step, rank). step: of the micro-steps."""
     clean = _latents(examples, parts, seed, step, rank)
-    faces = location_tokens(examples, parts, method)
+    faces = location_tokens(examples, parts, method, generator(seed, step, rank, salt=3))
     return Encoded(clean, faces, *parts.encode_text([example.caption for example in examples]))
 
 
@@ -75,13 +75,15 @@ def _latents(examples: Sequence[Example], parts: Parts, seed: int, step: int, ra
     return scaled
 
 
-def location_tokens(examples: Sequence[Example], parts: Parts, method: Any) -> list[LocationTokens]:
+def location_tokens(
+    examples: Sequence[Example], parts: Parts, method: Any, chance: torch.Generator
+) -> list[LocationTokens]:  # fmt: skip
     """E_i of each example, their canvases encoded together; zeros where an identity is dropped, or never shown.
 
-    Source: Eq. 13; paper 4.1.
+    chance: of the posterior's sample, where the method asks for one. Source: Eq. 13; paper 4.1.
     """
     canvases = [canvas for example in examples for canvas in example.canvases]
-    latents = encode(parts.vae, to_pixels(canvases, parts.device), method.latent)
+    latents = encode(parts.vae, to_pixels(canvases, parts.device), method.latent, chance)
     found = []
     for example, own in zip(examples, latents.split([len(e.canvases) for e in examples]), strict=True):
         masks, embeddings = torch.from_numpy(example.masks), torch.from_numpy(example.embeddings)

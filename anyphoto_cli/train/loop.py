@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,24 @@ from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed, sweep
 from anyphoto_cli.layout.schema import load_layout
-from anyphoto_cli.model.adapter import save_adapter
+from anyphoto_cli.model.adapter import CARD_FILE, read_card, save_adapter
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import only_one
 from anyphoto_cli.train.activations import blocks_to_keep
 from anyphoto_cli.train.ahead import Batch, encoded
 from anyphoto_cli.train.batches import ShardedSamples, batches
+from anyphoto_cli.train.changes import OPTION, check_allowed
 from anyphoto_cli.train.checkpoint import save_checkpoint
 from anyphoto_cli.train.distributed import Averager, Ranks, joined
 from anyphoto_cli.train.examples import Bank, Example
 from anyphoto_cli.train.frozen import Encoded, encode_batch
 from anyphoto_cli.train.metrics import Meter, spoken
-from anyphoto_cli.train.models import Models, open_models, open_text, training_device
+from anyphoto_cli.train.models import Models, open_models, open_text, text_rests_on, training_device
 from anyphoto_cli.train.objective import objective
 from anyphoto_cli.train.optimiser import Optimiser, in_forward_order, trained_parameters
-from anyphoto_cli.train.plots import CONFIG, METRICS
+from anyphoto_cli.train.plots import CONFIG, METRICS, read_metrics
 from anyphoto_cli.train.resume import cut_metrics, facts_of, go_on
-from anyphoto_cli.train.text import CachedText, cache_text, not_cached
+from anyphoto_cli.train.text import CachedText, cache_folder, cache_text, not_cached
 from anyphoto_cli.train.trackers import Nobody, Tracker, open_tracker
 from anyphoto_cli.train.validation import Validation, open_validation, summary, validate
 
@@ -41,13 +43,23 @@ ADAPTER_FOLDER = "adapter"
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run came to. finished: all steps are done, and the adapter is there."""
+    """What a run came to. finished: all steps are done, and the adapter is there. loss: the last one, where one is
+    known: of a run that was finished before, what it logged.
+    """
 
     folder: Path
     adapter: Path
     step: int
     finished: bool
-    loss: float
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class _Begin:
+    """How a run begins where there is one already."""
+
+    resume: bool
+    allow_changes: Sequence[str]
 
 
 @dataclass(eq=False)
@@ -70,7 +82,7 @@ class _Run:
         if self.ranks.first:
             save_checkpoint(
                 self.folder, step, self.models.transformer, self.models.card, self.optimiser.state(), self.facts,
-                self.config.checkpoints_total_limit,
+                self.config.checkpoints_total_limit, self.optimiser.averaged if self.config.ema_decay else None,
             )  # fmt: skip
         self.ranks.wait()
 
@@ -79,25 +91,30 @@ def run(
     config: TrainConfig,
     *,
     resume: bool = True,
+    allow_changes: Sequence[str] = (),
     listener: Listener | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Trained:
     """Train to `max_train_steps`, or until `stop` says so: then a checkpoint is saved and `finished` is False.
 
+    allow_changes: keys that may be another way than the run in `output_dir` had them so far (train/changes.py).
+
     Raises InputError for shards, bank or options that do not fit, also those a run in `output_dir` did not begin with;
-    EnvironmentFault for memory, a loss that is not finite (nothing was updated), a rank that is gone.
+    EnvironmentFault for memory, a full disk, a loss that is not finite (nothing was updated), a rank that is gone.
     """
     listener = listener or Listener()
+    check_allowed(allow_changes, config)
+    begin = _Begin(resume, allow_changes)
     with joined(config.device, config.timeout_s) as ranks:
         quiet = listener if ranks.first else Listener()
         if not ranks.first:
-            return _train(config, ranks, resume, quiet, stop or (lambda: False))
+            return _train(config, ranks, begin, quiet, stop or (lambda: False))
         with only_one(Path(config.output_dir)):
             sweep(Path(config.output_dir))
-            return _train(config, ranks, resume, quiet, stop or (lambda: False))
+            return _train(config, ranks, begin, quiet, stop or (lambda: False))
 
 
-def _train(config: TrainConfig, ranks: Ranks, resume: bool, listener: Listener, stop: Callable[[], bool]) -> Trained:
+def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener, stop: Callable[[], bool]) -> Trained:
     shards = Path(config.data.shards)
     listener.stage("Reading the shards")
     samples = _read_shards(config, ranks, listener)
@@ -116,8 +133,11 @@ def _train(config: TrainConfig, ranks: Ranks, resume: bool, listener: Listener, 
         # Sharded blocks are gathered by all ranks together: all render, the first one keeps.
         open_validation(config, models.analyzer) if ranks.first or config.sharding == "fsdp" else None,
     )  # fmt: skip
-    first = go_on(run_.folder, run_.facts, models, run_.optimiser, listener, resume)
+    first, run_.facts = go_on(
+        run_.folder, run_.facts, models, run_.optimiser, listener, begin.resume, begin.allow_changes
+    )
     if ranks.first:
+        _keep_adapter(run_)
         _keep_config(run_)
         cut_metrics(run_.folder / METRICS, first)
         run_.tracker = open_tracker(config, first, listener)
@@ -132,6 +152,7 @@ def _train(config: TrainConfig, ranks: Ranks, resume: bool, listener: Listener, 
     if finished and ranks.first:
         _write_adapter(run_, step)
     ranks.wait()
+    loss = _logged_loss(run_.folder) if loss is None else loss
     return Trained(run_.folder, run_.folder / ADAPTER_FOLDER, step, finished, loss)
 
 
@@ -167,7 +188,9 @@ def _read_shards(config: TrainConfig, ranks: Ranks, listener: Listener) -> Shard
 
 def _cached_text(config: TrainConfig, samples: ShardedSamples, ranks: Ranks, listener: Listener) -> CachedText:
     """Every rank reads its share of the captions, with the encoders alone on its device, and lets them go again."""
-    folder = Path(config.output_dir) / "text"
+    folder = cache_folder(Path(config.output_dir), text_rests_on(config, ranks.local))
+    if any(folder.parent.glob("*.safetensors")):
+        listener.notice(f"{folder.parent}/*.safetensors are of an earlier version: read no more, and may be removed")
     prompts = [load_layout(Path(file)).prompt for file in config.validation_layouts]
     missing = not_cached(["", *prompts, *samples.captions()], folder)
     ranks.wait()  # until all have looked
@@ -180,9 +203,12 @@ def _cached_text(config: TrainConfig, samples: ShardedSamples, ranks: Ranks, lis
     return CachedText(folder, training_device(config, ranks.local))
 
 
-def _steps(run: _Run, examples: Iterator[list[Example]], first: int, stop: Callable[[], bool]) -> tuple[int, float]:
-    """(steps done, last loss)."""
-    config, ranks, loss, told = run.config, run.ranks, float("nan"), ""
+def _steps(
+    run: _Run, examples: Iterator[list[Example]], first: int, stop: Callable[[], bool]
+) -> tuple[int, float | None]:  # fmt: skip
+    """(steps done, last loss; None where there was nothing to do)."""
+    config, ranks, told = run.config, run.ranks, ""
+    loss: float | None = None
     averager = Averager(ranks, in_forward_order(trained_parameters(run.models.transformer)))
     meter = Meter(config, ranks, run.models.transformer, run.models.parts.device)
     work = _encoded(run, examples, first, meter)
@@ -192,7 +218,10 @@ def _steps(run: _Run, examples: Iterator[list[Example]], first: int, stop: Calla
             averager.finish()
             norm = run.optimiser.clip()
         if ranks.any(not (math.isfinite(loss) and math.isfinite(norm))):
-            remedy = "Nothing was updated; the last checkpoint is whole. Lower learning_rate, or look at the data"
+            remedy = (
+                "Nothing was updated; the last checkpoint is whole. Look at the data, or go on from it with a lower "
+                f"learning_rate and {OPTION} learning_rate"
+            )
             raise EnvironmentFault(f"the loss of step {step + 1} is not finite", file=run.folder, remedy=remedy)
         with meter.sections.of("update"):
             rate = run.optimiser.step(step)
@@ -212,12 +241,14 @@ def _steps(run: _Run, examples: Iterator[list[Example]], first: int, stop: Calla
 
 
 def _validate(run: _Run, step: int) -> None:
-    """The first rank renders, the others wait."""
+    """The first rank renders, the others wait. With the averaged weights where they are averaged, as in the adapter."""
     if run.models.parts.device.type == "cuda":
         torch.cuda.synchronize()  # the next batch may be in the encoders, which rendering uses on this stream
     if run.validation is not None:
         folder = run.folder / "validation" / f"step-{step:06d}" if run.ranks.first else None
-        scores = validate(run.validation, run.models.pipeline, run.models.parts.encode_text, folder, run.models.steps)
+        models = run.models
+        with run.optimiser.averaged():
+            scores = validate(run.validation, models.pipeline, models.parts.encode_text, folder, models.steps)
         _log(run, {"step": step, **summary(scores)})
     run.ranks.wait()
 
@@ -262,9 +293,30 @@ def _gradients(
     return sum(float(loss) / config.gradient_accumulation_steps for loss in losses)
 
 
+def _keep_adapter(run: _Run) -> None:
+    """The adapter of a run that was finished, and goes on for more steps, stays as adapter-<step>."""
+    adapter = run.folder / ADAPTER_FOLDER
+    if not (adapter / CARD_FILE).is_file():
+        return
+    step = read_card(adapter).train_step - run.models.card.train_step
+    if step < run.config.max_train_steps:
+        kept = run.folder / f"{ADAPTER_FOLDER}-{step}"
+        shutil.rmtree(kept, ignore_errors=True)
+        adapter.replace(kept)
+        run.listener.notice(f"The adapter of step {step} is {kept} now")
+
+
 def _keep_config(run: _Run) -> None:
     with committed(run.folder / CONFIG) as out:
         out.write((json.dumps(run.config.told(), indent=2) + "\n").encode())
+
+
+def _logged_loss(run: Path) -> float | None:
+    try:
+        losses = [row["loss"] for row in read_metrics(run) if isinstance(row.get("loss"), int | float)]
+    except InputError:  # nothing was logged
+        return None
+    return float(losses[-1]) if losses else None
 
 
 def _log(run: _Run, line: Mapping[str, float]) -> None:
@@ -278,12 +330,6 @@ def _log(run: _Run, line: Mapping[str, float]) -> None:
 
 def _write_adapter(run: _Run, step: int) -> None:
     """The averaged weights where they are averaged, in the folder that `generate --adapter` takes."""
-    parameters = list(trained_parameters(run.models.transformer).values())
-    live = [p.detach().clone() for p in parameters]
-    with torch.no_grad():
-        for parameter, average in zip(parameters, run.optimiser.average, strict=False):
-            parameter.copy_(average)
-        card = run.models.card.model_copy(update={"train_step": run.models.card.train_step + step})
+    card = run.models.card.model_copy(update={"train_step": run.models.card.train_step + step})
+    with run.optimiser.averaged():
         save_adapter(run.folder / ADAPTER_FOLDER, run.models.transformer, card)
-        for parameter, value in zip(parameters, live, strict=True):
-            parameter.copy_(value)

@@ -48,11 +48,27 @@ def open_text(config: TrainConfig, local: int = 0) -> LiveText:
     from diffusers import FluxPipeline
 
     device, dtype = training_device(config, local), _dtype(config, training_device(config, local))
-    storage = "full" if config.base_storage == "fp8" else config.base_storage
     folder = bases.base_folder(bases.resolve_base(config.model))
     bases.pipeline_class(folder)  # refuses what is no FLUX
-    pipeline = memory.open_pipeline(folder, FluxPipeline, device, dtype, storage, without=("transformer", "vae"))
+    pipeline = memory.open_pipeline(
+        folder, FluxPipeline, device, dtype, _text_storage(config), without=("transformer", "vae")
+    )
     return LiveText(pipeline, config.method)
+
+
+def text_rests_on(config: TrainConfig, local: int = 0) -> dict[str, Any]:
+    """What the numbers of a read caption follow from beside the caption."""
+    base = bases.resolve_base(config.model)
+    return {
+        "base": base.source, "revision": bases.revision_of(bases.base_folder(base)),
+        "t5_length": config.method.t5_length, "dtype": str(_dtype(config, training_device(config, local))),
+        "storage": _text_storage(config),
+    }  # fmt: skip
+
+
+def _text_storage(config: TrainConfig) -> str:
+    """fp8 is the transformer's alone."""
+    return "full" if config.base_storage == "fp8" else config.base_storage
 
 
 def open_models(config: TrainConfig, ranks: Ranks, text: CachedText | None = None) -> Models:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,6 +73,21 @@ class Optimiser:
             decay = min(self._config.ema_decay, (number + 1) / (number + 10))
             torch._foreach_lerp_(self.average, [p.detach() for p in self._parameters], 1 - decay)
         return rate
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the parameters have their averages' values; theirs come back. Without averages: nothing."""
+        live = [p.detach().clone() for p in self._parameters] if self.average else []
+        self._copy(self.average)
+        try:
+            yield
+        finally:
+            self._copy(live)
+
+    @torch.no_grad()
+    def _copy(self, values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self._parameters, values, strict=False):
+            parameter.copy_(value)
 
     def state(self) -> dict[str, Tensor]:
         """Everything to go on exactly: name/exp_avg and the like."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 
 from anyphoto_cli.config.load import load_config
 from anyphoto_cli.config.sweep import SweepConfig
-from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.config.train import DataConfig, TrainConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.train.changes import differing, flat
+from anyphoto_cli.train.distributed import joined
 from anyphoto_cli.train.loop import ADAPTER_FOLDER
 from anyphoto_cli.train.loop import run as train
-from anyphoto_cli.train.plots import read_metrics
+from anyphoto_cli.train.plots import CONFIG, read_metrics
 
 TABLE = "sweep.csv"
 MEASURES = ("flow", "face", "cosine", "validation_found", "validation_cosine", "validation_error")
@@ -50,7 +53,25 @@ def plan(file: Path, settings: Sequence[str] = ()) -> list[Planned]:
         except InputError as error:
             raise error.at(file=file, field=f"vary ({name})") from error
         runs.append(Planned(name, changes, config))
+    for planned in runs:
+        _compare(planned)
     return runs
+
+
+def _compare(planned: Planned) -> None:
+    """Raises InputError where what is finished was trained with other settings; `train` compares what was begun."""
+    folder = Path(planned.config.output_dir)
+    if not planned.finished or not (folder / CONFIG).is_file():
+        return
+    try:
+        told = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read ({type(error).__name__})", file=folder / CONFIG) from error
+    # What a later version can be told besides was so then, as its default is.
+    defaults = flat(TrainConfig(output_dir="run", data=DataConfig(shards="data")).told())
+    for key, before, now in differing(defaults | flat(told), flat(planned.config.told())):
+        what = f"this run is finished, with {before!r}; now it is {now!r}"[:300]
+        raise InputError(what, file=folder, field=key, remedy="Remove its folder, or give another output_dir")
 
 
 def shared(runs: Sequence[Planned], part: str | None) -> list[Planned]:
@@ -70,14 +91,19 @@ def sweep(
 
     Stops after the run under way has stopped. Raises as `train`.
     """
+    if not runs:
+        return []
     listener, stop = listener or Listener(), stop or (lambda: False)
-    for number, planned in enumerate(runs, 1):
-        if planned.finished:
-            listener.notice(f"{planned.name}: finished before")
-            continue
-        listener.stage(f"Run {number} of {len(runs)}: {planned.name}")
-        if not train(planned.config, listener=listener, stop=stop).finished:
-            break
+    # The ranks join once: a second process group after the first has ended does not come about.
+    with joined(runs[0].config.device, runs[0].config.timeout_s) as ranks:
+        told = listener if ranks.first else Listener()
+        for number, planned in enumerate(runs, 1):
+            if planned.finished:
+                told.notice(f"{planned.name}: finished before")
+                continue
+            told.stage(f"Run {number} of {len(runs)}: {planned.name}")
+            if not train(planned.config, listener=listener, stop=stop).finished:
+                break
     return [planned for planned in runs if planned.finished]
 
 

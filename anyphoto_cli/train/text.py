@@ -6,7 +6,8 @@ Padded T5 states are part of what FLUX sees, so a caption costs all its tokens o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class CachedText:
     def __init__(self, folder: Path, device: torch.device) -> None:
         from safetensors import safe_open
 
-        self._device = device
+        self._device, self._folder = device, folder
         self._files = [safe_open(file, framework="pt") for file in sorted(folder.glob("*.safetensors"))]
         self._where = {key.partition("/")[0]: file for file in self._files for key in file.keys()}  # noqa: SIM118
 
@@ -59,8 +60,9 @@ class CachedText:
         for caption in captions:
             file = self._where.get(name := name_of(caption))
             if file is None:
-                remedy = "Remove output_dir/text; the shards have changed since it was written"
-                raise InputError(f"does not hold the caption {caption[:60]!r}", field="text_embeddings", remedy=remedy)
+                what = f"does not hold the caption {caption[:60]!r}"
+                remedy = "Remove this folder; the shards have changed since it was written"
+                raise InputError(what, file=self._folder, field="text_embeddings", remedy=remedy)
             found.append([upload(file.get_tensor(f"{name}/{part}"), self._device) for part in ("states", "pooled")])
         states, pooled = zip(*found, strict=True)
         return torch.stack(states), torch.stack(pooled)
@@ -69,6 +71,12 @@ class CachedText:
 def name_of(caption: str) -> str:
     """What a caption's tensors are called."""
     return hashlib.sha256(caption.encode()).hexdigest()[:32]
+
+
+def cache_folder(run: Path, rests_on: Mapping[str, Any]) -> Path:
+    """Where a run keeps captions that were read so: with other encoders, lengths or formats they are others."""
+    told = json.dumps(dict(rests_on), sort_keys=True)
+    return run / "text" / hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def not_cached(captions: Iterable[str], folder: Path) -> list[str]:

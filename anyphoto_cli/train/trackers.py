@@ -35,12 +35,14 @@ class Nobody:
 
 
 class TensorBoard:
-    """Event files in `folder`. A run that goes on writes another file; TensorBoard lays them over each other."""
+    """Event files in `folder`. A run that goes on after step `first` writes another file; TensorBoard lays them over
+    each other, and hides what the older ones say of later steps.
+    """
 
     def __init__(self, folder: Path, first: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(folder), purge_step=first)
+        self._writer: Any = SummaryWriter(str(folder), purge_step=first + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars by name."""

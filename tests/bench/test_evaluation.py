@@ -67,7 +67,12 @@ def test_the_photo_itself_as_result(run, bench, tmp_path):
     }  # fmt: skip
     assert 0.3 < whole["metrics"]["sim_ref"]["mean"] < 0.95
     code, said, _ = run("bench", "table", out, "--subset", "p1")
-    assert code == 0 and f"| {tmp_path.name} | 1.000 |" in said and "not ranked with them" in said and "| AnyPhoto | 0.448 |" in said
+    assert (
+        code == 0
+        and f"| {tmp_path.name} | 1.000 |" in said
+        and "not ranked with them" in said
+        and "| AnyPhoto | 0.448 |" in said
+    )
     code, said, _ = run("bench", "table", out, "--format", "csv", "--no-published", "-o", tmp_path / "t.csv")
     assert code == 0 and (tmp_path / "t.csv").read_text().startswith("system,subset,published,sim_gt,sim_gt_rank")
 

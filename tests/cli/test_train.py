@@ -1,6 +1,7 @@
 """`anyphoto train` as it is typed."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -46,7 +47,12 @@ def test_a_run_from_the_file_with_changes_goes_on_when_typed_again(run, config_f
     code, out, err = run("train", config_file, *SMALL)
     assert code == 0 and "trained for 2 steps" in out and f"--adapter {tmp_path / 'run' / 'adapter'}" in out, err
     code, out, err = run("train", config_file, *SMALL, "--json")
-    assert code == 0 and json.loads(out)["step"] == 2 and json.loads(out)["finished"] is True, err
+    told = json.loads(out)
+    assert code == 0 and told["step"] == 2 and told["finished"] is True and told["loss"] > 0, err
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    code, out, err = run("train", config_file, *SMALL, "--json")
+    assert code == 0 and json.loads(out)["loss"] is None, err
+    assert run("train", config_file, *SMALL)[1].splitlines()[0].endswith("adapter: trained for 2 steps")
     code, _, err = run("train", config_file, *SMALL, "--no-resume")
     assert code == 2 and "holds a run at step 2" in err
 
@@ -68,10 +74,28 @@ def test_dry_run_says_what_it_would_be_and_trains_nothing(run, config_file, tmp_
     code, out, err = run("train", config_file, *SMALL, "--dry-run")
     assert code == 0 and "samples a second over all devices" in out and "computed from parameter counts" in out, err
     assert not (tmp_path / "run").exists()
-    code, out, _ = run("train", config_file, *SMALL, "model=flux-dev", "method.lora_rank=128", "--dry-run", "--json")
+    code, out, _ = run(
+        "train", config_file, *SMALL, "device=auto", "model=flux-dev", "method.lora_rank=128", "--dry-run", "--json"
+    )
     told = json.loads(out)
     # METHOD: 11.9 billion numbers, and 3.62 M trained ones a rank beside the projector.
     assert code == 0 and 11_800 < told["base"] < 12_000 and 460 < told["trained"] < 490 and 30 < told["gigabytes"] < 80
+
+
+def test_dry_run_knows_what_lies_on_a_device(monkeypatch):
+    from anyphoto_cli.train.estimate import frozen_gigabytes
+
+    def gigabytes(**settings):
+        return frozen_gigabytes(TrainConfig(output_dir="o", data={"shards": "s"}, **settings), 11.9e9)
+
+    plain = gigabytes()
+    assert plain == pytest.approx(23.8 + 9.5 + 0.6, abs=0.1)
+    assert plain - gigabytes(text_embeddings="cached") == pytest.approx(9.8, abs=0.1)
+    assert gigabytes(mixed_precision="no") == pytest.approx(2 * plain)
+    assert gigabytes(base_storage="fp8") == pytest.approx(plain - 11.9)
+    assert gigabytes(base_storage="nf4") == pytest.approx((23.8 + 9.5) * 0.57 / 2 + 0.6, abs=0.1)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert gigabytes() == plain and gigabytes(sharding="fsdp") == pytest.approx(plain - 23.8 * 0.75)
 
 
 def test_preview_draws_what_the_model_will_see(run, config_file, tmp_path):
@@ -83,6 +107,7 @@ def test_preview_draws_what_the_model_will_see(run, config_file, tmp_path):
 
 @pytest.mark.parametrize("sign, code", [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_signals_end_after_the_step_with_a_checkpoint(config_file, tmp_path, sign, code):
+    """Sent to the whole group, loader processes too, and twice: as torchrun does."""
     words = [
         sys.executable,
         "-m",
@@ -92,16 +117,36 @@ def test_signals_end_after_the_step_with_a_checkpoint(config_file, tmp_path, sig
         *SMALL,
         "max_train_steps=5000",
         "logging_steps=1",
+        "data.workers=1",
     ]
-    worker = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    worker = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              start_new_session=True)  # fmt: skip
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "metrics.jsonl").is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
-    worker.send_signal(sign)
-    out, err = worker.communicate(timeout=60)
-    assert worker.returncode == code and "stopped at step" in out and "Traceback" not in err
+    os.killpg(worker.pid, sign)
+    os.kill(worker.pid, sign)
+    out, err = worker.communicate(timeout=60)  # until the loader processes, which write there too, are gone
+    assert worker.returncode == code and "stopped at step" in out and "Traceback" not in err, err
+    assert f"{sign.name}: stopping at the next good place; again after 5 s: at once" in err
     [checkpoint] = (tmp_path / "run").glob("checkpoint-*")
     assert f"step {checkpoint.name.split('-')[1]};" in out
+
+
+def test_a_signal_that_comes_again_later_ends_at_once():
+    text = """
+import os, signal
+from anyphoto_cli.runtime.signals import stop_on_signals
+with stop_on_signals() as stop:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    print(stop.number, flush=True)
+    stop._since -= 5
+    os.kill(os.getpid(), signal.SIGINT)
+    print("on")
+"""
+    done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGINT and done.stdout == "15\n" and done.stderr.count("\n") == 1, done
 
 
 @pytest.mark.parametrize(

@@ -196,12 +196,77 @@ def test_part_of_the_way_between_an_adapter_and_a_run_from_it(run, finished, tmp
             for key, value in between.items():
                 assert value.dtype == dtype
                 assert torch.allclose(value.float(), end[key] - 0.5 * 0.75, atol=1e-6 if not more else 2e-3)
+    files = {file.name for file in (tmp_path / "half").iterdir()}
+    assert not files & {"samples", "metrics.json"} and "training.yaml" in files  # none of these weights
     assert f"0.25 of the way from those of another adapter ({card.start.sha256[:12]})" in (
         (tmp_path / "half" / "README.md").read_text()
     )
     code, _, err = run("generate", small_layout(tmp_path), "-o", tmp_path / "p", "--adapter", tmp_path / "whole",
                        "--face-pack", "mini", "--model", "tiny-random")  # fmt: skip
     assert code == 0, err
+
+
+@pytest.fixture(scope="module")
+def averaged(mini_shards, tmp_path_factory):
+    """Two steps whose weights are averaged, each with a checkpoint and validation pictures."""
+    from tests.conftest import ROOT
+
+    out = tmp_path_factory.mktemp("averaged") / "run"
+    layout = str(ROOT / "examples" / "two_friends.json")
+    train(config(mini_shards, out, max_train_steps=2, validation_steps=1, validation_layouts=(layout,),
+                 checkpointing_steps=1, ema_decay=0.9, learning_rate=1e-2))  # fmt: skip
+    return out
+
+
+def weights(folder):
+    from anyphoto_cli.model.adapter import read_card, read_weights
+
+    lora, projector = read_weights(folder, read_card(folder))
+    return lora | projector
+
+
+def same(one, other):
+    one, other = weights(one), weights(other)
+    return all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_checkpoint_is_told_with_what_the_run_had_shown_by_then(averaged, tmp_path):
+    from anyphoto_cli.train.export import export
+
+    rows = [json.loads(line) for line in (averaged / "metrics.jsonl").read_text().splitlines()]
+    for step in (1, 2):
+        out = tmp_path / f"{step}"
+        card = export(averaged / f"checkpoint-{step}", out)
+        assert card.train_step == step and f"steps | {step}" in (out / "README.md").read_text()
+        [picture] = (averaged / "validation" / f"step-00000{step}").iterdir()
+        assert (out / "samples" / picture.name).read_bytes() == picture.read_bytes()
+        told, line = json.loads((out / "metrics.json").read_text()), next(r for r in rows if r["step"] == step)
+        assert told["flow"] == line["flow"] and "validation_found" in told
+        assert same(out, averaged / f"checkpoint-{step}" / "average")
+
+
+def test_an_average_is_exported_and_rendered_before_the_run_is_finished(averaged, mini_shards, tmp_path):
+    from anyphoto_cli.train.export import export
+
+    assert same(averaged / "checkpoint-2" / "average", averaged / "adapter")
+    assert not same(averaged / "checkpoint-2", averaged / "adapter")
+    run = shutil.copytree(averaged, tmp_path / "run")
+    shutil.rmtree(run / "adapter")
+    export(run, tmp_path / "out")
+    assert same(tmp_path / "out", averaged / "adapter")
+    plain = json.loads((averaged / "training.json").read_text()) | {
+        "ema_decay": None,
+        "output_dir": str(tmp_path / "p"),
+    }
+    train(type(config(mini_shards, run)).model_validate_json(json.dumps(plain)))
+    assert same(tmp_path / "p" / "checkpoint-2", averaged / "checkpoint-2")  # the average is nothing to the training
+    shown = [folder / "validation" / "step-000002" / "two_friends.png" for folder in (tmp_path / "p", averaged)]
+    assert shown[0].read_bytes() != shown[1].read_bytes()
+    shutil.rmtree(run / "checkpoint-2" / "average")
+    with pytest.raises(
+        InputError, match="holds no averaged adapter, as an earlier version wrote it. Let the run go on"
+    ):
+        export(run / "checkpoint-2", tmp_path / "old")
 
 
 def moved(adapter, out, by):

@@ -59,7 +59,10 @@ def test_two_ranks_leave_bad_shards_out_and_are_alike_after_a_cut_and_a_kill(min
     lines = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     with pytest.raises(InputError, match="world size: this run began with 2, now it is 1"):
-        train(cut)
+        train(cut, allow_changes=["world_size"])
+    # As many samples a step on one rank: the plan goes on with those that are next.
+    alone = config(data, tmp_path / "cut", **more, train_batch_size=4, max_train_steps=7)
+    assert train(alone, allow_changes=["world_size", "train_batch_size", "max_train_steps"]).finished
 
 
 def test_too_many_bad_shards_and_a_shard_that_breaks_between_two_starts(mini_shards, tmp_path):
@@ -85,3 +88,14 @@ def test_a_sharded_base_trains_to_the_same_numbers(mini_shards, tmp_path, exampl
     assert [file.read_bytes() for file in pictures[0]] == [file.read_bytes() for file in pictures[1]] != []
     with pytest.raises(InputError, match="sharding: fsdp needs several ranks"):
         train(config(mini_shards, tmp_path / "alone", sharding="fsdp"))
+
+
+def test_the_cluster_script_tells_torchrun_what_it_knows(examples):
+    """USR1 reaches the ranks, and they have longer than torchrun's 30 s, but not longer than SLURM's warning."""
+    from torch.distributed.run import get_args_parser
+
+    text = (examples / "slurm" / "train.sbatch").read_text()
+    words = text.partition(" torchrun ")[2].partition(" &\n")[0].replace("\\\n", " ").replace('"', "").split()
+    given = get_args_parser().parse_args([word.replace("$SLURM_NNODES", "8") for word in words])
+    assert "SIGUSR1" in given.signals_to_handle.split(",") and "SIGTERM" in given.signals_to_handle.split(",")
+    assert 30 < given.shutdown_timeout < int(text.partition("USR1@")[2].split()[0])

@@ -77,6 +77,20 @@ def test_tensorboard_reads_the_curves(whole):
         assert told == [(line["step"], pytest.approx(line[key], abs=1e-5)) for line in lines]
 
 
+def test_tensorboard_has_every_step_of_a_run_that_went_on(mini_shards, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cfg = config(mini_shards, tmp_path / "run", max_train_steps=2)
+    train(cfg, stop=lambda: True)
+    time.sleep(1.1)  # TensorBoard reads files in the order of their names, which have seconds
+    done = train(cfg)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [scalar.step for scalar in events.Scalars("loss")] == [1, 2]
+    again = train(cfg)
+    assert again.loss == pytest.approx(done.loss, abs=1e-6)  # the last one that was logged
+
+
 def test_curves_as_a_picture(run, whole, tmp_path):
     from PIL import Image
 
@@ -192,6 +206,48 @@ def test_killed_at_random_it_goes_on_bit_for_bit(mini_shards, whole, tmp_path):
     assert same(state(tmp_path / "run" / "checkpoint-6"), state(whole / "checkpoint-6"))
 
 
+def test_loader_processes_end_with_a_killed_trainer(mini_shards, tmp_path):
+    """Though their queue is full, which nobody empties any more."""
+    (tmp_path / "c.json").write_text(config(mini_shards, tmp_path / "run", data={"workers": 1}).model_dump_json())
+    text = """
+import os, signal, sys, time
+from pathlib import Path
+from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.train.batches import ShardedSamples, batches
+if __name__ == "__main__":
+    config = TrainConfig.model_validate_json(Path(sys.argv[1]).read_text())
+    loaded = batches(ShardedSamples(Path(config.data.shards)), config, 0, 0, 1)
+    next(loaded)
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    trainer = subprocess.Popen([sys.executable, "-c", text, str(tmp_path / "c.json")], cwd=ROOT, stdout=subprocess.PIPE)
+    trainer.wait(timeout=120)
+    trainer.communicate(timeout=20)  # until the other, which could write there too, is gone
+    assert trainer.returncode == -9
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(mini_shards, tmp_path):
+    """Files may have half of what the largest ones take: neither the optimiser fits nor the adapter."""
+    import resource
+
+    cfg = config(mini_shards, tmp_path / "run", checkpointing_steps=1, max_train_steps=2, report_to="none")
+    assert train(cfg, stop=lambda: True).step == 1
+    sizes = {file.name: file.stat().st_size for file in (tmp_path / "run" / "checkpoint-1").iterdir()}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for name in ("optimiser.safetensors", "pytorch_lora_weights.safetensors"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[name] - 1024, before[1]))
+        try:
+            with pytest.raises(
+                EnvironmentFault, match=r"checkpoint-2: cannot write here \(.*File too large.*Make room"
+            ):
+                train(cfg)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert [f.name for f in (tmp_path / "run").glob("*checkpoint*")] == ["checkpoint-1"]
+    assert train(cfg).finished
+
+
 def test_a_half_written_checkpoint_is_in_nobodys_way(mini_shards, whole, tmp_path):
     out = tmp_path / "run"
     assert train(config(mini_shards, out), stop=lambda: True).step == 1
@@ -242,15 +298,63 @@ def test_a_broken_newest_checkpoint_falls_back_with_one_warning(mini_shards, who
 @pytest.mark.parametrize(
     "changes, line",
     [
-        ({"learning_rate": 2e-3}, "learning_rate: this run began with 0.001, now it is 0.002"),
+        (
+            {"learning_rate": 2e-3},
+            "learning_rate: this run began with 0.001, now it is 0.002. Go on with what it began "
+            "with, or give a new output_dir, or allow it: --allow-changes learning_rate",
+        ),
         ({"data": {"identity_drop": 0.3}}, "data.identity_drop: this run began with 0.15, now it is 0.3"),
         ({"method": {"lora_rank": 8}}, "method.lora_rank: this run began with 4, now it is 8"),
         ({"seed": 1}, "seed: this run began with 0, now it is 1"),
+        ({"train_batch_size": 4}, "Both may change where ranks x train_batch_size is 2 as before"),
     ],
 )
 def test_a_run_goes_on_with_what_it_began_with(mini_shards, whole, changes, line):
     with pytest.raises(InputError, match=line):
         train(config(mini_shards, whole, **changes))
+
+
+def test_changes_that_are_allowed_go_on_with_all_state_and_are_written_down(run, mini_shards, whole, tmp_path):
+    """Two steps more at a lower rate: what a run with that length and rate from there on has."""
+    out = shutil.copytree(whole, tmp_path / "run")
+    more = config(mini_shards, out, max_train_steps=8, learning_rate=1e-5)
+    (tmp_path / "more.json").write_text(more.model_dump_json())
+    asked = ("train", tmp_path / "more.json", "--allow-changes")
+    code, _, err = run(*asked, "learning_rate")
+    assert code == 2 and "max_train_steps: this run began with 6, now it is 8. Go on" in err
+    code, said, err = run(*asked, "learning_rate,max_train_steps")
+    assert code == 0 and "trained for 8 steps" in said, err
+    assert "Warning: from step 6 on learning_rate is 1e-05, before it was 0.001" in err
+    told = read_checkpoint(out / "checkpoint-8").facts
+    assert told["max_train_steps"] == 8 and told["changes"] == [
+        {"step": 6, "key": "learning_rate", "before": 1e-3, "now": 1e-5},
+        {"step": 6, "key": "max_train_steps", "before": 6, "now": 8},
+    ]
+    moments = load_file(out / "checkpoint-8" / "optimiser.safetensors")
+    assert {float(value) for key, value in moments.items() if key.endswith("/step")} == {8.0}
+    assert same(weights(out / "adapter-6"), weights(whole / "adapter"))
+    assert not same(weights(out / "adapter"), weights(whole / "adapter"))
+    assert train(more).finished  # what is allowed once is so from then on
+    with pytest.raises(InputError, match="max_train_steps: this run is at step 8 already"):
+        train(config(mini_shards, out, max_train_steps=7, learning_rate=1e-5), allow_changes=["max_train_steps"])
+
+
+@pytest.mark.parametrize(
+    "key, line",
+    [
+        ("method.lora_rank", "--allow-changes: method.lora_rank may not change while a run goes on"),
+        ("seed", "--allow-changes: seed may not change"),
+        ("learning_rte", "--allow-changes: 'learning_rte' is no key of a run. Did you mean learning_rate?"),
+    ],
+)
+def test_changes_that_never_are_allowed(mini_shards, tmp_path, key, line):
+    with pytest.raises(InputError, match=line):
+        train(config(mini_shards, tmp_path / "run"), allow_changes=[key])
+
+
+def test_an_average_cannot_begin_on_the_way(mini_shards, whole):
+    with pytest.raises(InputError, match="ema_decay: this run began with None, now it is 0.9"):
+        train(config(mini_shards, whole, ema_decay=0.9), allow_changes=["ema_decay"])
 
 
 def test_other_refusals(mini_shards, whole, tmp_path):
@@ -324,12 +428,39 @@ def test_cached_captions_train_as_live_ones_and_the_encoders_are_not_loaded(
     assert same(state(tmp_path / "cached" / "checkpoint-2"), state(tmp_path / "live" / "checkpoint-2"))
     one, other = (next((run / "validation").rglob("*.png")) for run in (tmp_path / "live", tmp_path / "cached"))
     assert one.read_bytes() == other.read_bytes()
-    for file in (tmp_path / "cached" / "text").iterdir():
+    for file in (tmp_path / "cached" / "text").glob("*/*"):
         file.unlink()
     monkeypatch.setattr(loop, "not_cached", lambda captions, folder: [])
     shutil.rmtree(tmp_path / "cached" / "checkpoint-2")
     with pytest.raises(InputError, match="text_embeddings: does not hold the caption"):
         train(cached)
+
+
+def test_captions_that_were_read_another_way_are_read_again(mini_shards, tmp_path):
+    cfg = config(mini_shards, tmp_path / "run", max_train_steps=1, text_embeddings="cached")
+    train(cfg)
+    [first] = (tmp_path / "run" / "text").iterdir()
+    for name in ("checkpoint-1", "adapter"):
+        shutil.rmtree(tmp_path / "run" / name)
+    shorter = config(mini_shards, tmp_path / "run", max_train_steps=1, text_embeddings="cached",
+                     method={"t5_length": cfg.method.t5_length // 2})  # fmt: skip
+    train(shorter)
+    [second] = set((tmp_path / "run" / "text").iterdir()) - {first}
+    lengths = []
+    for folder in (first, second):
+        tensors = load_file(next(folder.iterdir()))
+        lengths.append({len(value) for key, value in tensors.items() if key.endswith("/states")})
+    assert lengths == [{cfg.method.t5_length}, {cfg.method.t5_length // 2}]
+
+
+def test_sampled_latents_follow_from_seed_and_step(mini_shards, tmp_path):
+    more = {"max_train_steps": 4, "method": {"latent": "sample"}}
+    train(config(mini_shards, tmp_path / "whole", **more))
+    cut = config(mini_shards, tmp_path / "cut", **more)
+    for _ in range(2):
+        stops = iter([False, True])
+        train(cut, stop=lambda stops=stops: next(stops))
+    assert same(state(tmp_path / "cut" / "checkpoint-4"), state(tmp_path / "whole" / "checkpoint-4"))
 
 
 def test_a_tiny_vae_decodes_the_faces(mini_shards, tmp_path, testdata):

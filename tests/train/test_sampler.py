@@ -59,3 +59,9 @@ def test_large_and_small_faces_alternate():
 def test_too_few_samples_are_refused():
     with pytest.raises(ValueError, match="3 samples do not fill a step of 2 x 2"):
         next(Plan(costs(3), 2, 2, 0).from_step(0, 0))
+
+
+def test_steps_have_the_same_samples_on_any_number_of_ranks_that_take_as_many_together():
+    costs = np.arange(50, dtype=np.int32)
+    one, two = Plan(costs, 4, 1, seed=3).epoch(1), Plan(costs, 2, 2, seed=3).epoch(1)
+    assert np.array_equal(one.reshape(-1, 4), two.reshape(-1, 4))

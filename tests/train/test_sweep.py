@@ -2,10 +2,13 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 
 from anyphoto_cli.config.train_file import config_text
+from tests.conftest import ROOT
 from tests.train.test_run import config
 
 
@@ -35,6 +38,14 @@ def test_every_combination_is_trained_once_and_stands_in_the_table(run, files):
     ]  # fmt: skip
     assert all(row["step"] == "2" and float(row["flow"]) > 0 for row in rows)
     assert float(rows[0]["face"]) == 0 and float(rows[2]["face"]) > 0
+    code, _, err = run("train", "sweep", files / "sweep.yaml", "learning_rate=0.5", "--dry-run")
+    assert code == 2 and f"{names[0]}: learning_rate: this run is finished, with 0.001; now it is 0.5. Remove" in err
+    assert run("train", "sweep", files / "sweep.yaml", "logging_steps=3", "--dry-run")[0] == 0
+    told = files / "sweep" / names[0] / "training.json"
+    older = json.loads(told.read_text())
+    del older["guidance_scale"]  # as if it was there before the key
+    told.write_text(json.dumps(older))
+    assert run("train", "sweep", files / "sweep.yaml", "--dry-run")[0] == 0
     card = json.loads((files / "sweep" / names[3] / "adapter" / "anyphoto.json").read_text())
     assert card["method"]["lora_rank"] == 4
 
@@ -56,6 +67,26 @@ def test_a_mistake_is_told_before_anything_is_trained(run, files, change, line):
     code, _, err = run("train", "sweep", files / "sweep.yaml")
     assert code == 2 and line in err and len(err.splitlines()) == 1, err
     assert not (files / "sweep").exists()
+
+
+@pytest.mark.slow  # what it needs is known in a second; to launch it twice takes ten
+def test_two_ranks_train_several_runs_in_turn(files):
+    vary = {"config": "run.yaml", "output_dir": str(files / "sweep"), "vary": {"loss.face_weight": [0, 0.1]}}
+    (files / "sweep.yaml").write_text(json.dumps(vary))
+    words = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "anyphoto_cli",
+        "train",
+        "sweep",
+    ]
+    done = subprocess.run([sys.executable, *words, str(files / "sweep.yaml"), "max_train_steps=1"], cwd=ROOT,
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0 and "2 of 2 runs are finished" in done.stdout, done.stderr
+    assert done.stderr.count("Run 2 of 2") == 1
 
 
 def test_parts_are_asked_for_as_i_of_n(run, files):

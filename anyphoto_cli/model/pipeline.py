@@ -191,7 +191,9 @@ class AnyPhotoPipeline(FluxPipeline):
         faces: at least one, canvases of one size. Raises ValueError when a face has no token.
         """
         device = self._execution_device
-        latents = encode(self.vae, to_pixels([face.canvas for face in faces], device), self.method.latent)
+        # Where the method samples: by itself, whatever else has drawn from torch's generator in this process.
+        chance = torch.Generator().manual_seed(0)
+        latents = encode(self.vae, to_pixels([face.canvas for face in faces], device), self.method.latent, chance)
         masks = torch.from_numpy(np.stack([face.tokens for face in faces]))
         embeddings = torch.from_numpy(np.stack([face.embedding for face in faces])).float()
         tokens = prune(latents, masks, embeddings, self.method.rope_index)

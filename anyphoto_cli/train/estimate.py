@@ -14,6 +14,8 @@ from anyphoto_cli.data.bank import read_index
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.train.activations import kept_gigabytes
 from anyphoto_cli.train.batches import ShardedSamples
+from anyphoto_cli.train.examples import Bank
+from anyphoto_cli.train.face_check import check_faces
 from anyphoto_cli.train.optimiser import trained_parameters
 
 PAPER_DAYS = 5.0
@@ -44,6 +46,7 @@ class Estimate:
     references: float
     single: int
     steps: int
+    devices: int
     epochs: float
     gigabytes: float
     samples_per_s: float
@@ -56,7 +59,8 @@ class Estimate:
             f"{self.most_tokens}) beside {self.noise_tokens} noise tokens",
             f"a bank of {self.identities} identities with {self.references:.1f} photos each; {self.single} with one "
             "only: no replacement where that is the picture itself",
-            f"{self.steps} steps on one device: {self.epochs:.1f} times through the data",
+            f"{self.steps} steps on {self.devices} device{'s' if self.devices > 1 else ''}: {self.epochs:.1f} times "
+            "through the data",
             f"memory of a device: about {self.gigabytes:.1f} GB (computed from parameter counts, not measured)",
             f"for five days, as the paper's run took: {self.samples_per_s:.2f} samples a second over all devices",
         ]
@@ -66,22 +70,30 @@ def estimate(config: TrainConfig, listener: Listener | None = None) -> Estimate:
     """Raises as `run` does for shards that do not fit; the base's weights are not loaded, nor downloaded."""
     (listener or Listener()).stage("Reading the shards")
     samples = ShardedSamples(Path(config.data.shards), bad_shards=config.data.bad_shards)
-    photos = read_index(Path(config.data.shards) / "bank")[1]["references"]
+    shards = Path(config.data.shards)
+    photos = read_index(shards / "bank")[1]["references"]
+    check_faces(config, Bank(shards / "bank", config.method.patch_size), shards, download=False)
     transformer = _skeleton(config)
     trained = sum(p.numel() for p in trained_parameters(transformer).values())
     whole = sum(p.numel() for p in transformer.parameters())
     faces = np.concatenate([index.faces[index.faces > 0] for index in samples.indices])
-    at_once = config.train_batch_size * config.gradient_accumulation_steps
+    at_once = config.train_batch_size * config.gradient_accumulation_steps * ranks()
     noise = (config.data.resolution // 16) ** 2
     per_step = config.max_train_steps * at_once
     return Estimate(
         base=(whole - trained) / 1e6, trained=trained / 1e6, samples=len(samples), faces=float(faces.mean()),
         tokens=float(samples.costs.mean()), most_tokens=int(samples.costs.max()), noise_tokens=noise,
         identities=len(photos), references=float(np.mean(photos or [0])), single=sum(count == 1 for count in photos),
-        steps=config.max_train_steps, epochs=per_step / len(samples),
+        steps=config.max_train_steps, devices=ranks(), epochs=per_step / len(samples),
         gigabytes=_gigabytes(config, transformer, whole - trained, trained, noise + float(samples.costs.mean())),
         samples_per_s=per_step / (PAPER_DAYS * 86400),
     )  # fmt: skip
+
+
+def ranks() -> int:
+    """Of the launch: what torchrun says, or WORLD_SIZE before a dry run; else 1."""
+    told = os.environ.get("WORLD_SIZE", "1")
+    return max(int(told), 1) if told.isdigit() else 1
 
 
 def _skeleton(config: TrainConfig) -> Any:
@@ -93,12 +105,11 @@ def _skeleton(config: TrainConfig) -> Any:
 
     base = bases.resolve_base(config.model)
     local = base.shipped is not None or base.build is not None or Path(base.source).is_dir()
+    sizes: Any = {"guidance_embeds": True}
+    if local:  # outside of meta: a base may have to be built first
+        sizes = AnyPhotoTransformer.load_config(bases.base_folder(base), subfolder="transformer")
     with torch.device("meta"):
-        if local:
-            sizes = AnyPhotoTransformer.load_config(bases.base_folder(base), subfolder="transformer")
-            transformer = AnyPhotoTransformer.from_config(sizes)
-        else:
-            transformer = AnyPhotoTransformer(guidance_embeds=True)
+        transformer = AnyPhotoTransformer.from_config(sizes)
         transformer.add_anyphoto(config.method)
     return transformer
 
@@ -131,7 +142,7 @@ def frozen_gigabytes(config: TrainConfig, base: float) -> float:
     base: its numbers.
     """
     each = _format_bytes(config)
-    ranks = int(os.environ.get("WORLD_SIZE", "1")) if config.sharding == "fsdp" else 1
+    parts = ranks() if config.sharding == "fsdp" else 1
     t5 = _T5 * base * (_QUANTISED["nf4"] if config.base_storage == "nf4" else each)
     text = 0.0 if config.text_embeddings == "cached" else t5 + _CLIP * base * each
-    return (base * _QUANTISED.get(config.base_storage, each) / ranks + text + _VAE * base * each) / 1e9
+    return (base * _QUANTISED.get(config.base_storage, each) / parts + text + _VAE * base * each) / 1e9

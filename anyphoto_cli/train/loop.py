@@ -27,6 +27,7 @@ from anyphoto_cli.train.changes import OPTION, check_allowed
 from anyphoto_cli.train.checkpoint import save_checkpoint
 from anyphoto_cli.train.distributed import Averager, Ranks, joined
 from anyphoto_cli.train.examples import Bank, Example
+from anyphoto_cli.train.face_check import check_faces
 from anyphoto_cli.train.frozen import Encoded, encode_batch
 from anyphoto_cli.train.metrics import Meter, spoken
 from anyphoto_cli.train.models import Models, open_models, open_text, text_rests_on, training_device
@@ -119,13 +120,10 @@ def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener,
     listener.stage("Reading the shards")
     samples = _read_shards(config, ranks, listener)
     bank = Bank(shards / "bank", config.method.patch_size)
+    check_faces(config, bank, shards)
     text = _cached_text(config, samples, ranks, listener) if config.text_embeddings == "cached" else None
     listener.stage("Loading the base and a fresh adapter")
     models = open_models(config, ranks, text)
-    if bank.faces_sha256 != models.card.face_pack.sha256:
-        what = f"were made with another face pack than {models.card.face_pack.name}"
-        remedy = "Embeddings of two packs do not mix: name the shards' own with face_pack"
-        raise InputError(what, file=shards, field="face_pack", remedy=remedy)
     _keep_blocks(config, models, samples, listener)
     parameters = trained_parameters(models.transformer)
     run_ = _Run(

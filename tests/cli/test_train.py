@@ -74,6 +74,10 @@ def test_dry_run_says_what_it_would_be_and_trains_nothing(run, config_file, tmp_
     code, out, err = run("train", config_file, *SMALL, "--dry-run")
     assert code == 0 and "samples a second over all devices" in out and "computed from parameter counts" in out, err
     assert not (tmp_path / "run").exists()
+    code, _, err = run("train", config_file, *SMALL, "--dry-run", "face_pack=tiny-random")
+    assert code == 2 and "were made with another face pack than tiny-random" in err
+    code, _, err = run("train", config_file, *SMALL, "--dry-run", "method.patch_size=448")
+    assert code == 2 and "holds patches of 112 px, the method wants 448" in err
     code, out, _ = run(
         "train", config_file, *SMALL, "device=auto", "model=flux-dev", "method.lora_rank=128", "--dry-run", "--json"
     )
@@ -83,7 +87,7 @@ def test_dry_run_says_what_it_would_be_and_trains_nothing(run, config_file, tmp_
 
 
 def test_dry_run_knows_what_lies_on_a_device(monkeypatch):
-    from anyphoto_cli.train.estimate import frozen_gigabytes
+    from anyphoto_cli.train.estimate import frozen_gigabytes, ranks
 
     def gigabytes(**settings):
         return frozen_gigabytes(TrainConfig(output_dir="o", data={"shards": "s"}, **settings), 11.9e9)
@@ -95,6 +99,7 @@ def test_dry_run_knows_what_lies_on_a_device(monkeypatch):
     assert gigabytes(base_storage="fp8") == pytest.approx(plain - 11.9)
     assert gigabytes(base_storage="nf4") == pytest.approx((23.8 + 9.5) * 0.57 / 2 + 0.6, abs=0.1)
     monkeypatch.setenv("WORLD_SIZE", "4")
+    assert ranks() == 4
     assert gigabytes() == plain and gigabytes(sharding="fsdp") == pytest.approx(plain - 23.8 * 0.75)
 
 

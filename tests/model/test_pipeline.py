@@ -339,6 +339,14 @@ def test_model_offload_brings_the_transformer_before_its_rows_are_made(folder, m
     assert told[first - 1] == "AnyPhotoTransformer"
 
 
+def test_sampled_canvases_follow_from_nothing_that_was_drawn_before(folder):
+    pipeline = opened(folder)
+    pipeline.transformer.add_anyphoto(METHOD.model_copy(update={"latent": "sample"}))
+    first = pipeline.encode_faces([prepared()]).tokens
+    torch.rand(3)
+    assert torch.equal(first, pipeline.encode_faces([prepared()]).tokens) and first.any()
+
+
 class Gone(Exception):
     """The user does not want it any more."""
 

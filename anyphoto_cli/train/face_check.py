@@ -1,0 +1,27 @@
+"""Whether shards and a run look at faces by the same model: asked before anything large is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.faces.packs import installed_pack, open_faces
+from anyphoto_cli.model import bases
+from anyphoto_cli.registry import names
+from anyphoto_cli.train.examples import Bank
+
+
+def check_faces(config: TrainConfig, bank: Bank, shards: Path, download: bool = True) -> None:
+    """Raises InputError where the shards were made with another face pack than the run's. download: whether a pack that
+    is not on this machine may be fetched; else nothing is compared.
+    """
+    pack = config.face_pack or bases.resolve_base(config.model).face_pack
+    here = pack in names("face_packs") or Path(pack).is_dir() or installed_pack(pack) is not None
+    if not (here or download):
+        return
+    opened = open_faces(pack)
+    if bank.faces_sha256 != opened.sha256:
+        what = f"were made with another face pack than {opened.name}"
+        remedy = "Embeddings of two packs do not mix: name the shards' own with face_pack"
+        raise InputError(what, file=shards, field="face_pack", remedy=remedy)

@@ -43,7 +43,7 @@ class Scores:
 class Measured:
     """One row over its seeds. cases: metric -> [cases] means over seeds, nan where a case has none. found: share of
     the people found at their places. off: mean error there, face heights. swapped: share of those found. minutes: of
-    training, in the mean; nan where there was none.
+    training, of the seed with the fewest (others had more work beside them); nan where there was none.
     """
 
     label: str
@@ -128,10 +128,11 @@ def measured(table: Table, label: str, names: Sequence[str], end: str = "") -> M
     if not runs:
         return None
     found, expected = sum(one.found for one in runs), sum(one.expected for one in runs)
+    minutes = [one.minutes for one in runs if one.minutes is not None]
     return Measured(
         label, len(runs), {metric: _per_case([one.cases[metric] for one in runs]) for metric in METRICS},
         found / max(expected, 1), _mean([one.off for one in runs], [one.found for one in runs]),
-        sum(one.swapped for one in runs) / max(found, 1), _mean([one.minutes for one in runs], [1] * len(runs)),
+        sum(one.swapped for one in runs) / max(found, 1), min(minutes, default=np.nan),
     )  # fmt: skip
 
 

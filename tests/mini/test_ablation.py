@@ -66,9 +66,10 @@ def test_the_page_keeps_what_was_written_by_hand_and_says_what_is_owed(tmp_path)
     scores(tmp_path, "full-0", [0.5, 0.6])
     scores(tmp_path, "full-1", [0.9, 0.9])  # its sibling is owed: in the table, in no difference
     scores(tmp_path, "full-0", [0.7, 0.8], end="_worn")
-    (tmp_path / "runs" / "full-0").mkdir(parents=True)
-    lines = [{"step": 10, "samples_per_s": 2.0}, {"step": 20, "samples_per_s": 4.0}]
-    (tmp_path / "runs" / "full-0" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for name, slower in (("full-0", 1), ("full-1", 3)):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        lines = [{"step": 10, "samples_per_s": 2.0 / slower}, {"step": 20, "samples_per_s": 4.0 / slower}]
+        (tmp_path / "runs" / name / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     names = [("no adapter", ""), ("no-modulation-0", ""), ("full-0", ""), ("full-1", ""), ("full-0", "_worn")]
     table = table_of(tmp_path, *names)
     made = Plan(tmp_path, steps=7).made
@@ -80,7 +81,7 @@ def test_the_page_keeps_what_was_written_by_hand_and_says_what_is_owed(tmp_path)
     assert "| CP: full < no-modulation | -0.200 [-0.200, -0.200], 2 cases |  | **reversed** |" in text
     assert text.count("| owed | | owed |") == 2 * len(ORDERINGS) - 2
     assert "| full | 2 | 0.725" in text and "| full | 1 | 0.750" in text.split("### Worn references")[1]
-    assert "| 0.000 | 2 |" in text  # 160 samples at 2 and 160 at 4 a second: two minutes
+    assert "| 0.000 | 2 |" in text  # 160 samples at 2 and 160 at 4 a second; the other seed had a third of it
     assert "| (e) no-modulation | 1 | 0.350" in text and "| 0.365 |" in text
     for name in ("ablation.png", "ablation_worn.png"):
         assert (page.parent / "images" / name).stat().st_size > 5000

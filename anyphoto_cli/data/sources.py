@@ -149,8 +149,8 @@ def _beside(entries: Sequence[os.DirEntry[str]]) -> dict[str, dict[str, str]]:
 
 
 def _stem_and_suffix(name: str) -> tuple[str, str]:
-    stem, suffix = os.path.splitext(name)  # noqa: PTH122
-    return stem, suffix.lower().lstrip(".")
+    stem, _, suffix = name.rpartition(".")
+    return (stem, suffix.lower()) if stem else (name, "")
 
 
 def _is_plain(entry: os.DirEntry[str]) -> bool:

@@ -76,10 +76,10 @@ def run(
 
 def _stages(run: StageRun, stages: Sequence[str], exclude: Path | None, retry_failed: bool) -> Preprocessed:
     do = {"detect": _detect, "match": _match, "caption": _caption, "pack": _pack}
+    left_out = [stage for stage in STAGES[: STAGES.index(stages[-1])] if stage not in stages] if stages else []
+    for before in left_out:
+        _must_be_done(run, before, exclude)
     for stage in stages:
-        for before in STAGES[: STAGES.index(stage)]:
-            if before not in stages:
-                _must_be_done(run, before, exclude)
         keep_options(run.out, stage, _told(run, stage, exclude), run.begun(stage))
         do[stage](run, retry_failed)
     if "pack" not in stages:

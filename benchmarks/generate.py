@@ -76,10 +76,10 @@ def ideal(model: Any, noise: int, text: int, lengths: Sequence[int], rank: int) 
 @contextmanager
 def as_naive(model: Any) -> Iterator[None]:
     """Dense mask, LoRA computed for all tokens."""
-    model.attention = "masked"
+    model.attention, model.fused = "masked", False
     with naive():
         yield
-    model.attention = "auto"
+    model.attention, model.fused = "auto", None
 
 
 def a_pair(device: torch.device, side: int, rank: int) -> tuple[Any, Any]:
@@ -153,18 +153,19 @@ def variant_rows(device: torch.device, rounds: int, stock: Any, ours: Any) -> Ta
     rows = hoist_modulation(ours, *told, plain)[0]
 
     @torch.no_grad()
-    def run(model: Any, kernel: str = "auto", backend: str = "", **more: Any) -> None:
-        if kernel != "auto":
-            model.attention = kernel
+    def run(model: Any, kernel: str = "auto", backend: str = "", fused: bool | None = None, **more: Any) -> None:
+        if model is ours:
+            model.attention, model.fused = kernel, fused
         with kernels_of(backend):
             model(**given, **more)
-        if kernel != "auto":
-            model.attention = "auto"
+        if model is ours:
+            model.attention, model.fused = "auto", None
 
     ours_by = partial(run, ours, hoisted=rows)
     cases, refused = that_run({
         STOCK: partial(run, stock), f"{STOCK}, flash": partial(run, stock, backend="FLASH_ATTENTION"),
         **{name: partial(ours_by, name, faces=plain) for name in ("merged", "split", "masked")},
+        "merged, each operation by itself": partial(ours_by, "merged", fused=False, faces=plain),
         **{f"{name}, strengths": partial(ours_by, name, faces=strong) for name in ("merged", "split")},
     })  # fmt: skip
     host = {name: host_ms(case) for name, case in cases.items()}

@@ -2,6 +2,7 @@
 generate` does, each mode in a process of its own. Transformer and T5 are zeros, which take no room on a disk.
 
 python -m benchmarks ladder --device cuda
+python -m benchmarks ladder nf4 group "train 512" --device cuda       some of them, all at once
 """
 
 from __future__ import annotations
@@ -89,17 +90,21 @@ def render(folder: Path, mode: str, device: torch.device) -> dict[str, object]:
     from benchmarks.generate import tokens_of
 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    reached(f"{mode}: imported")
     began = time.perf_counter()
     pipeline = memory.open_pipeline(folder, AnyPhotoPipeline, device, dtype, mode)
+    reached(f"{mode}: base opened")
     pipeline.load_anyphoto(folder.parent / "adapter")
     pipeline.set_progress_bar_config(disable=True)
     opened = time.perf_counter() - began
+    reached(f"{mode}: adapter loaded")
     ticks: list[float] = []
 
     def tick(_: Any, number: int, __: Any, state: dict[str, Any]) -> dict[str, Any]:
         if device.type == "cuda":
             torch.cuda.synchronize()
         ticks.append(time.perf_counter())
+        reached(f"{mode}: step {number}")
         return state
 
     side = SIDE if device.type == "cuda" else 256
@@ -141,6 +146,7 @@ def train_nf4(folder: Path, device: torch.device, side: int) -> dict[str, object
     parts = Parts(pipeline.transformer, pipeline.vae, text, recogniser_of(device), device, torch.bfloat16)
     examples = [random_example(side, 2, np.random.default_rng(0))]
     step = partial(whole_step, examples, parts, optimiser_of(parts.transformer), 0.1)
+    reached("train: opened")
     step(Sections(device))
     torch.cuda.synchronize()
     began = time.perf_counter()
@@ -155,33 +161,49 @@ def train_nf4(folder: Path, device: torch.device, side: int) -> dict[str, object
 def _in_a_process(*words: str, limit: float = 120.0) -> dict[str, object]:
     """A line of JSON from a fresh process, or why there is none."""
     command = [sys.executable, "-m", "benchmarks.ladder", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    RUNNING.append(process)
-    try:
-        said, complained = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return {"failed": f"not through in {limit:.0f} s"}
-    if process.returncode:
-        return {"failed": (complained.strip().splitlines() or ["nothing said"])[-1][:200]}
+    with tempfile.NamedTemporaryFile("w+") as complained:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complained, text=True)
+        RUNNING.append((process, Path(complained.name)))
+        try:
+            said, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return {"failed": f"not through in {limit:.0f} s; last said: {_last(Path(complained.name))}"}
+        if process.returncode:
+            return {"failed": _last(Path(complained.name))}
     found: dict[str, object] = json.loads(said.strip().splitlines()[-1])
     return found
 
 
-RUNNING: list[subprocess.Popen[str]] = []
+def _last(complained: Path) -> str:
+    return (complained.read_text().strip().splitlines() or ["nothing said"])[-1][:200]
+
+
+def reached(what: str) -> None:
+    """A line for whoever wonders where the time goes."""
+    print(f"{time.perf_counter() - STARTED:.0f} s after the start: {what}", file=sys.stderr, flush=True)
+
+
+STARTED = time.perf_counter()
+RUNNING: list[tuple[subprocess.Popen[str], Path]] = []
 
 
 def _stop(*_: Any) -> None:
-    """Whoever is stopped leaves no process behind that others' timings would suffer from."""
-    for process in RUNNING:
-        process.kill()
+    """Whoever is stopped leaves no process behind that others' timings would suffer from, and says how far it was."""
+    for process, complained in RUNNING:
+        if process.poll() is None:
+            process.kill()
+            print(*process.args[3:], _last(complained), flush=True)  # type: ignore[index]
     os._exit(143)
 
 
 def measure(arguments: list[str]) -> tuple[str, dict[str, Table]]:
     """(a note, tables by title)."""
-    device, _ = asked(arguments)
+    every = [mode for modes in TOGETHER for mode in modes]
+    named = tuple(mode for mode in every if mode in arguments)
+    device, _ = asked([word for word in arguments if word not in every])
     cuda = device.type == "cuda"
+    wanted = (named,) if named else TOGETHER if cuda else SMALL
     signal.signal(signal.SIGTERM, _stop)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "flux"
@@ -190,7 +212,7 @@ def measure(arguments: list[str]) -> tuple[str, dict[str, Table]]:
         else:
             write_flux(folder, small=True)
         # Some beside each other, as far as a large card and main memory hold them: peaks are each process's own.
-        rows = [row for modes in (TOGETHER if cuda else SMALL) for row in _at_once(folder, device, modes)]
+        rows = [row for modes in wanted for row in _at_once(folder, device, modes)]
         tables = {f"generate, {SIDE} px, {PEOPLE} people of {FACE} px, T5 and CLIP included": filled(
             [row for row in rows if "--memory" in row])}  # fmt: skip
         if cuda:

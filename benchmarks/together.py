@@ -1,6 +1,7 @@
 """All tables of a GPU but the ladder's from one pair of models in one process, for a card that is lent for minutes.
 
-python -m benchmarks together --device cuda      FLUX.1's size with random weights
+python -m benchmarks together --device cuda                       FLUX.1's size with random weights
+python -m benchmarks together pictures kernels --device cuda      some of them
 
 Each part's page is written when it is through; what is stopped later is not lost.
 """
@@ -22,9 +23,14 @@ Table = list[dict[str, object]]
 Written = Callable[[str, str, dict[str, Table]], None]
 
 
+PARTS = ("generate", "train", "pictures", "train-compiled", "kernels", "attention")
+"""In an order in which little is compiled twice."""
+
+
 def measure(arguments: list[str], written: Written) -> None:
     """written: keeps (part, note, tables)."""
-    device, rounds = asked(arguments)
+    wanted = [part for part in PARTS if part in arguments] or PARTS
+    device, rounds = asked([word for word in arguments if word not in PARTS])
     began = time.perf_counter()
 
     def told(part: str, note: str, tables: dict[str, Table]) -> None:
@@ -33,17 +39,32 @@ def measure(arguments: list[str], written: Written) -> None:
 
     stock, ours = generate.a_pair(device, 1024 if device.type == "cuda" else 512, 128 if device.type == "cuda" else 16)
     print(f"built after {time.perf_counter() - began:.0f} s", flush=True)
-    told("generate", *generate.measure_on(device, rounds, stock, ours))
-    told("train", *eager_training(device, rounds, stock, as_trained(ours)))
-    told("pictures", *pictures.measure_on(device, max(rounds // 2, 1), (stock, as_rendered(ours)), compile_stock=False))
-    parts = train.parts_of(as_trained(ours), device)
+    measured = parts_of(device, rounds, stock, ours)
+    for part in wanted:
+        if part in measured:
+            told(part, *measured[part]())
+
+
+def parts_of(device: torch.device, rounds: int, stock: Any, ours: Any) -> dict[str, Callable[[], Any]]:
+    """Name -> what gives (a note, tables by title)."""
     note = f"; {card.name(device)}, random weights; medians of {rounds} rounds."
-    rows = attempted(lambda: train.whole_step_rows(parts, rounds, "compiled blocks", train.weights_gb(stock)))
-    told("train-compiled", note, {"Whole steps": rows})
-    told("kernels", *kernels.measure_on(device, rounds, stock, ours))
+
+    def compiled_training() -> tuple[str, dict[str, Table]]:
+        as_trained(ours).compile_blocks()
+        parts = train.parts_of(ours, device)
+        rows = attempted(lambda: train.whole_step_rows(parts, rounds, "compiled blocks", train.weights_gb(stock)))
+        return note, {"Whole steps": rows}
+
+    found: dict[str, Callable[[], Any]] = {
+        "generate": lambda: generate.measure_on(device, rounds, stock, as_rendered(ours)),
+        "train": lambda: eager_training(device, rounds, stock, as_trained(ours)),
+        "pictures": lambda: pictures.measure_on(device, max(rounds // 2, 1), (stock, as_rendered(ours)), False),
+        "train-compiled": compiled_training,
+        "kernels": lambda: kernels.measure_on(device, rounds, stock, ours),
+    }
     if device.type == "cuda":
-        note = f"; {card.name(device)}; medians of {rounds} interleaved rounds."
-        told("attention", note, attention.short_tables(device, rounds))
+        found["attention"] = lambda: (note, attention.short_tables(device, rounds))
+    return found
 
 
 def as_trained(model: Any) -> Any:

@@ -131,13 +131,13 @@ def as_named(name: str, model: Any) -> Iterator[None]:
     if "checkpointing" in name:
         model.enable_gradient_checkpointing()
     if naive_ := name.startswith("naive"):
-        model.attention = "masked"
+        model.attention, model.fused = "masked", False
     try:
         yield
     finally:
         model.disable_gradient_checkpointing()
         if naive_:
-            model.attention = "auto"
+            model.attention, model.fused = "auto", None
 
 
 def _run_step(model: Any, loss: Step, around: Any, device: torch.device) -> tuple[float, float]:

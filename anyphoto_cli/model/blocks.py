@@ -13,6 +13,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from torch import Tensor
 
+from anyphoto_cli.model import fused
 from anyphoto_cli.model.compiled_attention import isolated_attention, noise_attention
 from anyphoto_cli.model.identity_modulation import Rows, gated, modulate, modulation_rows, per_token
 from anyphoto_cli.model.location_lora import kept_tail, split_lora
@@ -52,17 +53,17 @@ class AnyPhotoTransformerBlock(FluxTransformerBlock):
         of_image, of_text = (spans, IMAGE), (spans, TEXT)
 
         image_out, text_out = self._attend(
-            modulate(self.norm1.norm(image), scale, shift, *of_image),
-            modulate(self.norm1_context.norm(text), c_scale, c_shift, *of_text),
+            _modulated(self.norm1.norm, image, scale, shift, *of_image),
+            _modulated(self.norm1_context.norm, text, c_scale, c_shift, *of_text),
             image_rotary_emb,
             spans,
         )
-        image = gated(image, gate, image_out, *of_image)
-        image_mlp = modulate(self.norm2(image), scale_mlp, shift_mlp, *of_image)
-        image = gated(image, gate_mlp, self._feed_forward(image_mlp, spans.located), *of_image)
-        text = gated(text, c_gate, text_out, *of_text)
-        text_mlp = modulate(self.norm2_context(text), c_scale_mlp, c_shift_mlp, *of_text)
-        text = gated(text, c_gate_mlp, self.ff_context(text_mlp), *of_text)
+        image = _gated(image, gate, image_out, *of_image)
+        image_mlp = _modulated(self.norm2, image, scale_mlp, shift_mlp, *of_image)
+        image = _gated(image, gate_mlp, self._feed_forward(image_mlp, spans.located), *of_image)
+        text = _gated(text, c_gate, text_out, *of_text)
+        text_mlp = _modulated(self.norm2_context, text, c_scale_mlp, c_shift_mlp, *of_text)
+        text = _gated(text, c_gate_mlp, self.ff_context(text_mlp), *of_text)
         return _within_half(text), image
 
     def _attend(self, image: Tensor, text: Tensor, rope: Rope, spans: Spans) -> tuple[Tensor, Tensor]:
@@ -70,10 +71,10 @@ class AnyPhotoTransformerBlock(FluxTransformerBlock):
         own = kept_tail(image, tail)
         q, k, v = (split_lora(layer, image, tail, own) for layer in (attn.to_q, attn.to_k, attn.to_v))
         tq, tk, tv = (layer(text) for layer in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj))
-        q = torch.cat([attn.norm_added_q(_heads(tq, attn)), attn.norm_q(_heads(q, attn))])
-        k = torch.cat([attn.norm_added_k(_heads(tk, attn)), attn.norm_k(_heads(k, attn))])
+        q = _joint([(attn.norm_added_q, _heads(tq, attn)), (attn.norm_q, _heads(q, attn))], rope, spans)
+        k = _joint([(attn.norm_added_k, _heads(tk, attn)), (attn.norm_k, _heads(k, attn))], rope, spans)
         v = torch.cat([_heads(tv, attn), _heads(v, attn)])
-        out = isolated_attention(_rotate(q, rope), _rotate(k, rope), v, spans).flatten(1).to(q.dtype)
+        out = isolated_attention(q, k, v, spans).flatten(1).to(q.dtype)
         text_out, image_out = out.split([text.shape[0], image.shape[0]])
         return split_lora(attn.to_out[0], image_out, tail), attn.to_add_out(text_out)
 
@@ -106,9 +107,9 @@ class AnyPhotoSingleTransformerBlock(FluxSingleTransformerBlock):
         """
         [rows] = self.modulation(temb) if isinstance(temb, Rows) else temb
         shift, scale, gate = per_token(rows, 3, spans)
-        normed = modulate(self.norm.norm(hidden_states), scale, shift, spans, JOINT)
+        normed = _modulated(self.norm.norm, hidden_states, scale, shift, spans, JOINT)
         own = kept_tail(normed, spans.located)
-        k = self._project(self.attn.to_k, normed, spans.located, self.attn.norm_k, image_rotary_emb, own)
+        k = self._project(self.attn.to_k, normed, spans.located, self.attn.norm_k, image_rotary_emb, own, spans)
         v = _heads(split_lora(self.attn.to_v, normed, spans.located, own), self.attn)
 
         tail, asked = spans.located, JOINT
@@ -116,14 +117,35 @@ class AnyPhotoSingleTransformerBlock(FluxSingleTransformerBlock):
             where = 0, spans.batch * spans.text, spans.batch * spans.noise
             hidden_states, normed, tail, asked = hidden_states.narrow(*where), normed.narrow(*where), 0, NOISE
             image_rotary_emb = (image_rotary_emb[0].narrow(*where), image_rotary_emb[1].narrow(*where))
-        q = self._project(self.attn.to_q, normed, tail, self.attn.norm_q, image_rotary_emb, own)
+        q = self._project(self.attn.to_q, normed, tail, self.attn.norm_q, image_rotary_emb, own, spans)
         attended = (noise_attention if noise_only else isolated_attention)(q, k, v, spans).flatten(1).to(q.dtype)
-        mlp = self.act_mlp(split_lora(self.proj_mlp, normed, tail, own))
-        out = split_lora(self.proj_out, torch.cat([attended, mlp], -1), tail)
-        return _within_half(gated(hidden_states, gate, out, spans, asked))
+        mlp = split_lora(self.proj_mlp, normed, tail, own)
+        both = fused.gelu_beside(attended, mlp) if spans.fused else torch.cat([attended, self.act_mlp(mlp)], -1)
+        out = split_lora(self.proj_out, both, tail)
+        return _within_half(_gated(hidden_states, gate, out, spans, asked))
 
-    def _project(self, layer: Any, x: Tensor, tail: int, norm: Any, rope: Rope, own: Tensor | None) -> Tensor:
-        return _rotate(norm(_heads(split_lora(layer, x, tail, own), self.attn)), rope)
+    def _project(
+        self, layer: Any, x: Tensor, tail: int, norm: Any, rope: Rope, own: Tensor | None, spans: Spans
+    ) -> Tensor:  # fmt: skip
+        return _joint([(norm, _heads(split_lora(layer, x, tail, own), self.attn))], rope, spans)
+
+
+def _modulated(norm: Any, x: Tensor, scale: Rows, shift: Rows, spans: Spans, stream: str) -> Tensor:
+    if spans.fused:
+        return fused.modulated_norm(norm, x, scale, shift, spans, stream)
+    return modulate(norm(x), scale, shift, spans, stream)
+
+
+def _gated(residual: Tensor, gate: Rows, x: Tensor, spans: Spans, stream: str) -> Tensor:
+    return (fused.gated if spans.fused else gated)(residual, gate, x, spans, stream)
+
+
+def _joint(parts: list[tuple[Any, Tensor]], rope: Rope, spans: Spans) -> Tensor:
+    """Heads of one or two streams, each by its own norm, one after another and turned: [S, heads, head_dim]."""
+    if fused.fits(spans, *(norm for norm, _ in parts)):
+        return fused.normed_rotated(parts, rope)
+    normed = [norm(x) for norm, x in parts]
+    return _rotate(normed[0] if len(normed) == 1 else torch.cat(normed), rope)
 
 
 def _heads(x: Tensor, attn: Any) -> Tensor:

@@ -91,9 +91,9 @@ def modulation_rows(linear: nn.Module, rows: Rows) -> Rows:
 
 def per_token(rows: Rows, count: int, spans: Spans) -> list[Rows]:
     """[.., count * d] -> `count` x [.., d], a row of `own` for each location token: [ΣN, ..] -> [L, d]. Compiled blocks
-    read rows by index.
+    and fused kernels read rows by number.
     """
-    if spans.index is not None or not len(rows.own):
+    if spans.index is not None or spans.fused or not len(rows.own):
         return rows.parts(count)
     if torch.is_grad_enabled():  # each by itself: some are kept for the backward pass, some are not
         return [Rows(part.y, spread(part.own, spans.flat_lengths)) for part in rows.parts(count)]

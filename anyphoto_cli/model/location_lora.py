@@ -35,7 +35,7 @@ def split_lora(layer: nn.Module, x: Tensor, tail: int, own: Tensor | None = None
     if layer.merged:
         raise ValueError("an AnyPhoto model cannot run with merged LoRA weights: they would act on every token")
     adapted = not layer.disable_adapters and ADAPTER in layer.lora_A and tail > 0
-    if adapted and torch.is_grad_enabled() and _is_plain(layer, x):
+    if adapted and torch.is_grad_enabled() and not torch.compiler.is_compiling() and _is_plain(layer, x):
         base, scale = cast(nn.Linear, layer.base_layer), float(layer.scaling[ADAPTER])
         down, up = (cast(Tensor, part[ADAPTER].weight) for part in (layer.lora_A, layer.lora_B))
         own = kept_tail(x, tail) if own is None else own
@@ -64,9 +64,10 @@ def split_lora(layer: nn.Module, x: Tensor, tail: int, own: Tensor | None = None
 def _added_in_place(out: Tensor, layer: LoraLayer, own: Tensor) -> Tensor:
     """out + B A own · alpha / r in its last rows, where no gradient is asked for."""
     up = layer.lora_B[ADAPTER]
-    simple = type(up) is nn.Linear and up.weight.dtype == out.dtype and up.bias is None
+    # Asked first: torch 2.11's compiler breaks its graph where a module's own attributes are looked at.
+    simple = not torch.compiler.is_compiling() and type(up) is nn.Linear and up.bias is None
     # One product that adds where three calls would: small ones, of which a card does hundreds in a step.
-    if simple and not (_is_called_by_hooks(up) or torch.compiler.is_compiling() or ADAPTER in layer.lora_variant):
+    if simple and up.weight.dtype == out.dtype and not (is_called_by_hooks(up) or ADAPTER in layer.lora_variant):
         down = _linear(layer.lora_A[ADAPTER], layer.lora_dropout[ADAPTER](own))
         last_rows(out, len(own)).addmm_(down, cast(Tensor, up.weight).T, alpha=float(layer.scaling[ADAPTER]))
     else:
@@ -79,7 +80,7 @@ def last_rows(x: Tensor, count: int) -> Tensor:
     return x.narrow(0, len(x) - count, count)
 
 
-def _is_called_by_hooks(module: nn.Module) -> bool:
+def is_called_by_hooks(module: nn.Module) -> bool:
     """Whether offloading brings its weights when it is called, and only then."""
     return bool({"forward", "_diffusers_hook", "_hf_hook"} & vars(module).keys())
 
@@ -99,8 +100,8 @@ def _is_plain(layer: LoraLayer, x: Tensor) -> bool:
     return (
         type(base) is nn.Linear
         and base.weight.dtype == x.dtype
-        and not (base.weight.requires_grad or torch.compiler.is_compiling() or x.dim() != 2)
-        and not _is_called_by_hooks(base)
+        and not (base.weight.requires_grad or x.dim() != 2)
+        and not is_called_by_hooks(base)
         and not any(name != ADAPTER and name in layer.lora_A for name in layer.active_adapters)
         and isinstance(layer.lora_dropout[ADAPTER], nn.Identity)
         and ADAPTER not in layer.lora_variant

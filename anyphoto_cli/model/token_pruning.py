@@ -109,7 +109,7 @@ class Spans:
     name of `isolated_attention.KERNELS`. located, identities: location tokens and identities of the whole batch. bias:
     of each sample, [|T| + |X| + L] logits that global queries add; None where all strengths are 1. rectangular: all
     samples have the same location tokens, and one attention call serves the batch. several: some sample has two
-    identities or more.
+    identities or more. fused: blocks take `fused`'s kernels.
 
     For compiled blocks, to which plain ints would make every layout another block: index, stream -> [tokens] numbers of
     modulation rows; mask, of Eq. 19, where one is wanted; sizes, [2 + ΣN, 2] int64 on the CPU: (batch, text),
@@ -129,6 +129,7 @@ class Spans:
     sizes: Tensor | None = None
     rectangular: bool = True
     several: bool = False
+    fused: bool = False
 
     @classmethod
     def of(cls, batch: int, text: int, noise: int, faces: Sequence[LocationTokens], attention: str) -> Spans:
@@ -137,6 +138,11 @@ class Spans:
             raise ValueError(f"{batch} samples, but location tokens for {len(faces)}")
         lengths = tuple(face.lengths for face in faces) or ((),) * batch
         return cls._with(batch, text, noise, lengths, attention, _bias(text + noise, faces))
+
+    @classmethod
+    def of_lengths(cls, batch: int, text: int, noise: int, lengths: tuple[tuple[int, ...], ...]) -> Spans:
+        """Without strengths."""
+        return cls._with(batch, text, noise, lengths, "masked", None)
 
     @classmethod
     def _with(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -13,12 +14,14 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.utils import apply_lora_scale
 from torch import Tensor
+from torch._dynamo import config as dynamo_config
 from torch.fx.experimental import _config as fx_config
 
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.model.blocks import AnyPhotoSingleTransformerBlock, AnyPhotoTransformerBlock
 from anyphoto_cli.model.compiled_attention import mask_of
 from anyphoto_cli.model.first_block_cache import FirstBlockCache
+from anyphoto_cli.model.fused import usable
 from anyphoto_cli.model.hoisted_modulation import StepModulation
 from anyphoto_cli.model.identity_modulation import IdentityProjector, Rows, identity_rows, told_to_identities
 from anyphoto_cli.model.isolated_attention import OPEN, choose_kernel
@@ -32,8 +35,9 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
     Without faces it is stock FLUX, number for number. `from_pretrained` opens any FLUX.1 transformer folder;
     `from_flux` re-types one that is loaded already, quantised or not. `method`: the choices its weights were trained
     with. `id_projector`: Δ of Eq. 16, None until an adapter is added. `card`: of a loaded adapter. `attention`: auto,
-    split, merged or masked. `kept_blocks`: so many, counted from the last, are not computed again under gradient
-    checkpointing: each costs its memory and saves its forward pass.
+    split, merged or masked. `fused`: whether what lies between matrix products is one kernel each, where there are
+    location tokens; None: on a card that can. `kept_blocks`: so many, counted from the last, are not computed again
+    under gradient checkpointing: each costs its memory and saves its forward pass.
     """
 
     _no_split_modules = ["AnyPhotoTransformerBlock", "AnyPhotoSingleTransformerBlock"]
@@ -48,6 +52,7 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
 
     method: MethodConfig
     attention: str
+    fused: bool | None
     card: Any
     compiled_blocks: bool
     kept_blocks: int
@@ -97,7 +102,7 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         for block in self.single_transformer_blocks:
             block.__class__ = AnyPhotoSingleTransformerBlock
         self.method, self.attention, self.id_projector, self.card = MethodConfig(), "auto", None, None
-        self.compiled_blocks, self.kept_blocks = False, 0
+        self.compiled_blocks, self.kept_blocks, self.fused = False, 0, None
 
     def add_anyphoto(self, method: MethodConfig, embedding: int = 512) -> None:
         """Add a fresh, untrained adapter: LoRA with B = 0 and a projector with Δ = 0, both in float32.
@@ -164,6 +169,8 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         if self.compiled_blocks:
             device, dtype = hidden_states.device, hidden_states.dtype
             spans = spans.indexed(device, mask_of(spans, device, dtype) if torch.is_grad_enabled() else None)
+        elif faces:
+            spans = replace(spans, fused=self._fuses(hidden_states))
         by_block: Iterator[Any]
         if hoisted is None:
             rows = self.modulation_inputs(timestep, guidance, pooled_projections, faces, hidden_states.dtype)
@@ -218,11 +225,24 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
             return self._gradient_checkpointing_func(block, *args)
         return block(*args)
 
+    def _fuses(self, x: Tensor) -> bool:
+        """Whether this pass takes fused kernels."""
+        if self.fused is not None:
+            return self.fused
+        heads = self.config.num_attention_heads, self.config.attention_head_dim
+        return usable(x.device, x.dtype, *heads, torch.is_grad_enabled())
+
     def _compiler_settings(self) -> AbstractContextManager[Any]:
         """Where two lengths happen to be the same, say of text and location tokens, the compiler would take them for
-        one, and make another graph for the next layout.
+        one, and make another graph for the next layout. Of one code it keeps eight graphs, and leaves what comes after
+        them uncompiled: rendering and training, masked and merged, one sample and several are more.
         """
-        return fx_config.patch(use_duck_shape=False) if self.compiled_blocks else nullcontext()  # type: ignore[attr-defined]
+        if not self.compiled_blocks:
+            return nullcontext()
+        settings = ExitStack()
+        settings.enter_context(fx_config.patch(use_duck_shape=False))  # type: ignore[attr-defined]
+        settings.enter_context(dynamo_config.patch(recompile_limit=32))
+        return settings
 
     def modulation_inputs(
         self,

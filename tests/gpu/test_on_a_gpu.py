@@ -16,7 +16,7 @@ from torch.autograd import grad
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.config.train import LossConfig
 from anyphoto_cli.generate import render, verify_files
-from anyphoto_cli.model import bases, memory
+from anyphoto_cli.model import bases, fused, memory
 from anyphoto_cli.model.adapter import save_adapter
 from anyphoto_cli.model.hoisted_modulation import hoist_modulation
 from anyphoto_cli.model.isolated_attention import masked_attention, merged_attention, split_attention
@@ -104,6 +104,30 @@ def test_rounded_memory_modes_render_nearly_the_same(folder, tmp_path, mode):
         pictures.append(picture(pipeline, FACES))
     exact, small = pictures
     assert 0 < np.abs(small - exact).mean() < 0.3 * exact.std()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_fused_kernels_are_torchs_operations(dtype):
+    assert fused.usable(GPU, dtype, 24, 128, True)
+    assert max(fused.errors(GPU, dtype, 24, 128)) < 0.005
+
+
+def test_a_model_learns_the_same_with_fused_kernels():
+    model = transformer(attention_head_dim=64, axes_dims_rope=(16, 24, 24)).to(GPU)
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    given = {k: x.to(GPU) if torch.is_tensor(x) else x for k, x in inputs(2).items()}
+    faces = [located(4, 3).to(GPU), located(2, seed=5).to(GPU)]
+
+    def gradients(dtype, by_kernels):
+        model.to(dtype).fused = by_kernels
+        said = {
+            k: x.to(dtype) if torch.is_tensor(x) and k not in ("img_ids", "txt_ids") else x for k, x in given.items()
+        }
+        loss = model(**said, faces=[face.to(GPU, dtype) for face in faces])[0].float().square().sum()
+        return torch.cat([g.double().flatten() for g in grad(loss, wanted)])
+
+    by_kernels, plain = (gradients(torch.bfloat16, way) for way in (True, False))
+    assert (by_kernels - plain).norm() < 0.04 * plain.norm()  # .013 on a CPU, by rounding
 
 
 def test_hoisted_rows_are_the_steps_own():

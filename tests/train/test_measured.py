@@ -14,4 +14,4 @@ def test_a_case_leaves_the_model_as_it_found_it(name):
         assert (model.attention == "masked") == name.startswith("naive")
         assert model.gradient_checkpointing == name.endswith("checkpointing")
         raise RuntimeError("out of memory")
-    assert model.attention == "auto" and not model.gradient_checkpointing
+    assert model.attention == "auto" and model.fused is None and not model.gradient_checkpointing

@@ -71,6 +71,9 @@ def _to_look_at(files: Sequence[Path], out: Path | None) -> list[Path]:
     kept = [file for file in files if not file.name.endswith(DRAWN)]
     if files and not kept:
         raise InputError("is a copy that was drawn on", file=files[0], remedy="Name the picture it was made from")
+    for file in kept:  # before the first of many is looked at
+        if not file.is_file():
+            raise InputError("no such file", file=file, remedy="Give pictures that are there")
     written: dict[Path, Path] = {}
     for file in kept:
         other = written.setdefault((out or file.parent).resolve() / (file.stem + BESIDE), file)

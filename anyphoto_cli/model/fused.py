@@ -150,7 +150,8 @@ def gated(residual: Tensor, gate: Rows, x: Tensor, spans: Spans, stream: str) ->
     if not torch.is_grad_enabled():
         from anyphoto_cli.model import fused_kernels
 
-        return fused_kernels.gated(residual, gate, x, number, out=x)
+        dense = x.is_contiguous()
+        return fused_kernels.gated(residual.contiguous(), gate, x.contiguous(), number, out=x if dense else None)
     return cast(Tensor, _Gated.apply(residual, gate.y, gate.own, x, number, _whose(spans, stream, x)))
 
 
@@ -180,6 +181,7 @@ class _ModulatedNorm(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         from anyphoto_cli.model import fused_kernels
 
+        x = x.contiguous()
         ctx.save_for_backward(x, scale, own_scale, number, whose)
         ctx.eps = eps
         return fused_kernels.modulated_norm(x, (scale, own_scale), (shift, own_shift), number, eps)
@@ -212,7 +214,7 @@ class _Gated(torch.autograd.Function):
         # A slice would keep all of x alive for the backward pass.
         located = None if whose is None else x[-whose.shape[1] :].clone()
         ctx.save_for_backward(gate, own, number, whose, located)
-        return fused_kernels.gated(residual, (gate, own), x, number)
+        return fused_kernels.gated(residual.contiguous(), (gate, own), x.contiguous(), number)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -266,6 +268,7 @@ class _GeluBeside(torch.autograd.Function):
     def forward(ctx: Any, attended: Tensor, mlp: Tensor) -> Tensor:
         from anyphoto_cli.model import fused_kernels
 
+        mlp = mlp.contiguous()
         ctx.save_for_backward(mlp)
         return fused_kernels.gelu_beside(attended.contiguous(), mlp)
 

@@ -6,7 +6,8 @@ detector looks at half-made pictures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,16 @@ from anyphoto_cli.types import Points
 
 LEAST_EYES = 12.0
 """Eyes nearer to each other than so many px show nobody."""
+STEP = {"cuda": 8}
+"""Windows are so many latent pixels wide, or twice as many, and so on: those of one size are one call. On a GPU, which
+waits for its host's calls; a CPU would only have more to decode.
+"""
+PIXELS_AT_ONCE = {"cuda": 2**18}
+"""Of windows that are decoded in one call: as many as a picture of 512 px has, whose layers want memory. Elsewhere each
+window is a call.
+"""
+
+Window = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,47 +71,76 @@ def face_loss(
     *,
     margin: int | None = 4,
     recompute: bool = False,
+    step: int | None = None,
 ) -> FaceLoss:
     """L_id of a batch. Source: Eq. 23, 24.
 
     clean: [n, 16, h, w] one-step estimates, as `model.vae.encode` scales latents. faces: of each sample. margin: latent
     pixels decoded around each face; None decodes whole pictures (the literal form, and several times the memory).
-    recompute: decode again in the backward pass instead of keeping what lies between. 0 where no face is valid.
+    recompute: decode again in the backward pass instead of keeping what lies between. step: windows grow to its
+    multiples; None: `STEP` of the device. 0 where no face is valid.
     """
     height, width = clean.shape[2] * DOWN, clean.shape[3] * DOWN
     groups = [[face for face in group if face.shows_somebody(width, height)] for group in faces]
-    crops = [
-        crop
-        for latents, valid in zip(clean, groups, strict=True)
-        if valid
-        for crop in _crops(latents[None], valid, vae, margin, recompute)
-    ]
-    if not crops:
+    if not any(groups):
         return FaceLoss(clean.sum() * 0.0, clean.new_zeros(0))
+    step = STEP.get(clean.device.type, 1) if step is None else step
+    crops = _crops(clean, groups, vae, margin, recompute, step)
     # All faces of the batch at once: a small network would keep a large card waiting for its calls.
     wanted = upload(torch.stack([face.embedding for valid in groups for face in valid]), clean.device)
-    found = (recogniser(torch.cat(crops).float()) * F.normalize(wanted.float(), dim=1)).sum(1)
+    found = (recogniser(crops.float()) * F.normalize(wanted.float(), dim=1)).sum(1)
     per_sample = [(1 - part).mean() for part in found.split([len(valid) for valid in groups]) if len(part)]
     return FaceLoss(torch.stack(per_sample).mean(), found.detach())
 
 
-def _crops(latents: Tensor, faces: Sequence[FaceTarget], vae: Any, margin: int | None, recompute: bool) -> list[Tensor]:
-    """[1, 3, 112, 112] each."""
-    height, width = latents.shape[2:]
-    windows = [latent_window(face.landmarks, width, height, margin or 0) for face in faces]
+def _crops(
+    clean: Tensor, groups: Sequence[Sequence[FaceTarget]], vae: Any, margin: int | None, recompute: bool, step: int
+) -> Tensor:  # fmt: skip
+    """[faces, 3, 112, 112], sample after sample. Windows of one size are decoded together."""
+    height, width = clean.shape[2:]
+    parts: dict[tuple[int, Window], list[tuple[int, Points]]] = {}
+    numbers = itertools.count()
+    for sample, faces in enumerate(groups):
+        for face, window in zip(faces, _windows(faces, width, height, margin, step), strict=True):
+            points = face.landmarks - (window[0] * DOWN, window[1] * DOWN)
+            parts.setdefault((sample, window), []).append((next(numbers), points))
+    crops: dict[int, Tensor] = {}
+    for alike in _of_one_size(list(parts), PIXELS_AT_ONCE.get(clean.device.type, 0)):
+        latents = [clean[sample : sample + 1, :, y0:y1, x0:x1] for sample, (x0, y0, x1, y1) in alike]
+        pictures = _decoded(vae, torch.cat(latents), recompute).split(1)
+        shown = [picture for part, picture in zip(alike, pictures, strict=True) for _ in parts[part]]
+        seen = [look for part in alike for look in parts[part]]
+        landmarks = torch.from_numpy(np.stack([np.asarray(points, np.float64) for _, points in seen]))
+        found = norm_crop_torch(torch.cat(shown), landmarks).split(1)
+        crops |= {number: crop for (number, _), crop in zip(seen, found, strict=True)}
+    return torch.cat([crops[number] for number in sorted(crops)])
+
+
+def _windows(faces: Sequence[FaceTarget], width: int, height: int, margin: int | None, step: int) -> list[Window]:
+    """Of each face of a sample; the whole picture where windows together are larger, and save nothing."""
+    windows = [_grown(latent_window(face.landmarks, width, height, margin or 0), width, height, step) for face in faces]
     cut = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in windows)
-    if margin is None or cut >= width * height:  # windows that together are larger than the picture save nothing
-        picture = _decoded(vae, latents, recompute)
-        return [norm_crop_torch(picture, _tensor(face.landmarks)) for face in faces]
-    found = []
-    for face, (x0, y0, x1, y1) in zip(faces, windows, strict=True):
-        part = _decoded(vae, latents[:, :, y0:y1, x0:x1], recompute)
-        found.append(norm_crop_torch(part, _tensor(face.landmarks - (x0 * DOWN, y0 * DOWN))))
-    return found
+    return [(0, 0, width, height)] * len(faces) if margin is None or cut >= width * height else windows
 
 
-def _tensor(points: Points) -> Tensor:
-    return torch.from_numpy(np.asarray(points, np.float64))[None]
+def _grown(window: Window, width: int, height: int, step: int) -> Window:
+    """The same, larger by as little as makes its sides multiples of `step`, or the picture's own."""
+    x0, y0, x1, y1 = window
+    wide, high = min(-(-(x1 - x0) // step) * step, width), min(-(-(y1 - y0) // step) * step, height)
+    x0, y0 = min(x0, width - wide), min(y0, height - high)
+    return x0, y0, x0 + wide, y0 + high
+
+
+def _of_one_size(parts: Sequence[tuple[int, Window]], pixels: int) -> Iterator[list[tuple[int, Window]]]:
+    """As many at once as have so many pixels together, but one."""
+    by_size: dict[tuple[int, int], list[tuple[int, Window]]] = {}
+    for sample, window in parts:
+        x0, y0, x1, y1 = window
+        by_size.setdefault((x1 - x0, y1 - y0), []).append((sample, window))
+    for (wide, high), alike in by_size.items():
+        room = max(pixels // (wide * high * DOWN**2), 1)
+        for first in range(0, len(alike), room):
+            yield alike[first : first + room]
 
 
 def _decoded(vae: Any, latents: Tensor, recompute: bool) -> Tensor:
@@ -110,7 +150,7 @@ def _decoded(vae: Any, latents: Tensor, recompute: bool) -> Tensor:
     return picture
 
 
-def latent_window(landmarks: Points, width: int, height: int, margin: int) -> tuple[int, int, int, int]:
+def latent_window(landmarks: Points, width: int, height: int, margin: int) -> Window:
     """x0, y0, x1, y1 in latent pixels: all that the norm-crop sees, and `margin` around it, inside width x height.
 
     A convolution near the edge of a window sees zeros where the whole picture had latents: the margin keeps that out of

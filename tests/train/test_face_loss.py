@@ -7,6 +7,7 @@ import torch
 from anyphoto_cli.faces.norm_crop import norm_crop
 from anyphoto_cli.faces.norm_crop_torch import norm_crop_torch, similarity_matrices
 from anyphoto_cli.geometry import arcface_template, fit_similarity
+from anyphoto_cli.train import face_loss as face_loss_module
 from anyphoto_cli.train.face_loss import FaceTarget, face_loss, latent_window
 
 
@@ -101,6 +102,34 @@ def test_windows_say_what_whole_pictures_say_and_so_do_their_gradients(pair, tae
     assert torch.cosine_similarity(whole[1], windows[1], dim=0) > 0.99
     assert torch.equal(windows[0], again[0]) and torch.allclose(windows[1], again[1], atol=1e-7)
     assert windows[1].abs().sum() > 0
+
+
+def test_windows_of_one_size_are_decoded_together_as_one_by_one(pair, taef1, recogniser, monkeypatch):
+    """As on a GPU: sizes in steps, several windows a call, whichever samples they are of."""
+    latents, (left, right) = pair
+    batch, targets = torch.cat([latents, latents.flip(-1) * 0.9]), [[left, right], [right]]
+    calls, found = [], []
+    real = taef1.decode
+    monkeypatch.setattr(taef1, "decode", lambda z, **how: calls.append(len(z)) or real(z, **how))
+    for pixels in (0, 2**22):
+        monkeypatch.setitem(face_loss_module.PIXELS_AT_ONCE, "cpu", pixels)
+        z = batch.clone().requires_grad_(True)
+        loss = face_loss(z, targets, taef1, recogniser, step=64)
+        loss.loss.backward()
+        found.append((loss.cosines, z.grad))
+    assert calls == [1, 1, 1, 3]
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=1e-4 * float(found[0][1].abs().max()))
+    plain = face_loss(batch, targets, taef1, recogniser, step=1)
+    torch.testing.assert_close(plain.cosines, found[0][0], rtol=0, atol=5e-3)
+
+
+def test_windows_grow_inside_the_picture():
+    for window in ((0, 0, 5, 7), (93, 95, 100, 100), (10, 20, 18, 28)):
+        x0, y0, x1, y1 = face_loss_module._grown(window, 100, 100, 8)
+        assert 0 <= x0 <= window[0] and window[2] <= x1 <= 100 and (x1 - x0) % 8 == 0
+        assert 0 <= y0 <= window[1] and window[3] <= y1 <= 100 and (y1 - y0) % 8 == 0
+    assert face_loss_module._grown((1, 1, 9, 10), 10, 10, 8) == (1, 0, 9, 10)
 
 
 def test_samples_count_alike_and_faces_that_show_nobody_do_not_count(pair, taef1, recogniser):

@@ -32,10 +32,12 @@ HEADS = 8
 
 
 @triton.jit
-def _row(base, own, shared, number, base_stride, own_stride, column, inside):  # type: ignore[no-untyped-def]
+def _row(base, own, shared, number, base_stride, own_stride, column, dim):  # type: ignore[no-untyped-def]
     """One row of modulation, from whichever of the two tensors it stands in."""
-    of_base = tl.load(base + number * base_stride + column, mask=inside & (number < shared), other=0.0)
-    of_own = tl.load(own + (number - shared) * own_stride + column, mask=inside & (number >= shared), other=0.0)
+    # Limits, not masks joined by "and", of which Triton 3.9's interpreter makes whole numbers.
+    in_base, in_own = tl.where(number < shared, dim, 0), tl.where(number < shared, 0, dim)
+    of_base = tl.load(base + number * base_stride + column, mask=column < in_base, other=0.0)
+    of_own = tl.load(own + (number - shared) * own_stride + column, mask=column < in_own, other=0.0)
     return of_base.to(tl.float32) + of_own.to(tl.float32)
 
 
@@ -56,8 +58,8 @@ def _modulated_norm(  # type: ignore[no-untyped-def]
     token, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     inside, number = column < dim, tl.load(numbers + token)
     normed, _ = _normed(x + token * dim, column, inside, dim, eps)
-    by = 1.0 + _row(scale, own_scale, shared, number, scale_stride, own_scale_stride, column, inside)
-    plus = _row(shift, own_shift, shared, number, shift_stride, own_shift_stride, column, inside)
+    by = 1.0 + _row(scale, own_scale, shared, number, scale_stride, own_scale_stride, column, dim)
+    plus = _row(shift, own_shift, shared, number, shift_stride, own_shift_stride, column, dim)
     tl.store(out + token * dim + column, (normed * by + plus).to(out.dtype.element_ty), mask=inside)
 
 
@@ -68,7 +70,7 @@ def _modulated_norm_gradient(  # type: ignore[no-untyped-def]
     token, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     inside, number = column < dim, tl.load(numbers + token)
     normed, inverse = _normed(x + token * dim, column, inside, dim, eps)
-    by = 1.0 + _row(scale, own_scale, shared, number, scale_stride, own_scale_stride, column, inside)
+    by = 1.0 + _row(scale, own_scale, shared, number, scale_stride, own_scale_stride, column, dim)
     told = tl.load(grad + token * dim + column, mask=inside, other=0.0).to(tl.float32) * by
     along = tl.sum(tl.where(inside, told * normed, 0.0)) / dim
     of_x = (told - tl.sum(tl.where(inside, told, 0.0)) / dim - normed * along) * inverse
@@ -82,7 +84,7 @@ def _gated(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     token, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     inside, number = column < dim, tl.load(numbers + token)
-    by = _row(gate, own_gate, shared, number, gate_stride, own_gate_stride, column, inside)
+    by = _row(gate, own_gate, shared, number, gate_stride, own_gate_stride, column, dim)
     value = by * tl.load(x + token * dim + column, mask=inside, other=0.0).to(tl.float32)
     if ADD:
         value += tl.load(residual + token * dim + column, mask=inside, other=0.0).to(tl.float32)
@@ -109,7 +111,7 @@ def _normed_rotated(  # type: ignore[no-untyped-def]
     token, column = tl.program_id(0).to(tl.int64), tl.arange(0, WIDE)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     where = (token * heads + head[:, None]) * WIDE + column[None, :]
-    inside = (head < heads)[:, None] & (column < WIDE)[None, :]
+    inside = head[:, None] + tl.zeros((1, WIDE), tl.int32) < heads
     even, odd = _pairs(x, where, inside, HEADS, WIDE)
     w_even, w_odd = tl.split(tl.reshape(tl.load(weight + column).to(tl.float32), (1, WIDE // 2, 2)))
     inverse = 1.0 / tl.sqrt((tl.sum(even * even, 1) + tl.sum(odd * odd, 1)) / WIDE + eps)[:, None]
@@ -127,7 +129,7 @@ def _normed_rotated_gradient(  # type: ignore[no-untyped-def]
     token, column = tl.program_id(0).to(tl.int64), tl.arange(0, WIDE)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     where = (token * heads + head[:, None]) * WIDE + column[None, :]
-    inside = (head < heads)[:, None] & (column < WIDE)[None, :]
+    inside = head[:, None] + tl.zeros((1, WIDE), tl.int32) < heads
     even, odd = _pairs(x, where, inside, HEADS, WIDE)
     inverse = 1.0 / tl.sqrt((tl.sum(even * even, 1) + tl.sum(odd * odd, 1)) / WIDE + eps)[:, None]
     even, odd = even * inverse, odd * inverse
@@ -147,7 +149,8 @@ def _gelu_beside(attended, mlp, out, narrow, wide, BLOCK: tl.constexpr):  # type
     token, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     first, inside = column < narrow, column < narrow + wide
     copied = tl.load(attended + token * narrow + column, mask=first, other=0.0).to(tl.float32)
-    x = tl.load(mlp + token * wide + column - narrow, mask=inside & (column >= narrow), other=0.0).to(tl.float32)
+    place = tl.where(first, wide, column - narrow)
+    x = tl.load(mlp + token * wide + place, mask=place < wide, other=0.0).to(tl.float32)
     # tanh(z) = 2 sigmoid(2 z) - 1
     value = tl.where(first, copied, x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x)))
     tl.store(out + token * (narrow + wide) + column, value.to(out.dtype.element_ty), mask=inside)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from anyphoto_cli.model.identity_modulation import Rows
 from anyphoto_cli.model.location_lora import is_called_by_hooks
-from anyphoto_cli.model.token_pruning import IMAGE, JOINT, NOISE, Spans
+from anyphoto_cli.model.token_pruning import IMAGE, JOINT, Spans
 from anyphoto_cli.runtime.uploads import upload
 
 Rope = tuple[Tensor, Tensor]
@@ -101,22 +101,12 @@ def errors(device: torch.device, dtype: torch.dtype, heads: int, head_dim: int, 
 def _numbers(
     batch: int, text: int, noise: int, lengths: tuple[tuple[int, ...], ...], device: torch.device
 ) -> Tensor:  # fmt: skip
-    """[S] int32 of the joint stream: each token's row of modulation, samples before identities."""
-    flat = [n for sample in lengths for n in sample]
-    samples = torch.arange(batch)
-    own = torch.arange(batch, batch + len(flat)).repeat_interleave(torch.tensor(flat, dtype=torch.long))
-    parts = [samples.repeat_interleave(text), samples.repeat_interleave(noise), own]
-    return upload(torch.cat(parts).int(), device)
+    return upload(Spans.of_lengths(batch, text, noise, lengths).row_numbers().int(), device)
 
 
 def row_numbers(spans: Spans, stream: str, device: torch.device) -> Tensor:
-    """Of a stream's tokens. Kept: every block asks for them."""
-    joint = _numbers(spans.batch, spans.text, spans.noise, spans.lengths, device)
-    text, noise = spans.batch * spans.text, spans.batch * spans.noise
-    first, last = {JOINT: (0, len(joint)), IMAGE: (text, len(joint)), NOISE: (text, text + noise)}.get(
-        stream, (0, text)
-    )
-    return joint[first:last]
+    """Of a stream's tokens, int32. Kept: every block asks for them."""
+    return _numbers(spans.batch, spans.text, spans.noise, spans.lengths, device)[spans.where(stream)]
 
 
 @functools.lru_cache(maxsize=16)
@@ -234,7 +224,8 @@ class _NormedRotated(torch.autograd.Function):
     def forward(ctx: Any, cosines: Tensor, sines: Tensor, *told: Any) -> Tensor:
         from anyphoto_cli.model import fused_kernels
 
-        parts, weights, ctx.eps = told[::3], told[1::3], [_eps(*of) for of in zip(told[2::3], told[::3], strict=True)]
+        parts, weights = told[::3], told[1::3]
+        ctx.eps = [_eps(eps, x) for eps, x in zip(told[2::3], parts, strict=True)]
         ctx.save_for_backward(cosines, sines, *parts, *weights)
         out: Tensor = parts[0].new_empty(len(cosines), *parts[0].shape[1:])
         first = 0

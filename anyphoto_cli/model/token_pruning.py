@@ -163,14 +163,25 @@ class Spans:
 
     def indexed(self, device: torch.device, mask: Tensor | None = None) -> Spans:
         """The same for compiled blocks: with an index and a mask on the device, and sizes, which stay on the CPU."""
-        own = torch.arange(self.batch, self.batch + self.identities)
-        located = own.repeat_interleave(torch.tensor(self.flat_lengths, dtype=torch.long))
-        noise, text = (torch.arange(self.batch).repeat_interleave(count) for count in (self.noise, self.text))
-        streams = {NOISE: [noise], TEXT: [text], IMAGE: [noise, located], JOINT: [text, noise, located]}
         identities = [(number, n) for number, sample in enumerate(self.lengths) for n in sample]
         sizes = torch.tensor([(self.batch, self.text), (self.noise, 0), *identities])
-        index = {name: upload(torch.cat(parts), device) for name, parts in streams.items()}
+        rows = self.row_numbers()
+        index = {name: upload(rows[self.where(name)], device) for name in (NOISE, TEXT, IMAGE, JOINT)}
         return replace(self, index=index, mask=mask, sizes=sizes)
+
+    def row_numbers(self) -> Tensor:
+        """[S] int64 on the CPU, of the joint stream: each token's row of modulation, samples before identities."""
+        samples, own = torch.arange(self.batch), torch.arange(self.batch, self.batch + self.identities)
+        located = own.repeat_interleave(torch.tensor(self.flat_lengths, dtype=torch.long))
+        return torch.cat([samples.repeat_interleave(self.text), samples.repeat_interleave(self.noise), located])
+
+    def where(self, stream: str) -> slice:
+        """A stream's tokens in the joint one."""
+        text, noise = self.batch * self.text, self.batch * self.noise
+        last = text + noise + self.located
+        return {TEXT: slice(0, text), NOISE: slice(text, text + noise), IMAGE: slice(text, last)}.get(
+            stream, slice(0, last)
+        )
 
     def counts(self, stream: str) -> tuple[int, ...]:
         """Tokens of a sample in a stream, kind after kind; location tokens, where the stream has some, come after."""

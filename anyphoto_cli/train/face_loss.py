@@ -29,7 +29,7 @@ STEP = {"cuda": 8}
 """Windows are so many latent pixels wide, or twice as many, and so on: those of one size are one call. On a GPU, which
 waits for its host's calls; a CPU would only have more to decode.
 """
-PIXELS_AT_ONCE = {"cuda": 2**18}
+DECODED_AT_ONCE = {"cuda": 2**18}
 """Of windows that are decoded in one call: as many as a picture of 512 px has, whose layers want memory. Elsewhere each
 window is a call.
 """
@@ -105,7 +105,7 @@ def _crops(
             points = face.landmarks - (window[0] * DOWN, window[1] * DOWN)
             parts.setdefault((sample, window), []).append((next(numbers), points))
     crops: dict[int, Tensor] = {}
-    for alike in _of_one_size(list(parts), PIXELS_AT_ONCE.get(clean.device.type, 0)):
+    for alike in _of_one_size(list(parts), DECODED_AT_ONCE.get(clean.device.type, 0)):
         latents = [clean[sample : sample + 1, :, y0:y1, x0:x1] for sample, (x0, y0, x1, y1) in alike]
         pictures = _decoded(vae, torch.cat(latents), recompute).split(1)
         shown = [picture for part, picture in zip(alike, pictures, strict=True) for _ in parts[part]]

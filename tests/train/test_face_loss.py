@@ -112,7 +112,7 @@ def test_windows_of_one_size_are_decoded_together_as_one_by_one(pair, taef1, rec
     real = taef1.decode
     monkeypatch.setattr(taef1, "decode", lambda z, **how: calls.append(len(z)) or real(z, **how))
     for pixels in (0, 2**22):
-        monkeypatch.setitem(face_loss_module.PIXELS_AT_ONCE, "cpu", pixels)
+        monkeypatch.setitem(face_loss_module.DECODED_AT_ONCE, "cpu", pixels)
         z = batch.clone().requires_grad_(True)
         loss = face_loss(z, targets, taef1, recogniser, step=64)
         loss.loss.backward()

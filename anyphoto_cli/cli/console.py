@@ -19,8 +19,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from anyphoto_cli.cli import bars
 from anyphoto_cli.errors import one_line
 from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.runtime.signals import signals_wait
 
 _EVERY_S = 30.0
 
@@ -89,9 +91,7 @@ class Terminal(Listener):
             return
         counted = (TextColumn("Rendering"), BarColumn(), MofNCompleteColumn(), TextColumn("steps,"))
         timed = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))
-        self._bar = Progress(*counted, *timed, console=self._console, transient=True)
-        self._task = self._bar.add_task("", total=steps)
-        self._bar.start()
+        self._task = self._show(Progress(*counted, *timed, **self._where()), steps, 0)
 
     def work(self, label: str, total: int, done: int = 0) -> None:
         """A bar on a terminal, a line now and then elsewhere."""
@@ -102,9 +102,18 @@ class Terminal(Listener):
             return
         counted = (TextColumn(one_line(label)), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
         timed = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))
-        self._bar = Progress(*counted, *timed, console=self._console, transient=True)
-        self._task = self._bar.add_task("", total=total, completed=done)
-        self._bar.start()
+        self._task = self._show(Progress(*counted, *timed, **self._where()), total, done)
+
+    def _where(self) -> dict[str, Any]:
+        # Results printed beside a bar stand above it on a terminal; in a file or a pipe they stay stdout's.
+        return {"console": self._console, "transient": True, "redirect_stdout": sys.stdout.isatty()}
+
+    def _show(self, bar: Progress, total: int, done: int) -> Any:
+        self._bar = bar
+        with signals_wait():
+            bar.start()
+            bars.shown(bar)
+        return bar.add_task("", total=total, completed=done)
 
     def done(self, count: int, told: str = "") -> None:
         """Move the bar, or say how far it is, every half minute."""
@@ -129,7 +138,9 @@ class Terminal(Listener):
     def end(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
-            self._bar.stop()
+            with signals_wait():
+                self._bar.stop()
+                bars.gone(self._bar)
             self._bar = None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from typer.exceptions import Abort, TyperException
 
+from anyphoto_cli.cli import bars
 from anyphoto_cli.errors import AnyPhotoError, one_line
 from anyphoto_cli.runtime.signals import Terminated, terminate_as_exception
 
@@ -22,7 +23,7 @@ def exit_code_of(run: Callable[[], Any], arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")
     as_json = "--json" in arguments
     try:
-        with terminate_as_exception():
+        with terminate_as_exception(), bars.taken_away():
             code = run()
     except AnyPhotoError as error:
         return _fail(str(error), error.exit_code, as_json, error)

@@ -150,6 +150,8 @@ def generate(
     given = dict(model=model, adapter=adapter, face_pack=face_pack, seed=seed, num_images=num_images, steps=steps,
                  strength=strength, device=device, dtype=dtype, memory=memory, attention=attention, compile=compile_,
                  batch=batch, cache=cache, lora=tuple(lora) if lora else None)  # fmt: skip
+    if again is not None:
+        given = {name: value for name, value in given.items() if not _of_the_record(context, name)}
     config = load_config(GenerateConfig, given=given)
     listener = console.Terminal(quiet or as_json)
     if again is not None:
@@ -181,7 +183,8 @@ def generate(
     if verified and not as_json:
         from anyphoto_cli.cli.verify import show
 
-        show(verified, listener)
+        for one in verified:
+            show(one, listener)
     else:
         _show(rendered, dry_run, as_json, verified)
     for line in rendered.refused:
@@ -193,6 +196,17 @@ def generate(
 
 _NOT_WITH_FROM = ("seed", "steps", "num_images", "strength", "dry_run", "keep_going", "verify", "annotate", "best_of",
                   "retry_until", "max_tries", "c2pa", "c2pa_cert", "c2pa_key")  # fmt: skip
+
+
+_MACHINE = ("device", "memory", "attention", "compile", "batch")
+
+
+def _of_the_record(context: typer.Context, name: str) -> bool:
+    """What made a picture and now stands in the environment only: the record of --from knows better. What the machine
+    can do, the environment knows.
+    """
+    source = context.get_parameter_source(name)
+    return name not in _MACHINE and source is not None and source.name == "ENVIRONMENT"
 
 
 def _given_beside(context: typer.Context, names: Sequence[str]) -> list[str]:
@@ -277,7 +291,8 @@ def _best(
         pictures = [as_document(one.verified) | {"seed": one.seed, "tries": len(one.tries)} for one in kept]
         console.document({"pictures": pictures})
     else:
-        show([one.verified for one in kept], listener)
+        for one in kept:
+            show(one.verified, listener)
     return exit_code([one.verified for one in kept])
 
 

@@ -48,25 +48,22 @@ def verify(
     config = load_config(VerifyConfig, given={"threshold": threshold, "off_by": off_by})
     listener = console.Terminal(quiet or as_json)
     done = verify_files(pictures, layout, face_pack=face_pack, config=config, annotate=annotate, out=out,
-                        refs_root=refs_root, listener=listener)  # fmt: skip
+                        refs_root=refs_root, listener=listener,
+                        on_verified=lambda one: None if as_json else show(one, listener))  # fmt: skip
     if as_json:
         console.document({"pictures": [as_document(one) for one in done]})
-    else:
-        show(done, listener)
     return exit_code(done)
 
 
-def show(done: Sequence[Any], listener: console.Terminal) -> None:
-    """A line a picture, a line a face; once, where the threshold is from."""
-    for told in dict.fromkeys(one.verdict.threshold_from for one in done):
-        listener.notice(f"Likeness: {told}")
-    for one in done:
-        said = {True: "passed", False: "did not pass", None: "nothing wrong, likeness not judged"}[one.verdict.passed]
-        console.result(f"{one.picture}: {said}, score {one.verdict.score:.3f}")
-        for line in one.verdict.lines():
-            console.result(f"  {line}")
-        if one.annotated is not None:
-            console.result(f"  {one.annotated}")
+def show(one: Any, listener: console.Terminal) -> None:
+    """A line for the picture, a line a face; once, where the threshold is from. one: a `generate.Verified`."""
+    listener.notice(f"Likeness: {one.verdict.threshold_from}")
+    said = {True: "passed", False: "did not pass", None: "nothing wrong, likeness not judged"}[one.verdict.passed]
+    console.result(f"{one.picture}: {said}, score {one.verdict.score:.3f}")
+    for line in one.verdict.lines():
+        console.result(f"  {line}")
+    if one.annotated is not None:
+        console.result(f"  {one.annotated}")
 
 
 def as_document(one: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,12 +46,14 @@ def verify_files(
     out: Path | None = None,
     refs_root: Path | None = None,
     listener: Listener | None = None,
+    on_verified: Callable[[Verified], None] = lambda one: None,
 ) -> list[Verified]:
     """Look at pictures from anywhere. layout: of all of them; None: each picture's own, as `generate` wrote it in.
 
     face_pack: None: the one a picture was made with. Writes <picture>.verify.json, and .verify.png where asked to,
     beside the picture or into `out`; such copies among `pictures` are left out. Raises InputError for files that are no
-    pictures, or say nothing of a layout, and for two pictures whose verdicts would be one file.
+    pictures, or say nothing of a layout, and for two pictures whose verdicts would be one file. on_verified: hears each
+    verdict as soon as it is written, also those before a file that is no picture.
     """
     listener, config = listener or Listener(), config or VerifyConfig()
     given = load_layout(layout, refs_root) if layout is not None else None
@@ -61,6 +63,7 @@ def verify_files(
     for file in files:
         asked, pack = (given, None) if given is not None else _own_layout(file, refs_root)
         done.append(looker.look(file, asked, pack, annotate, out))
+        on_verified(done[-1])
         listener.done(1)
     listener.end()
     return done

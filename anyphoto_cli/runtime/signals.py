@@ -63,6 +63,16 @@ def stop_on_signals() -> Iterator[StopSignal]:
 
 
 @contextmanager
+def signals_wait() -> Iterator[None]:
+    """Signals of STOPPING come after the block: what it does is done as a whole or not at all."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def children_deaf() -> Iterator[None]:
     """Processes that are started in the block do not hear signals of STOPPING: they end with whoever started them.
 

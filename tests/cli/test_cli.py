@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 from anyphoto_cli import __version__
 from anyphoto_cli.cli.default_group import default_group
@@ -179,8 +180,12 @@ def test_generate_json_and_skips(run, tmp_path, monkeypatch):
     assert [p["path"] for p in document["pictures"]] == [str(out / "a_seed0.png")]
     assert "left out: b.json" in err
     monkeypatch.setenv("ANYPHOTO_GENERATE_STEPS", "9")  # a default for layouts: the record knows better
+    monkeypatch.setenv("ANYPHOTO_GENERATE_MODEL", "flux-dev")  # a default; what the picture says of itself comes first
+    monkeypatch.setenv("ANYPHOTO_FACE_PACK", "./nowhere")
     code, printed, _ = run("generate", "--from", out / "a_seed0.png", "--json")
     assert code == 0 and json.loads(printed)["identical"] is True
+    monkeypatch.delenv("ANYPHOTO_GENERATE_MODEL")
+    monkeypatch.delenv("ANYPHOTO_FACE_PACK")
     code, printed, _ = run("generate", tmp_path / "a.json", "-o", tmp_path / "dry", "--dry-run")
     assert code == 0 and "not rendered: dry run" in printed and not (tmp_path / "dry").exists()
 
@@ -266,3 +271,39 @@ def test_shell_completion_knows_commands_and_options():
         [sys.executable, "-m", "anyphoto_cli"], capture_output=True, text=True, env=environment, cwd=ROOT
     )
     assert "generate" in done.stdout
+
+
+def on_a_terminal(*arguments, end_with=None, when=b"\x1b[?25l"):
+    """(exit code, stdout, all that a terminal on stderr was sent); a signal once `when` was sent."""
+    terminal, end = os.openpty()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
+    command = [sys.executable, "-m", "anyphoto_cli", *map(str, arguments)]
+    sent = b""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=end, env=environment) as process:
+        os.close(end)
+        while True:
+            try:
+                sent += os.read(terminal, 65536)
+            except OSError:  # the other end is closed
+                break
+            if end_with is not None and when in sent:
+                process.send_signal(end_with)
+                end_with = None
+        said = process.stdout.read().decode()
+    os.close(terminal)
+    return process.returncode, said, sent
+
+
+@pytest.mark.parametrize("ended", [None, signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_ends_under_a_bar_gives_the_cursor_back_and_stdout_its_lines(tmp_path, ended):
+    Image.new("RGB", (128, 128)).save(tmp_path / "x.png")
+    (tmp_path / "y.png").write_text("no picture")
+    layout = small_layout(tmp_path)
+    pictures = [tmp_path / "x.png", tmp_path / "y.png"]
+    code, said, sent = on_a_terminal("verify", *pictures, "--layout", layout, "--face-pack", "mini", end_with=ended)
+    assert sent.count(b"\x1b[?25l") == sent.count(b"\x1b[?25h") == 1
+    assert sent.rstrip().splitlines()[-1].split(b"\x1b[2K")[-1].startswith((b"Error: ", b"Interrupted", b"Terminated"))
+    if ended is None:
+        assert code == 2 and b"y.png: is not a picture" in sent and "x.png: did not pass" in said
+    else:
+        assert code == {signal.SIGINT: 130, signal.SIGTERM: 143}[ended]

@@ -175,6 +175,11 @@ def test_on_the_command_line(run, couple, photos, face_pack_folder, tmp_path):
     assert code == 2 and "says nothing of a layout" in err
     code, said, err = run("verify", photo, tmp_path / "none.png")  # told before the first is looked at
     assert code == 2 and "none.png: no such file" in err and not said and "Traceback" not in err
+    (tmp_path / "torn.png").write_bytes(b"no picture")
+    code, said, err = run("verify", photo, tmp_path / "torn.png", "--layout", layout.file, "--face-pack", face_pack_folder,
+                          "-o", tmp_path / "beside")  # fmt: skip
+    assert code == 2 and "torn.png" in err and "Traceback" not in err
+    assert "kit_with_rose.jpg: " in said and (tmp_path / "beside" / "kit_with_rose.verify.json").is_file()
 
 
 def test_copies_with_boxes_are_left_out_and_no_verdict_replaces_another(run, tmp_path, monkeypatch):

@@ -6,9 +6,12 @@ from torch import nn
 
 from anyphoto_cli.faces.recogniser_torch import load_recogniser
 from anyphoto_cli.mini import shipped
+from anyphoto_cli.mini.picture import draw_picture
+from anyphoto_cli.mini.pretrain import base, joint
 from anyphoto_cli.mini.pretrain.adopt import adopt_shipped
 from anyphoto_cli.mini.pretrain.base import MiniBase, is_hidden
 from anyphoto_cli.mini.pretrain.face_steady import Trainable, write_back
+from anyphoto_cli.mini.pretrain.latents import encode
 from anyphoto_cli.mini.pretrain.loop import Schedule, begin_with, fit, load_trained, progress_of
 from anyphoto_cli.mini.pretrain.onnx_file import read_whole, write_halved
 from anyphoto_cli.mini.pretrain.reading import Reader, captioned, reading_loss, trained_encoders
@@ -19,9 +22,9 @@ def test_adopted_weights_are_the_shipped_ones(tmp_path):
     from safetensors.torch import load_file
 
     adopt_shipped(tmp_path)
-    base = load_trained(tmp_path, "base", MiniBase())
+    adopted = load_trained(tmp_path, "base", MiniBase())
     stored = load_file(shipped.base_folder() / "transformer" / "diffusion_pytorch_model.safetensors")
-    for name, value in base.transformer.state_dict().items():
+    for name, value in adopted.transformer.state_dict().items():
         assert torch.equal(value.half(), stored[name]), name
     assert progress_of(tmp_path, "base") == 0 and (tmp_path / "vae.pt").is_file()
     before = (tmp_path / "base.pt").stat().st_mtime_ns
@@ -125,3 +128,55 @@ def test_weights_stored_in_half_are_read_whole_again(tmp_path):
         for name in (file, tmp_path / "whole.onnx")
     ]
     assert np.allclose(*answers, atol=1e-5)
+
+
+def test_a_loss_may_look_at_the_averaged_weights_and_resumes_with_them(tmp_path):
+    schedule, seen = Schedule(steps=8, batch=4, lr=0.02, warmup=2, ema=0.9), {}
+
+    def run(folder, minutes):
+        twin = net().requires_grad_(False)
+
+        def toward_average(model, numbers, step):
+            x = torch.ones(1, 4)
+            seen.setdefault(folder, {})[step] = float(twin(x))
+            return {"loss": loss(model, numbers, step)["loss"] + (model(x) - twin(x)).square().mean()}
+
+        fit("net", net(), toward_average, schedule, tmp_path / folder, bfloat16=False, minutes=minutes, average_in=twin)
+        return twin
+
+    twin = run("whole", None)
+    for _ in range(schedule.steps):
+        run("pieces", 0)
+    assert seen["pieces"] == seen["whole"] and len(set(seen["whole"].values())) == schedule.steps
+    averaged = load_trained(tmp_path / "whole", "net", net())
+    assert all(torch.equal(one, other) for one, other in zip(twin.parameters(), averaged.parameters(), strict=True))
+
+
+def test_flow_and_guidance_go_on_at_once(tmp_path, monkeypatch):
+    """Two steps of pictures, one of guidance, which the shipped base knows and one that is not told of it does not."""
+    from diffusers import AutoencoderKL
+
+    adopt_shipped(tmp_path)
+    model, teacher = (load_trained(tmp_path, "base", MiniBase()) for _ in range(2))
+    teacher.requires_grad_(False)
+    drawn = [draw_picture(seed) for seed in range(4)]
+    vae = AutoencoderKL.from_pretrained(shipped.base_folder() / "vae", torch_dtype=torch.float32)
+    latents = encode(vae, np.stack([picture.pixels for picture in drawn]), "cpu")
+    looked_at = latents, [picture.caption for picture in drawn], base.grid_ids(128, 128, "cpu"), torch.ones(4, 64)
+    monkeypatch.setattr(joint, "batch", lambda *_: looked_at)
+    monkeypatch.setattr(base, "batch", lambda *_: looked_at)
+
+    terms = joint.joint_loss(model, teacher, range(4), 0, tmp_path, "cpu")
+    terms["loss"].backward()
+    assert set(terms) == {"loss", "plain"} and all(p.grad is None for p in teacher.parameters())
+    assert model.t5.get_input_embeddings().weight.grad.abs().sum() > 0
+    model.zero_grad()
+
+    terms = joint.joint_loss(model, teacher, range(8, 12), 2, tmp_path, "cpu")
+    terms["loss"].backward()
+    assert set(terms) == {"loss", "guidance"} and all(p.grad is None for p in teacher.parameters())
+    assert model.t5.get_input_embeddings().weight.grad is None  # guidance is the transformer's
+    assert model.transformer.proj_out.weight.grad.abs().sum() > 0
+    monkeypatch.setattr(model, "forward", lambda noisy, t, text, grid, g: teacher(noisy, t, text, grid, torch.ones(4)))
+    deaf = joint.joint_loss(model, teacher, range(8, 12), 2, tmp_path, "cpu")
+    assert deaf["loss"] > 1.5 * terms["loss"]

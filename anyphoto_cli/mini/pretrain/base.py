@@ -159,7 +159,12 @@ def base_loss(model: Any, numbers: range, step: int, folder: Path, device: str) 
     noisy = latents + t[:, None, None] * (noise - latents)
     guidance = guidances(numbers).to(device)
     velocity = model(noisy, t, model.read(prompts, length_at(step)), grid, guidance)
-    error = (velocity.float() - (noise - latents)).square().mean(-1)
+    return velocity_error(velocity, noise - latents, weights)
+
+
+def velocity_error(velocity: Tensor, wanted: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """Squared error, weighted by token, and as it is. [n, tokens, 64] twice; weights: [n, tokens]."""
+    error = (velocity.float() - wanted).square().mean(-1)
     return {"loss": (error * weights).sum() / weights.sum(), "plain": error.detach().mean()}
 
 

@@ -42,8 +42,8 @@ def build_pipeline(vae: Any, base: Any) -> Any:
 
 
 def trained_base(folder: Path) -> Any:
-    """The distilled base where there is one, else the plain one."""
-    name = "guided" if (folder / "guided.pt").is_file() else "base"
+    """The base of the last stage that was begun."""
+    name = next(name for name in ("joint", "guided", "base") if name == "base" or (folder / f"{name}.pt").is_file())
     return load_trained(folder, name, MiniBase())
 
 

@@ -28,8 +28,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop each stage, saved, after that long")
     parser.add_argument("--processes", type=int, default=0, help="default: one a core, or one on a GPU")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--steps", type=int, help="of refine, base, guidance and adapter, for a machine without days: "
-                        "the learning rate falls to nothing towards that step")  # fmt: skip
+    parser.add_argument("--steps", type=int, help="of refine, base, guidance, joint and adapter, for a machine "
+                        "without days: the learning rate falls to nothing towards that step")  # fmt: skip
     given = parser.parse_args()
     if given.steps:
         os.environ[STEPS] = str(given.steps)  # spawned processes inherit it
@@ -106,6 +106,13 @@ def _guidance(folder: Path, minutes: float | None, device: str) -> None:
     from anyphoto_cli.mini.pretrain.base import distil_guidance
 
     distil_guidance(folder, minutes, device)
+
+
+def _joint(folder: Path, minutes: float | None, device: str) -> None:
+    """Flow matching and guidance at once, for a base that has both."""
+    from anyphoto_cli.mini.pretrain.joint import train_jointly
+
+    train_jointly(folder, minutes, device)
 
 
 def _detector(folder: Path, minutes: float | None, device: str) -> None:
@@ -194,7 +201,8 @@ ASKED_FOR: dict[str, tuple[Stage, bool]] = {
     "steady": (_steady, False),
     "point": (_point, False),
     "polish": (_polish, False),
+    "joint": (_joint, True),
 }
-"""Only where named: `--stages adopt,latents,base,guidance,export` trains the shipped base on,
+"""Only where named: `--stages adopt,latents,joint,export` trains the shipped base on,
 `--stages adopt,steady,polish,export` the shipped recogniser and the VAE's decoder.
 """

@@ -42,10 +42,13 @@ def scored_of(origin: Mapping[str, Any], result: bytes) -> str:
 
 
 class Origins:
-    """Of a run's pictures. out: its folder; adapter: sha256 of AnyPhoto's weights, None: made without."""
+    """Of a run's pictures. out: its folder; weights: "adapter": sha256 of AnyPhoto's weights, None: made without;
+    "base": content of the base, None: known by its name only, which the run's settings hold.
+    """
 
-    def __init__(self, out: Path, adapter: str | None) -> None:
-        self._folder, self._adapter = out / "asked", adapter
+    def __init__(self, out: Path, weights: Mapping[str, str | None]) -> None:
+        self._folder = out / "asked"
+        self._weights = {"adapter": weights.get("adapter"), "base": weights.get("base")}
 
     def keep(self, case: Case) -> None:
         """Before its picture is made. Raises InputError where one of its own pictures cannot be read."""
@@ -62,7 +65,8 @@ class Origins:
             return  # scoring says which of its pictures cannot be read
         was = self._read(case)
         known = _told_by(picture) if was is None else was
-        other = next((key for key in known if known[key] != now.get(key)), None)
+        unknown = {"base"} if None in (known.get("base"), now["base"]) else set()
+        other = next((key for key in known if key not in unknown and known[key] != now.get(key)), None)
         if other is not None:
             raise InputError(
                 "exists and was made from something else", file=picture.told, field=other,
@@ -72,7 +76,7 @@ class Origins:
             self._write(case, now)
 
     def _now(self, case: Case) -> dict[str, Any]:
-        return read_and_made_of(case) | {"adapter": self._adapter}
+        return read_and_made_of(case) | self._weights
 
     def _read(self, case: Case) -> dict[str, Any] | None:
         file = self._folder / f"{case.id}.json"
@@ -91,7 +95,8 @@ def _told_by(picture: Source) -> dict[str, Any]:
     try:
         record = read_record(picture.file) if isinstance(picture, FileSource) else {}
         references = [record["references"][face["reference"]] for face in record["layout"]["faces"]]
-        return {"references": references, "adapter": (record["adapter"] or {}).get("sha256")}
+        adapter = (record["adapter"] or {}).get("sha256")
+        return {"references": references, "adapter": adapter, "base": record["model"]["revision"]}
     except (InputError, KeyError):
         return {}
 

@@ -74,7 +74,7 @@ def render_cases(
     if not 1 <= index <= count:
         raise InputError(f"{index}/{count} is no share", field="--shard", remedy="Give 1/4, 2/4, 3/4, 4/4")
     settings = settings_of(config)
-    origins = Origins(out, settings.pop("adapter", None))
+    origins = Origins(out, settings.pop("weights", {}))
     kept = config.model_dump(mode="json", exclude={"device", "memory"}) | settings
     claim(out / RUN, kept | {"precision": _precision(config)}, "pictures", later=("precision", "side_used"))
     mine = cases.cases[index - 1 :: count]

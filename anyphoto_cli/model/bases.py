@@ -151,6 +151,13 @@ def revision_of(folder: Path) -> str:
     return folder_sha256(folder)
 
 
+def local_revision(base: Base) -> str | None:
+    """The same of a base that lies on this machine, shipped or as a folder. None: one that goes by its name."""
+    if base.shipped is not None:
+        return revision_of(base.shipped())
+    return revision_of(Path(base.source)) if Path(base.source).is_dir() else None
+
+
 def relative_size(folder: Path) -> float:
     """Weights of the transformer on disk, in units of FLUX.1's 23.8 GB in bfloat16."""
     return sum(file.stat().st_size for file in (folder / "transformer").glob("*.safetensors")) / 23.8e9

@@ -31,6 +31,7 @@ from anyphoto_cli.geometry import face_height, fitting_size
 from anyphoto_cli.mini import shipped
 from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
 from anyphoto_cli.model.adapter import read_card
+from anyphoto_cli.model.bases import revision_of
 
 QUICK = RunConfig(steps=1)
 
@@ -124,13 +125,32 @@ def test_pictures_of_other_people_are_not_taken_for_these(finished, tmp_path):
 def test_pictures_of_older_weights_are_not_taken_for_the_new_ones(finished, tmp_path):
     out, two = finished
     one = two.cases[0]
-    Origins(tmp_path, "a").keep(one)
+    Origins(tmp_path, {"adapter": "a", "base": "x"}).keep(one)
     picture = FileSource(out / "pictures" / f"{one.id}_seed0.png")
-    Origins(tmp_path, "a").check(one, picture)
-    with pytest.raises(InputError, match="adapter: exists and was made from something else"):
-        Origins(tmp_path, "b").check(one, picture)
-    card = read_card(shipped.adapter_folder())
-    assert settings_of(RunConfig(model="mini")) == {"side_used": 128, "adapter": card.sha256}
+    Origins(tmp_path, {"adapter": "a", "base": "x"}).check(one, picture)
+    Origins(tmp_path, {"adapter": "a"}).check(one, picture)  # a base of the hub goes by its name
+    for field, weights in (("adapter", {"adapter": "b", "base": "x"}), ("base", {"adapter": "a", "base": "y"})):
+        with pytest.raises(InputError, match=f"{field}: exists and was made from something else"):
+            Origins(tmp_path, weights).check(one, picture)
+    card, base = read_card(shipped.adapter_folder()), revision_of(shipped.base_folder())
+    told = settings_of(RunConfig(model="mini"))
+    assert told == {"side_used": 128, "weights": {"adapter": card.sha256, "base": base}}
+    with pytest.raises(InputError, match="base: exists and was made from something else"):  # its PNG knows
+        Origins(tmp_path / "older", {"adapter": card.sha256, "base": "y"}).check(one, picture)
+
+
+def test_a_base_that_was_trained_on_makes_other_pictures(drawn, tmp_path):
+    """A folder keeps its name while its weights change."""
+    cases, base = read_cases(drawn / "cases.jsonl"), shutil.copytree(shipped.base_folder(), tmp_path / "base")
+    one, config = (
+        replace(cases, cases=cases.cases[:1]),
+        QUICK.model_copy(update={"model": str(base), "model_face_pack": "mini"}),
+    )
+    render_cases(one, tmp_path / "run", config)
+    assert render_cases(one, tmp_path / "run", config) == 0
+    (base / "scheduler" / "scheduler_config.json").write_text("{}")
+    with pytest.raises(InputError, match="base: exists and was made from something else"):
+        render_cases(one, tmp_path / "run", config)
 
 
 def test_settings_that_older_versions_did_not_write_down(finished, tmp_path):

@@ -12,7 +12,7 @@ from anyphoto_cli.mini.pretrain.adopt import adopt_shipped
 from anyphoto_cli.mini.pretrain.base import MiniBase, is_hidden
 from anyphoto_cli.mini.pretrain.face_steady import Trainable, write_back
 from anyphoto_cli.mini.pretrain.latents import encode
-from anyphoto_cli.mini.pretrain.loop import Schedule, begin_with, fit, load_trained, progress_of
+from anyphoto_cli.mini.pretrain.loop import Schedule, begin_with, fit, load_trained, progress_of, spawn
 from anyphoto_cli.mini.pretrain.onnx_file import read_whole, write_halved
 from anyphoto_cli.mini.pretrain.reading import Reader, captioned, reading_loss, trained_encoders
 from anyphoto_cli.mini.types import SCENES, STYLES
@@ -153,7 +153,7 @@ def test_a_loss_may_look_at_the_averaged_weights_and_resumes_with_them(tmp_path)
 
 
 def test_flow_and_guidance_go_on_at_once(tmp_path, monkeypatch):
-    """Two steps of pictures, one of guidance, which the shipped base knows and one that is not told of it does not."""
+    """A step of pictures, one of guidance, which the shipped base knows and one that is not told of it does not."""
     from diffusers import AutoencoderKL
 
     adopt_shipped(tmp_path)
@@ -172,11 +172,22 @@ def test_flow_and_guidance_go_on_at_once(tmp_path, monkeypatch):
     assert model.t5.get_input_embeddings().weight.grad.abs().sum() > 0
     model.zero_grad()
 
-    terms = joint.joint_loss(model, teacher, range(8, 12), 2, tmp_path, "cpu")
+    terms = joint.joint_loss(model, teacher, range(8, 12), 1, tmp_path, "cpu")
     terms["loss"].backward()
     assert set(terms) == {"loss", "guidance"} and all(p.grad is None for p in teacher.parameters())
     assert model.t5.get_input_embeddings().weight.grad is None  # guidance is the transformer's
     assert model.transformer.proj_out.weight.grad.abs().sum() > 0
     monkeypatch.setattr(model, "forward", lambda noisy, t, text, grid, g: teacher(noisy, t, text, grid, torch.ones(4)))
-    deaf = joint.joint_loss(model, teacher, range(8, 12), 2, tmp_path, "cpu")
+    deaf = joint.joint_loss(model, teacher, range(8, 12), 1, tmp_path, "cpu")
     assert deaf["loss"] > 1.5 * terms["loss"]
+
+
+def begin_and_train(folder):
+    torch.manual_seed(0)
+    begin_with(folder, "net", net())
+    fit("net", net(), loss, Schedule(steps=4, batch=4, lr=0.02, warmup=2, ema=0.9), folder, bfloat16=False)
+
+
+def test_two_processes_may_begin_the_same_run(tmp_path):
+    spawn(begin_and_train, tmp_path, processes=2)
+    assert progress_of(tmp_path, "net") == 4 and [file.name for file in tmp_path.iterdir()] == ["net.pt"]

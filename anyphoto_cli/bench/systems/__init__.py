@@ -35,8 +35,8 @@ def open_system(config: RunConfig, worker: int = 0) -> System:
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
-    """What a system's pictures depend on beside its config, found without a model: side_used, px, and the adapter's
-    sha256. Of a system that has no `settings`: nothing.
+    """What a system's pictures depend on beside its config, found without a model: side_used, px, and weights: the
+    sha256 of the adapter and of a base that lies on this machine. Of a system that has no `settings`: nothing.
     """
     from anyphoto_cli.registry import find
 

@@ -12,6 +12,7 @@ from anyphoto_cli.config.bench import RunConfig
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.generate import find_models, render
 from anyphoto_cli.generate.weights import find_weights
+from anyphoto_cli.model.bases import local_revision
 from anyphoto_cli.runtime.progress import Listener
 
 
@@ -30,7 +31,8 @@ class AnyPhoto:
         """As `settings_of` says. Raises as `find_weights`."""
         weights = find_weights(_as_generate(config, 0))
         adapter = weights.adapter.sha256 if weights.adapter else None
-        return {"side_used": config.side or side_on(weights.base), "adapter": adapter}
+        made_by = {"adapter": adapter, "base": local_revision(weights.base)}
+        return {"side_used": config.side or side_on(weights.base), "weights": made_by}
 
     def make(self, case: Case, out: Path) -> None:
         """As `System` says; the name is <id>_seed<seed>.png, as `generate` names it."""

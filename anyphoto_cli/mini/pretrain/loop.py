@@ -241,9 +241,9 @@ def _save(file: Path, model: nn.Module, optimiser: Any, averaged: _Average, step
 
 
 def _write(file: Path, state: dict[str, Any]) -> None:
-    """Written beside and renamed: a killed run leaves the last whole file."""
+    """Written beside and renamed: a killed run leaves the last whole file. Processes may write the same one at once."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
     torch.save(state, temporary)
     temporary.replace(file)
 

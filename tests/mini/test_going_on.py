@@ -7,7 +7,7 @@ from torch import nn
 from anyphoto_cli.faces.recogniser_torch import load_recogniser
 from anyphoto_cli.mini import shipped
 from anyphoto_cli.mini.picture import draw_picture
-from anyphoto_cli.mini.pretrain import base, joint
+from anyphoto_cli.mini.pretrain import base
 from anyphoto_cli.mini.pretrain.adopt import adopt_shipped
 from anyphoto_cli.mini.pretrain.base import MiniBase, is_hidden
 from anyphoto_cli.mini.pretrain.face_steady import Trainable, write_back
@@ -130,56 +130,28 @@ def test_weights_stored_in_half_are_read_whole_again(tmp_path):
     assert np.allclose(*answers, atol=1e-5)
 
 
-def test_a_loss_may_look_at_the_averaged_weights_and_resumes_with_them(tmp_path):
-    schedule, seen = Schedule(steps=8, batch=4, lr=0.02, warmup=2, ema=0.9), {}
-
-    def run(folder, minutes):
-        twin = net().requires_grad_(False)
-
-        def toward_average(model, numbers, step):
-            x = torch.ones(1, 4)
-            seen.setdefault(folder, {})[step] = float(twin(x))
-            return {"loss": loss(model, numbers, step)["loss"] + (model(x) - twin(x)).square().mean()}
-
-        fit("net", net(), toward_average, schedule, tmp_path / folder, bfloat16=False, minutes=minutes, average_in=twin)
-        return twin
-
-    twin = run("whole", None)
-    for _ in range(schedule.steps):
-        run("pieces", 0)
-    assert seen["pieces"] == seen["whole"] and len(set(seen["whole"].values())) == schedule.steps
-    averaged = load_trained(tmp_path / "whole", "net", net())
-    assert all(torch.equal(one, other) for one, other in zip(twin.parameters(), averaged.parameters(), strict=True))
-
-
-def test_flow_and_guidance_go_on_at_once(tmp_path, monkeypatch):
-    """A step of pictures, one of guidance, which the shipped base knows and one that is not told of it does not."""
+def test_flow_goes_on_told_1_and_guidance_is_distilled_from_where_it_went(tmp_path, monkeypatch):
     from diffusers import AutoencoderKL
 
     adopt_shipped(tmp_path)
-    model, teacher = (load_trained(tmp_path, "base", MiniBase()) for _ in range(2))
-    teacher.requires_grad_(False)
     drawn = [draw_picture(seed) for seed in range(4)]
     vae = AutoencoderKL.from_pretrained(shipped.base_folder() / "vae", torch_dtype=torch.float32)
     latents = encode(vae, np.stack([picture.pixels for picture in drawn]), "cpu")
     looked_at = latents, [picture.caption for picture in drawn], base.grid_ids(128, 128, "cpu"), torch.ones(4, 64)
-    monkeypatch.setattr(joint, "batch", lambda *_: looked_at)
     monkeypatch.setattr(base, "batch", lambda *_: looked_at)
-
-    terms = joint.joint_loss(model, teacher, range(4), 0, tmp_path, "cpu")
-    terms["loss"].backward()
-    assert set(terms) == {"loss", "plain"} and all(p.grad is None for p in teacher.parameters())
-    assert model.t5.get_input_embeddings().weight.grad.abs().sum() > 0
-    model.zero_grad()
-
-    terms = joint.joint_loss(model, teacher, range(8, 12), 1, tmp_path, "cpu")
-    terms["loss"].backward()
-    assert set(terms) == {"loss", "guidance"} and all(p.grad is None for p in teacher.parameters())
-    assert model.t5.get_input_embeddings().weight.grad is None  # guidance is the transformer's
-    assert model.transformer.proj_out.weight.grad.abs().sum() > 0
-    monkeypatch.setattr(model, "forward", lambda noisy, t, text, grid, g: teacher(noisy, t, text, grid, torch.ones(4)))
-    deaf = joint.joint_loss(model, teacher, range(8, 12), 1, tmp_path, "cpu")
-    assert deaf["loss"] > 1.5 * terms["loss"]
+    told = []
+    monkeypatch.setattr(base, "FLOW", Schedule(steps=2, batch=4, lr=1e-3, warmup=1, muon_lr=1e-3, ema=0.9))
+    monkeypatch.setattr(base, "DISTIL", Schedule(steps=1, batch=4, lr=0.0, warmup=1, ema=0.9))
+    forward = MiniBase.forward
+    monkeypatch.setattr(MiniBase, "forward", lambda self, *given: told.append(given[-1]) or forward(self, *given))
+    base.train_flow(tmp_path)
+    assert [list(one) for one in told] == [[1.0] * 4] * 2
+    before, after = (load_trained(tmp_path, name, MiniBase()).state_dict() for name in ("base", "flow"))
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+    base.distil_guidance(tmp_path)
+    guided = load_trained(tmp_path, "guided", MiniBase()).state_dict()
+    assert all(torch.equal(guided[name], after[name]) for name in after)  # which did not move: it began there
+    assert any(one.max() > 1 for one in told[2:])
 
 
 def begin_and_train(folder):

@@ -43,7 +43,7 @@ def build_pipeline(vae: Any, base: Any) -> Any:
 
 def trained_base(folder: Path) -> Any:
     """The base of the last stage that was begun."""
-    name = next(name for name in ("joint", "guided", "base") if name == "base" or (folder / f"{name}.pt").is_file())
+    name = next(name for name in ("guided", "flow", "base") if name == "base" or (folder / f"{name}.pt").is_file())
     return load_trained(folder, name, MiniBase())
 
 

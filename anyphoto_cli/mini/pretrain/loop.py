@@ -68,18 +68,16 @@ def fit(
     save_every_s: float = 240.0,
     log_every: int = 50,
     hidden: Callable[[str], bool] = lambda name: False,
-    average_in: nn.Module | None = None,
 ) -> nn.Module:
     """Train `model` in place and return it with its averaged weights, or its last ones where ema is None.
 
     Goes on from `folder`/`name`.pt where there is one; sample k of step s is number s * batch + k, whatever the number
     of processes, so that a resumed run sees what an uninterrupted one would have seen. minutes: stop (saved) after
     that long. bfloat16: compute format; None: where the device is fast at it. hidden: names of matrices for Muon.
-    average_in: a twin of `model` on the device, whose parameters become the averaged weights: a loss may look at them.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     model.to(device)
-    averaged = _Average(model, schedule.ema, average_in)
+    averaged = _Average(model, schedule.ema)
     optimiser = _Optimiser(model, schedule, hidden)
     file = folder / f"{name}.pt"
     start = _resume(file, model, optimiser, averaged, device)
@@ -137,13 +135,9 @@ def load_trained(folder: Path, name: str, model: nn.Module) -> nn.Module:
 class _Average:
     """Exponential moving average of the parameters, warmed up so that the random start is soon forgotten."""
 
-    def __init__(self, model: nn.Module, decay: float | None, twin: nn.Module | None = None) -> None:
+    def __init__(self, model: nn.Module, decay: float | None) -> None:
         self.decay = decay
         self.values = [p.detach().clone() for p in model.parameters()] if decay else []
-        if twin is not None:
-            room = [p.detach() for p in twin.parameters()]
-            torch._foreach_copy_(room, self.values)
-            self.values = room
 
     def update(self, model: nn.Module, step: int) -> None:
         if self.decay:
@@ -254,8 +248,7 @@ def _resume(file: Path, model: nn.Module, optimiser: Any, averaged: _Average, de
     state = torch.load(file, map_location=device, weights_only=True)
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
-    if averaged.decay:
-        torch._foreach_copy_(averaged.values, [value.to(device) for value in state["average"]])
+    averaged.values = [value.to(device) for value in state["average"]] if averaged.decay else []
     return int(state["step"])
 
 

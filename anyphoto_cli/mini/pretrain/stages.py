@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop each stage, saved, after that long")
     parser.add_argument("--processes", type=int, default=0, help="default: one a core, or one on a GPU")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--steps", type=int, help="of refine, base, guidance, joint and adapter, for a machine "
+    parser.add_argument("--steps", type=int, help="of refine, base, flow, guidance and adapter, for a machine "
                         "without days: the learning rate falls to nothing towards that step")  # fmt: skip
     given = parser.parse_args()
     if given.steps:
@@ -108,11 +108,11 @@ def _guidance(folder: Path, minutes: float | None, device: str) -> None:
     distil_guidance(folder, minutes, device)
 
 
-def _joint(folder: Path, minutes: float | None, device: str) -> None:
-    """Flow matching and guidance at once, for a base that has both."""
-    from anyphoto_cli.mini.pretrain.joint import train_jointly
+def _flow(folder: Path, minutes: float | None, device: str) -> None:
+    """Flow matching, for a base that guidance was distilled into."""
+    from anyphoto_cli.mini.pretrain.base import train_flow
 
-    train_jointly(folder, minutes, device)
+    train_flow(folder, minutes, device)
 
 
 def _detector(folder: Path, minutes: float | None, device: str) -> None:
@@ -201,8 +201,8 @@ ASKED_FOR: dict[str, tuple[Stage, bool]] = {
     "steady": (_steady, False),
     "point": (_point, False),
     "polish": (_polish, False),
-    "joint": (_joint, True),
+    "flow": (_flow, True),
 }
-"""Only where named: `--stages adopt,latents,joint,export` trains the shipped base on,
+"""Only where named: `--stages adopt,latents,flow,guidance,export` trains the shipped base on,
 `--stages adopt,steady,polish,export` the shipped recogniser and the VAE's decoder.
 """

@@ -110,10 +110,10 @@ def draw_photos(out: Path, config: PhotosConfig, listener: Listener | None = Non
     drawn, total = 0, len(numbers) * config.references + config.groups
     truths: list[dict[str, Any]] = []
     cases: list[dict[str, Any]] = []
-    listener.begin(total, total)
+    listener.work("Drawing", total)
     for file, picture in _references(out, config, names):
         drawn += _write(file, picture)
-        listener.step()
+        listener.done(1)
     for k in range(config.groups):
         picture = group_photo(config, numbers, k)
         name = f"photos/{k + 1:06d}.png"
@@ -121,7 +121,7 @@ def draw_photos(out: Path, config: PhotosConfig, listener: Listener | None = Non
         truths.append(_truth(name, picture, names))
         if config.layouts:
             cases.append(_write_layout(out / "layouts", k, config, picture, names))
-        listener.step()
+        listener.done(1)
     with committed(out / "preprocess.yaml") as written:
         written.write(_SETTINGS.encode())
     listed = [{"path": truth["file"], "caption": truth["caption"]} for truth in truths]

@@ -80,13 +80,10 @@ def children_deaf() -> Iterator[None]:
     """
     from multiprocessing import resource_tracker
 
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    try:
+    with signals_wait():
         resource_tracker.ensure_running()  # it would die of USR1, too; and starting it lets INT and TERM through again
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def _told_by(picture: Source) -> dict[str, Any]:
         record = read_record(picture.file) if isinstance(picture, FileSource) else {}
         references = [record["references"][face["reference"]] for face in record["layout"]["faces"]]
         adapter = (record["adapter"] or {}).get("sha256")
-        return {"references": references, "adapter": adapter, "base": record["model"]["revision"]}
+        return {"references": references, "adapter": adapter, "base": record.get("model", {}).get("revision")}
     except (InputError, KeyError):
         return {}
 

@@ -150,9 +150,7 @@ def generate(
     given = dict(model=model, adapter=adapter, face_pack=face_pack, seed=seed, num_images=num_images, steps=steps,
                  strength=strength, device=device, dtype=dtype, memory=memory, attention=attention, compile=compile_,
                  batch=batch, cache=cache, lora=tuple(lora) if lora else None)  # fmt: skip
-    if again is not None:
-        given = {name: value for name, value in given.items() if not _of_the_record(context, name)}
-    config = load_config(GenerateConfig, given=given)
+    config = load_config(GenerateConfig, given=given if again is None else _beside_a_record(context, given))
     listener = console.Terminal(quiet or as_json)
     if again is not None:
         if refused := _given_beside(context, _NOT_WITH_FROM):
@@ -201,12 +199,13 @@ _NOT_WITH_FROM = ("seed", "steps", "num_images", "strength", "dry_run", "keep_go
 _MACHINE = ("device", "memory", "attention", "compile", "batch")
 
 
-def _of_the_record(context: typer.Context, name: str) -> bool:
-    """What made a picture and now stands in the environment only: the record of --from knows better. What the machine
-    can do, the environment knows.
+def _beside_a_record(context: typer.Context, given: dict[str, Any]) -> dict[str, Any]:
+    """Without what stands in the environment only: what made a picture its record knows. What the machine can do, the
+    environment.
     """
-    source = context.get_parameter_source(name)
-    return name not in _MACHINE and source is not None and source.name == "ENVIRONMENT"
+    sources = {name: context.get_parameter_source(name) for name in given}
+    asked = {name for name, source in sources.items() if source is None or source.name != "ENVIRONMENT"}
+    return {name: value for name, value in given.items() if name in asked or name in _MACHINE}
 
 
 def _given_beside(context: typer.Context, names: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from anyphoto_cli.mini.pen import Chance
 from anyphoto_cli.mini.picture import Place, heads_of, style_of
 from anyphoto_cli.mini.pretrain.latents import CHUNK, CHUNKS, chunk_of, size_of
-from anyphoto_cli.mini.pretrain.loop import Schedule, begin_with, fit, load_trained
+from anyphoto_cli.mini.pretrain.loop import Schedule, begin_with, fit, last_begun, load_trained
 from anyphoto_cli.mini.pretrain.reading import trained_encoders
 from anyphoto_cli.mini.pretrain.text import CLIP_LENGTH, LENGTH, build_clip, build_t5, with_filler
 
@@ -159,7 +159,7 @@ def train_flow(folder: Path, minutes: float | None = None, device: str = "cpu") 
     """Flow matching for `folder`/base.pt, whose guidance is distilled already; goes on where it stopped.
 
     It is told 1 throughout; what it does when told more drifts, and is distilled again afterwards. Both at once, in
-    turn, was tried: told 1 it came to predict pictures worse (a squared error of .511 for .490), by flow alone better.
+    turn, was tried: told 1 it came to predict pictures worse (docs/mini.md), by flow alone better.
     """
     torch.manual_seed(4)
     base = MiniBase()
@@ -297,8 +297,7 @@ def distil_guidance(folder: Path, minutes: float | None = None, device: str = "c
     """Teach the trained base to give, for the guidance it is told, what classifier-free guidance would."""
     torch.manual_seed(3)
     teacher, student = MiniBase().to(device), MiniBase()
-    flow = "flow" if (folder / "flow.pt").is_file() else "base"
-    load_trained(folder, flow, teacher).requires_grad_(False)
+    load_trained(folder, last_begun(folder, "flow", "base"), teacher).requires_grad_(False)
     student.load_state_dict(teacher.state_dict())
     student.requires_grad_(False).transformer.requires_grad_(True)
     fit("guided", student, lambda model, numbers, step: distil_loss(model, teacher, numbers, step, folder, device),

@@ -10,7 +10,7 @@ import torch
 
 from anyphoto_cli.mini.picture import draw_picture
 from anyphoto_cli.mini.pretrain.base import MiniBase
-from anyphoto_cli.mini.pretrain.loop import load_trained
+from anyphoto_cli.mini.pretrain.loop import last_begun, load_trained
 from anyphoto_cli.mini.pretrain.refine import trained_vae_parts
 from anyphoto_cli.mini.pretrain.vae import as_tensor
 
@@ -43,8 +43,7 @@ def build_pipeline(vae: Any, base: Any) -> Any:
 
 def trained_base(folder: Path) -> Any:
     """The base of the last stage that was begun."""
-    name = next(name for name in ("guided", "flow", "base") if name == "base" or (folder / f"{name}.pt").is_file())
-    return load_trained(folder, name, MiniBase())
+    return load_trained(folder, last_begun(folder, "guided", "flow", "base"), MiniBase())
 
 
 def export_base(folder: Path, out: Path) -> None:

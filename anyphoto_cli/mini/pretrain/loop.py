@@ -223,10 +223,18 @@ def _orphaned() -> bool:
 
 
 def begin_with(folder: Path, name: str, model: nn.Module) -> None:
-    """A checkpoint of step 0 with these weights, unless there is one of that name."""
-    if not (folder / f"{name}.pt").is_file():
+    """A checkpoint of step 0 with these weights, unless there is one of that name. The first process writes it."""
+    joined = dist.is_initialized()
+    if not (joined and dist.get_rank()) and not (folder / f"{name}.pt").is_file():
         average = [p.detach().clone() for p in model.parameters()]
         _write(folder / f"{name}.pt", {"step": 0, "model": model.state_dict(), "optimiser": [], "average": average})
+    if joined:
+        dist.barrier()
+
+
+def last_begun(folder: Path, *names: str) -> str:
+    """The first of these stages, from the last one on, that has a checkpoint; else the one named at the end."""
+    return next((name for name in names if (folder / f"{name}.pt").is_file()), names[-1])
 
 
 def _save(file: Path, model: nn.Module, optimiser: Any, averaged: _Average, step: int) -> None:
@@ -235,9 +243,9 @@ def _save(file: Path, model: nn.Module, optimiser: Any, averaged: _Average, step
 
 
 def _write(file: Path, state: dict[str, Any]) -> None:
-    """Written beside and renamed: a killed run leaves the last whole file. Processes may write the same one at once."""
+    """Written beside and renamed: a killed run leaves the last whole file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    temporary = file.with_suffix(".tmp")
     torch.save(state, temporary)
     temporary.replace(file)
 

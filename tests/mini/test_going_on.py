@@ -1,6 +1,7 @@
 """Training that goes on from what is shipped, and encoders that learn to read first."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -11,8 +12,9 @@ from anyphoto_cli.mini.pretrain import base
 from anyphoto_cli.mini.pretrain.adopt import adopt_shipped
 from anyphoto_cli.mini.pretrain.base import MiniBase, is_hidden
 from anyphoto_cli.mini.pretrain.face_steady import Trainable, write_back
-from anyphoto_cli.mini.pretrain.latents import encode
-from anyphoto_cli.mini.pretrain.loop import Schedule, begin_with, fit, load_trained, progress_of, spawn
+from anyphoto_cli.mini.pretrain.heed import heard, heed_more
+from anyphoto_cli.mini.pretrain.latents import chunk_file, chunk_of, encode, prepare_latents
+from anyphoto_cli.mini.pretrain.loop import Schedule, begin_with, fit, last_begun, load_trained, progress_of, spawn
 from anyphoto_cli.mini.pretrain.onnx_file import read_whole, write_halved
 from anyphoto_cli.mini.pretrain.reading import Reader, captioned, reading_loss, trained_encoders
 from anyphoto_cli.mini.types import SCENES, STYLES
@@ -163,3 +165,36 @@ def begin_and_train(folder):
 def test_two_processes_may_begin_the_same_run(tmp_path):
     spawn(begin_and_train, tmp_path, processes=2)
     assert progress_of(tmp_path, "net") == 4 and [file.name for file in tmp_path.iterdir()] == ["net.pt"]
+
+
+def test_who_waits_for_latents_says_so_and_a_process_left_alone_makes_and_waits_for_none(tmp_path, monkeypatch, capsys):
+    module = "anyphoto_cli.mini.pretrain.latents"
+    alone = iter([False, True])
+    monkeypatch.setattr(f"{module}.orphaned", lambda: next(alone))
+    monkeypatch.setattr(f"{module}.time.sleep", lambda seconds: None)
+    with pytest.raises(FileNotFoundError):
+        chunk_of(tmp_path, 3)
+    assert capsys.readouterr().out.splitlines() == [f"waiting for {chunk_file(tmp_path, 3)}: --stages latents makes it"]
+    monkeypatch.setattr(f"{module}.orphaned", lambda: True)
+    prepare_latents(tmp_path, nn.Identity())
+    assert not list((tmp_path / "latents").iterdir())
+
+
+def test_told_the_usual_a_base_that_heeds_more_does_what_it_did_when_told_more(tmp_path):
+    torch.manual_seed(0)
+    begin_with(tmp_path, "guided", MiniBase())
+    heed_more(tmp_path)
+    plain, heeding = (load_trained(tmp_path, name, MiniBase()).transformer for name in ("guided", "heeding"))
+    pooled = torch.randn(2, 96)
+
+    def embedded(transformer, told):
+        return transformer.time_text_embed(torch.full((2,), 500.0), torch.tensor(told) * 1000, pooled)
+
+    with torch.no_grad():
+        moved = embedded(plain, [1.0, 3.5]) - embedded(plain, [1.0, 4.5])
+        missed = embedded(heeding, [1.0, 3.5]) - embedded(plain, [1.0, 4.5])
+    assert moved[1].norm() > 0 and missed.norm() < 0.02 * moved[1].norm()
+    assert heard(torch.tensor([1.0, 2.25, 3.5, 6.0])).tolist() == [1.0, 2.75, 4.5, 6.0]
+    changed = {name for name, value in heeding.state_dict().items() if not torch.equal(value, plain.state_dict()[name])}
+    assert changed == {f"time_text_embed.guidance_embedder.linear_1.{name}" for name in ("weight", "bias")}
+    assert last_begun(tmp_path, "heeding", "guided") == "heeding"

@@ -36,8 +36,8 @@ DISTIL = Schedule(steps=4_000, batch=64, lr=6e-4, warmup=20, decay=0.8, betas=(0
 TEXT_DROP = 0.1
 GUIDANCE, RESCALE = 5.6, 0.7
 """Classifier-free guidance per unit of the number told, times t: FLUX.1-dev's 3.5 stands for a scale of 15 in pure
-noise (11 in the shipped weights), where the people are settled, and for none at the end, where it would burn the
-colours. And how far the guided picture's spread is drawn back to the unguided one's (arXiv 2305.08891).
+noise, where the people are settled, and for none at the end, where it would burn the colours. And how far the guided
+picture's spread is drawn back to the unguided one's (arXiv 2305.08891).
 """
 TIMES, FLOW_TIMES, DISTIL_TIMES = (0.0, 1.0), (0.4, 1.2), (0.7, 1.4)
 """Mean and deviation of the normal whose logistic is t: of flow matching; of flow matching later on, when what is left
@@ -48,6 +48,8 @@ USUAL, USUALLY = 3.5, 0.5
 """The guidance that nearly everybody asks for, and how often it is distilled: told 6, the student's
 squared errors are three to four times as large, and would be what it learns from.
 """
+HEEDING = "heeding"
+"""The checkpoint of the stage `heed`, of guidance as it was distilled then: distilling on makes it void."""
 FIRST_CHUNKS, STEPS_PER_CHUNK = 16, 400
 HEAD_WEIGHT = 4.0
 """Of the error at tokens that show a head, which are a quarter of all: each token's best answer stays the same, but the
@@ -300,6 +302,7 @@ def distil_guidance(folder: Path, minutes: float | None = None, device: str = "c
     load_trained(folder, last_begun(folder, "flow", "base"), teacher).requires_grad_(False)
     student.load_state_dict(teacher.state_dict())
     student.requires_grad_(False).transformer.requires_grad_(True)
+    (folder / f"{HEEDING}.pt").unlink(missing_ok=True)
     fit("guided", student, lambda model, numbers, step: distil_loss(model, teacher, numbers, step, folder, device),
         DISTIL.asked_for(), folder, device=device, minutes=minutes, log_every=10, hidden=is_hidden)  # fmt: skip
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from anyphoto_cli.mini.picture import draw_picture
-from anyphoto_cli.mini.pretrain.loop import fast_bfloat16
+from anyphoto_cli.mini.pretrain.loop import fast_bfloat16, orphaned
 from anyphoto_cli.mini.pretrain.vae import as_tensor
 from anyphoto_cli.runtime.jobs import batches
 
@@ -35,6 +35,8 @@ def prepare_latents(folder: Path, vae: Any, device: str = "cpu", chunks: int = C
     (folder / "latents").mkdir(parents=True, exist_ok=True)
     vae = vae.to(device, memory_format=torch.channels_last).eval()
     for chunk in range(rank, chunks, world):
+        if orphaned():
+            break
         if not chunk_file(folder, chunk).is_file():
             began = time.monotonic()
             _write_chunk(folder, chunk, vae, device)
@@ -79,8 +81,16 @@ _fast = lru_cache(maxsize=4)(fast_bfloat16)
 
 @lru_cache(maxsize=4)
 def chunk_of(folder: Path, chunk: int) -> tuple[Any, list[list[str]]]:
-    """(memory-mapped latents, captions) of one chunk; waits while another process is still making it."""
-    file = chunk_file(folder, chunk)
+    """(memory-mapped latents, captions) of one chunk; waits, and says so, while another process is still making it.
+
+    Raises FileNotFoundError in a process whose parent was killed: nobody looks on who could make it.
+    """
+    file, told = chunk_file(folder, chunk), False
     while not file.is_file():
+        if orphaned():
+            raise FileNotFoundError(file)
+        if not told:
+            print(f"waiting for {file}: --stages latents makes it", flush=True)
+        told = True
         time.sleep(1)
     return np.load(file, mmap_mode="r", allow_pickle=False), json.loads(file.with_suffix(".json").read_text())

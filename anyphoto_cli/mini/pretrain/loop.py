@@ -105,7 +105,7 @@ def fit(
         if (step + 1) % log_every == 0:
             sums = {}
         late = minutes is not None and time.monotonic() - began > minutes * 60
-        over = _agree(late or _orphaned(), world)
+        over = _agree(late or orphaned(), world)
         if rank == 0 and (over or time.monotonic() - saved > save_every_s or step + 1 == schedule.steps):
             _save(file, model, optimiser, averaged, step + 1)
             saved = time.monotonic()
@@ -216,8 +216,8 @@ def _agree(said: bool, world: int) -> bool:
     return bool(flag)
 
 
-def _orphaned() -> bool:
-    """A spawned process whose parent was killed: it would train on unseen, beside its successor."""
+def orphaned() -> bool:
+    """A spawned process whose parent was killed: it would work on unseen, beside its successor."""
     parent = multiprocessing.parent_process()
     return parent is not None and not parent.is_alive()
 

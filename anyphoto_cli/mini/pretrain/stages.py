@@ -115,6 +115,13 @@ def _flow(folder: Path, minutes: float | None, device: str) -> None:
     train_flow(folder, minutes, device)
 
 
+def _heed(folder: Path, minutes: float | None, device: str) -> None:
+    """Guidance as it was distilled, acted on more for the number told."""
+    from anyphoto_cli.mini.pretrain.heed import heed_more
+
+    heed_more(folder)
+
+
 def _detector(folder: Path, minutes: float | None, device: str) -> None:
     from anyphoto_cli.mini.pretrain.faces import train_detector
 
@@ -202,7 +209,8 @@ ASKED_FOR: dict[str, tuple[Stage, bool]] = {
     "point": (_point, False),
     "polish": (_polish, False),
     "flow": (_flow, True),
+    "heed": (_heed, False),
 }
-"""Only where named: `--stages adopt,latents,flow,guidance,export` trains the shipped base on,
+"""Only where named: `--stages adopt,latents,flow,guidance,heed,export` trains the shipped base on,
 `--stages adopt,steady,polish,export` the shipped recogniser and the VAE's decoder.
 """

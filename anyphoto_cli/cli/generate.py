@@ -178,6 +178,18 @@ def generate(
     if not dry_run:
         sign([picture.path for picture in rendered.pictures])
     verified = _verified(rendered, config, looking, refs_root, listener) if looking.asked and not dry_run else []
+    return _told(rendered, verified, dry_run, as_json, listener)
+
+
+_NOT_WITH_FROM = ("seed", "steps", "num_images", "strength", "dry_run", "keep_going", "verify", "annotate", "best_of",
+                  "retry_until", "max_tries", "c2pa", "c2pa_cert", "c2pa_key")  # fmt: skip
+
+
+_MACHINE = ("device", "memory", "attention", "compile", "batch")
+
+
+def _told(rendered: Any, verified: list[Any], dry_run: bool, as_json: bool, listener: console.Terminal) -> int:
+    """Print what came out and what was left out. Returns the exit code."""
     if verified and not as_json:
         from anyphoto_cli.cli.verify import show
 
@@ -190,13 +202,6 @@ def generate(
     if rendered.refused:
         return 3 if rendered.pictures else 2
     return 3 if any(one.verdict.passed is False for one in verified) else 0
-
-
-_NOT_WITH_FROM = ("seed", "steps", "num_images", "strength", "dry_run", "keep_going", "verify", "annotate", "best_of",
-                  "retry_until", "max_tries", "c2pa", "c2pa_cert", "c2pa_key")  # fmt: skip
-
-
-_MACHINE = ("device", "memory", "attention", "compile", "batch")
 
 
 def _beside_a_record(context: typer.Context, given: dict[str, Any]) -> dict[str, Any]:

@@ -36,8 +36,8 @@ DISTIL = Schedule(steps=4_000, batch=64, lr=6e-4, warmup=20, decay=0.8, betas=(0
 TEXT_DROP = 0.1
 GUIDANCE, RESCALE = 5.6, 0.7
 """Classifier-free guidance per unit of the number told, times t: FLUX.1-dev's 3.5 stands for a scale of 15 in pure
-noise, where the people are settled, and for none at the end, where it would burn the colours. And how far the guided
-picture's spread is drawn back to the unguided one's (arXiv 2305.08891).
+noise (20 after the stage `heed`), where the people are settled, and for none at the end, where it would burn the
+colours. And how far the guided picture's spread is drawn back to the unguided one's (arXiv 2305.08891).
 """
 TIMES, FLOW_TIMES, DISTIL_TIMES = (0.0, 1.0), (0.4, 1.2), (0.7, 1.4)
 """Mean and deviation of the normal whose logistic is t: of flow matching; of flow matching later on, when what is left

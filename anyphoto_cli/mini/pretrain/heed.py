@@ -33,8 +33,8 @@ def heard(told: Tensor) -> Tensor:
 
 @torch.no_grad()
 def move_guidance(transformer: Any) -> None:
-    """Least squares in the first layer that reads the number, whose waves are of all lengths: the longest carry what
-    the number means, the shortest only noise, so that it is exact (nearly) at 1 and `USUAL` and close elsewhere.
+    """Least squares in the first layer that reads the number; nearly exact at 1 and `USUAL`. Elsewhere it is as smooth
+    as the number's long waves make it: the short ones, by which two numbers .01 apart differ, mean nothing.
     """
     layer = transformer.time_text_embed.guidance_embedder.linear_1
     told = 1 + (MOST - 1) * torch.rand(FITTED, generator=torch.Generator().manual_seed(0))

@@ -23,7 +23,7 @@ def _build_tiny(folder: Path) -> None:
 
 TINY_RANDOM = Base(
     name="tiny-random",
-    source="tiny-random-1",
+    source="tiny-random-2",  # the folder's name: folders of the first could lack their text encoders' weights
     build=_build_tiny,
     face_pack="tiny-random",
     sides=(16, 4096),

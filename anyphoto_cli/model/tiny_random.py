@@ -76,6 +76,9 @@ def build_tiny_random(folder: Path) -> None:
         )
     finally:
         torch.random.set_rng_state(state)
+    for encoder in (text_encoder, text_encoder_2):
+        # In a process group transformers saves on rank 0 only, but here the first to come builds, each on its disk.
+        encoder.should_save_on_this_rank = lambda is_main_process: is_main_process
     pipeline = FluxPipeline(scheduler, vae, text_encoder, tokenizer, text_encoder_2, tokenizer_2, transformer)
     pipeline.save_pretrained(folder)
 

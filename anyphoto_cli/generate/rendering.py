@@ -176,6 +176,8 @@ def _tasks(jobs: Sequence[Job], out: Path, weights: Weights, analyzer: FaceAnaly
     if jobs:
         listener.stage("Finding the model")
         weights.locate()
+        if caution := weights.other_base():
+            listener.caution(caution)
         if weights.device.type == "cuda" and weights.config.memory == "auto":
             listener.notice(f"Memory: {weights.mode} ({weights.memory_reason})")
     return [

@@ -114,6 +114,20 @@ class Weights:
             lines.append("The adapter is untrained (train_step 0): the picture carries no trained identity.")
         return lines
 
+    def other_base(self) -> str:
+        """One sentence where the adapter was trained on other weights than these, once they are located; else "".
+
+        A hub's commit and the hash of a folder tell nothing of each other.
+        """
+        was = self.adapter.base_revision if self.adapter else ""
+        if not was or len(was) != len(self.revision) or was == self.revision:
+            return ""
+        known = self.adapter.base_model if self.adapter else ""
+        return (
+            f"the adapter was trained on {known} of revision {was[:12]}, this is {self.base.source} of revision "
+            f"{self.revision[:12]}: people may come out less alike"
+        )
+
     def check_face_pack(self, name: str, sha256: str) -> None:
         """Raises InputError when the adapter was trained on another recogniser's embeddings."""
         if self.adapter and self.adapter.face_pack.sha256 != sha256:

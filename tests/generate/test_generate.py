@@ -316,6 +316,22 @@ def test_a_base_may_bring_an_adapter(adapter, monkeypatch):
         find_weights(toy(adapter="gone"))
 
 
+def test_an_adapter_of_other_weights_is_told(adapter, layout_file, tmp_path):
+    """Names and revisions of both; nothing is said where one is a hub's commit and the other a folder's hash."""
+    from anyphoto_cli.model import bases
+
+    def cautions(revision: str) -> list[str]:
+        heard, file = Heard(), adapter / "anyphoto.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"base_revision": revision}))
+        render([layout_file], tmp_path / "out", toy(adapter=str(adapter)), overwrite=True, listener=heard)
+        return heard.cautions
+
+    right = bases.revision_of(bases.base_folder(bases.TINY_RANDOM))
+    assert cautions(right) == cautions("") == cautions("c" * 40) == []
+    [told] = cautions("b" * 64)
+    assert f"trained on tiny-random of revision {'b' * 12}, this is tiny-random-2 of revision {right[:12]}" in told
+
+
 def test_a_reference_that_changes_meanwhile_is_refused(layout_file):
     """Canvases are made when they are rendered: from the very file whose hash the picture's record tells."""
     layout = load_layout(layout_file)

@@ -20,7 +20,7 @@ from anyphoto_cli.model.hoisted_modulation import hoist_modulation
 from anyphoto_cli.train.sections import Sections
 from benchmarks import card
 from benchmarks.generate import STOCK, a_pair, groups_of, inputs_of, tokens_of
-from benchmarks.models import random_vae
+from benchmarks.models import as_rendered, as_trained, random_vae
 from benchmarks.rounds import asked, attempted, interleaved, milliseconds, wait
 
 LIMITS = "none of its own: it says where the others' time goes"
@@ -166,8 +166,6 @@ def measure_on(device: torch.device, rounds: int, stock: Any, ours: Any) -> tupl
 
 def cases_of(device: torch.device, stock: Any, ours: Any) -> list[tuple[Callable[[Any], Any], dict[str, Any]]]:
     """(what makes our model ready, name -> case)."""
-    from benchmarks.together import as_rendered, as_trained
-
     side = 512 if device.type == "cuda" else 128
     as_rendered(ours)
     found: list[tuple[Callable[[Any], Any], dict[str, Any]]] = [(as_rendered, rendering_cases(device, stock, ours))]

@@ -162,7 +162,9 @@ def _in_a_process(*words: str, limit: float = 120.0) -> dict[str, object]:
     """A line of JSON from a fresh process, or why there is none."""
     command = [sys.executable, "-m", "benchmarks.ladder", *words]
     with tempfile.NamedTemporaryFile("w+") as complained:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complained, text=True)
+        # Three processes with a thread for every core each would wait for each other.
+        few = os.environ | {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // 4, 1))}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complained, text=True, env=few)
         RUNNING.append((process, Path(complained.name)))
         try:
             said, _ = process.communicate(timeout=limit)

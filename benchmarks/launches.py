@@ -15,6 +15,7 @@ import torch
 from anyphoto_cli.model.hoisted_modulation import hoist_modulation
 from benchmarks import models
 from benchmarks.generate import STOCK, a_pair, inputs_of, tokens_of
+from benchmarks.models import as_rendered, as_trained
 from benchmarks.rounds import asked, interleaved, milliseconds, ratio
 
 LIMITS = "none of its own: compiled steps should take less than eager ones"
@@ -27,8 +28,6 @@ Table = list[dict[str, object]]
 
 def measure(arguments: list[str]) -> tuple[str, dict[str, Table]]:
     """(a note, tables by title)."""
-    from benchmarks.together import as_rendered, as_trained
-
     _, rounds = asked(arguments)
     device = torch.device("cpu")
     models.SMALL.update(NARROW)

@@ -13,6 +13,7 @@ from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.model.location_lora import ADAPTER, location_lora_config
 from anyphoto_cli.model.transformer import AnyPhotoTransformer
 from anyphoto_cli.train.examples import Example
+from anyphoto_cli.train.optimiser import trained_parameters
 from benchmarks.iresnet import random_recogniser
 
 SMALL = dict(
@@ -108,3 +109,19 @@ class Text:
 
     def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         return self.states.expand(len(captions), -1, -1), self.pooled.expand(len(captions), -1)
+
+
+def as_trained(model: Any) -> Any:
+    """Masters in float32 that want gradients."""
+    for parameter in trained_parameters(model).values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    return model.train()
+
+
+def as_rendered(model: Any) -> Any:
+    """As `load_anyphoto` leaves it."""
+    for name, parameter in trained_parameters(model).items():
+        parameter.data = parameter.data.to(model.dtype) if "lora_" in name else parameter.data
+        parameter.requires_grad_(False)
+    return model.eval()

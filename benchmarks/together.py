@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from anyphoto_cli.model.location_lora import ADAPTER, location_lora_config
-from anyphoto_cli.train.optimiser import trained_parameters
 from benchmarks import attention, card, generate, kernels, pictures, train
+from benchmarks.models import as_rendered, as_trained
 from benchmarks.rounds import asked, attempted
 
 Table = list[dict[str, object]]
@@ -65,22 +65,6 @@ def parts_of(device: torch.device, rounds: int, stock: Any, ours: Any) -> dict[s
     if device.type == "cuda":
         found["attention"] = lambda: (note, attention.short_tables(device, rounds))
     return found
-
-
-def as_trained(model: Any) -> Any:
-    """Masters in float32 that want gradients."""
-    for parameter in trained_parameters(model).values():
-        parameter.data = parameter.data.float()
-        parameter.requires_grad_(True)
-    return model.train()
-
-
-def as_rendered(model: Any) -> Any:
-    """As `load_anyphoto` leaves it."""
-    for name, parameter in trained_parameters(model).items():
-        parameter.data = parameter.data.to(model.dtype) if "lora_" in name else parameter.data
-        parameter.requires_grad_(False)
-    return model.eval()
 
 
 def eager_training(device: torch.device, rounds: int, stock: Any, ours: Any) -> tuple[str, dict[str, Table]]:

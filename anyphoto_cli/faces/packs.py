@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from anyphoto_cli.config.home import anyphoto_home
+from anyphoto_cli.config.home import anyphoto_home, one_at_a_time
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.registry import find, names
 from anyphoto_cli.seams import FaceAnalyzer
@@ -53,8 +54,11 @@ def find_pack(pack: str | Path) -> Path:
         return folder
     if os.sep in text or text.startswith(".") or Path(text).is_dir():
         return _folder_with_models(Path(text), "--face-pack")
-    installed = installed_pack(text)
-    return installed if installed is not None else _download(text)
+    if (installed := installed_pack(text)) is not None:
+        return installed
+    with one_at_a_time(f"face-pack-{text}"):
+        installed = installed_pack(text)  # by whoever was first
+        return installed if installed is not None else _download(text)
 
 
 def installed_pack(name: str) -> Path | None:
@@ -97,15 +101,25 @@ def has_detector(folder: Path) -> bool:
 
 
 def _download(name: str) -> Path:
-    """insightface's own download into ~/.insightface/models; no hash is published for these files."""
+    """insightface's own download into ~/.insightface/models; no hash is published for these files.
+
+    It unpacks in place and takes a folder that is there for a whole one, so it does that where nobody looks.
+    """
     from insightface.utils.storage import ensure_available
 
+    models = Path("~/.insightface/models").expanduser()
+    if (models / name).is_dir():
+        return _folder_with_models(models / name, "--face-pack")  # says that it holds none
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to our results
-            folder = Path(ensure_available("models", name))
+        models.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(dir=models, prefix=f".{name}-") as temporary,
+            contextlib.redirect_stdout(sys.stderr),  # stdout belongs to our results
+        ):
+            Path(ensure_available("models", name, root=temporary)).replace(models / name)
     except Exception as error:  # requests, zipfile and insightface raise their own kinds
         raise EnvironmentFault(
             f"the face pack {name!r} is not on this machine and could not be downloaded ({type(error).__name__})",
             remedy=f"Put its .onnx files into ~/.insightface/models/{name}, or give --face-pack DIR",
         ) from error
-    return _folder_with_models(folder, "--face-pack")
+    return _folder_with_models(models / name, "--face-pack")

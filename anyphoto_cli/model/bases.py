@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from anyphoto_cli.config.home import anyphoto_home
+from anyphoto_cli.config.home import anyphoto_home, one_at_a_time
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.registry import find, names
 from anyphoto_cli.seams import Base
@@ -102,7 +100,7 @@ def _built(base: Base) -> Path:
         raise ValueError(f"{base.name} is not a model that is built")
     folder = anyphoto_home() / "models" / base.source
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    with one_at_a_time(folder.name):
         if not (folder / "model_index.json").is_file():
             temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
             try:

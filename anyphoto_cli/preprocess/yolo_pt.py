@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from anyphoto_cli.config.home import one_at_a_time
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import sha256_of
 from anyphoto_cli.types import Box, Person, Picture
@@ -36,7 +38,9 @@ class YoloPt:
             what = f"needs ultralytics, which cannot be imported here ({type(error).__name__}: {str(error)[:80]})"
             raise EnvironmentFault(what, file=file, field="--person-model", remedy=_REMEDY) from error
         try:
-            self._model = YOLO(str(file))
+            # Workers would write the download over each other.
+            with nullcontext() if file.is_file() else one_at_a_time(file.name):
+                self._model = YOLO(str(file))
         except Exception as error:  # bad weights, no network, no such name
             what = f"cannot be used as YOLO weights ({type(error).__name__}: {str(error)[:120]})"
             raise InputError(what, file=file, field="--person-model") from error

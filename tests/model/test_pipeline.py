@@ -431,12 +431,17 @@ def test_a_local_copy_of_flux_dev_still_shows_its_terms(tmp_path):
     assert base.licence == bases.FLUX_DEV.licence and base.source == str(tmp_path)
 
 
-def test_fingerprint_follows_content(folder, tmp_path):
+def test_fingerprint_follows_content(folder, tmp_path, monkeypatch):
     from anyphoto_cli.model.fingerprint import folder_sha256
 
     (tmp_path / "a.safetensors").write_bytes(b"1")
+    alone = folder_sha256(tmp_path)
+    (tmp_path / "b.safetensors").symlink_to("a.safetensors")  # as a hub's cache has files of the same bytes
     first = folder_sha256(tmp_path)
-    assert folder_sha256(tmp_path) == first
+    assert folder_sha256(tmp_path) == first != alone
+    with monkeypatch.context() as unwritable:
+        unwritable.setenv("ANYPHOTO_HOME", str(tmp_path / "a.safetensors" / "home"))
+        assert folder_sha256(tmp_path) == first
     (tmp_path / "a.safetensors").write_bytes(b"2")
     assert folder_sha256(tmp_path) != first
     assert bases.revision_of(folder) == bases.revision_of(folder)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +17,7 @@ from anyphoto_cli.cli.default_group import default_group
 from anyphoto_cli.cli.options import Json, Quiet, Verbose
 from anyphoto_cli.config.load import load_config
 from anyphoto_cli.config.train import TrainConfig
-from anyphoto_cli.errors import InputError
+from anyphoto_cli.errors import AnyPhotoError, InputError
 
 app = default_group("run", "Train location LoRA and identity projector on shards that preprocess wrote.")
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file: see `anyphoto train init`.")]
@@ -28,15 +31,29 @@ Preset = Annotated[
 
 
 def _config(file: Path, settings: list[str] | None, preset: str | None) -> TrainConfig:
-    given: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     if preset is not None:
         from anyphoto_cli.train.presets import preset as changes
 
-        given = changes(preset)
-    for setting in settings or []:
-        if "=" not in setting:
-            raise InputError(f"{setting!r} is no KEY=VALUE", field="CONFIG")
-    return load_config(TrainConfig, file, given, settings or [])
+        changed = changes(preset)
+    return load_config(TrainConfig, file, settings=settings or [], under=changed, option="")
+
+
+def _first() -> bool:
+    """Whether this process is the one that speaks, of those that torchrun starts."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _by_its_key() -> Iterator[None]:
+    """What others name by an option of theirs is a key of the configuration here."""
+    try:
+        yield
+    except AnyPhotoError as error:
+        key = error.field.removeprefix("--").replace("-", "_")
+        if error.field.startswith("--") and key in TrainConfig.model_fields:
+            raise type(error)(error.what, file=error.file, field=key, remedy=error.remedy) from error
+        raise
 
 
 @app.command(epilog=f"Examples:\n\nanyphoto train run.yaml\n\nanyphoto train run.yaml max_train_steps=500 --preset "
@@ -66,22 +83,25 @@ def run(
     """
     console.hush_libraries(verbose)
     parsed = _config(config, settings, preset)
-    listener = console.Terminal(quiet or as_json)
+    listener = console.Terminal(quiet or as_json or not _first())
     if dry_run:
         from anyphoto_cli.train.estimate import estimate
 
-        guess = estimate(parsed, listener)
-        if as_json:
+        with _by_its_key():
+            guess = estimate(parsed, listener)
+        if as_json and _first():
             console.document(asdict(guess))
-        for line in [] if as_json else guess.lines():
+        for line in guess.lines() if _first() and not as_json else []:
             console.result(line)
         return 0
     from anyphoto_cli.runtime.signals import stop_on_signals
     from anyphoto_cli.train.loop import run as train
 
     allowed = [key.strip() for key in (allow_changes or "").split(",") if key.strip()]
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, _by_its_key():
         done = train(parsed, resume=resume, allow_changes=allowed, listener=listener, stop=stop)
+    if not _first():
+        return 0 if done.finished else 128 + stop.number
     if as_json:
         console.document({**asdict(done), "folder": str(done.folder), "adapter": str(done.adapter)})
     elif done.finished:
@@ -188,14 +208,15 @@ def sweep(
     planned = plan(file, settings or [])
     mine = shared(planned, only)
     if dry_run:
-        for one in mine:
+        for one in mine if _first() else []:
             console.result(f"{one.config.output_dir}{' (finished)' if one.finished else ''}")
         return 0
     from anyphoto_cli.runtime.signals import stop_on_signals
 
     with stop_on_signals() as stop:
         finished = train_all(mine, console.Terminal(quiet), stop)
-    console.result(f"{write_table(planned)}: {len(finished)} of {len(mine)} runs are finished")
+    if _first():
+        console.result(f"{write_table(planned)}: {len(finished)} of {len(mine)} runs are finished")
     return 0 if len(finished) == len(mine) else 128 + stop.number
 
 

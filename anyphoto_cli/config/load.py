@@ -16,19 +16,25 @@ Config = TypeVar("Config", bound=BaseModel)
 
 
 def load_config(
-    model: type[Config], file: Path | None = None, given: Mapping[str, Any] | None = None, settings: Sequence[str] = ()
-) -> Config:
-    """The file's keys, then `settings` (KEY=VALUE), then `given` (None: not given). Raises InputError by key.
+    model: type[Config], file: Path | None = None, given: Mapping[str, Any] | None = None, settings: Sequence[str] = (),
+    under: Mapping[str, Any] | None = None, option: str = "--set",
+) -> Config:  # fmt: skip
+    """The file's keys, then `under`, then `settings` (KEY=VALUE), then `given` (None: not given). option: with which
+    settings are given, "" where they stand alone. Raises InputError by key.
 
     A key of a part of the configuration has a dot: data.resolution=512.
     """
     values, origin = _file(file), dict.fromkeys(_file(file), str(file))
+    for key, value in (under or {}).items():
+        _put(values, key, value)
+    told: set[str] = set()
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise InputError(f"{setting!r} is no KEY=VALUE", field="--set")
-        _put(values, key, parse_yaml(text, "--set"))
-        origin[key] = "--set"
+            raise InputError(f"{setting!r} is no KEY=VALUE", field=option)
+        _put(values, key, parse_yaml(text, option or key))
+        told.add(key)
+        origin[key] = ""
     for key, value in (given or {}).items():
         if value is not None:
             _put(values, key, value)
@@ -37,7 +43,7 @@ def load_config(
         # Through JSON: strict in types, yet a list may stand for a tuple and a text for a path.
         return model.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        raise _refused(error.errors()[0], model, origin) from None
+        raise _refused(error.errors()[0], model, origin, {key: f"{option} {key}".strip() for key in told}) from None
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
@@ -49,10 +55,12 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _refused(first: Any, model: type[BaseModel], origin: Mapping[str, str]) -> InputError:
+def _refused(
+    first: Any, model: type[BaseModel], origin: Mapping[str, str], as_given: Mapping[str, str]
+) -> InputError:  # fmt: skip
     path = ".".join(str(part) for part in first["loc"])
-    where = origin.get(path) or origin.get(path.partition(".")[0], "")
-    option = f"--set {path}" if where == "--set" else where if where.startswith("--") else path
+    where = origin[path] if path in origin else origin.get(path.partition(".")[0], "")
+    option = as_given.get(path) or (where if where.startswith("--") else path)
     file = where if not where.startswith("--") else ""
     if first["type"] == "extra_forbidden":
         known = _keys(model, first["loc"][:-1])
@@ -81,7 +89,7 @@ def _file(file: Path | None) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({type(error).__name__})", file=file, field="--config") from error
+        raise InputError(f"cannot be read ({type(error).__name__})", file=file) from error
     value = parse_yaml(text, str(file))
     if value is None:
         return {}

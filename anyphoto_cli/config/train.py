@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from anyphoto_cli.config.method import MethodConfig
 
-_STRICT = ConfigDict(frozen=True, strict=True, extra="forbid")
+_STRICT = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 DEGRADATION_RATES: dict[str, float] = {
     "color_jitter": 0.3, "grayscale": 0.1, "blur": 0.2, "sharpness": 0.1, "autocontrast": 0.1, "horizontal_flip": 0.3,
     "salt_and_pepper": 0.05, "gaussian_noise": 0.15, "occlusion": 0.1, "illumination": 0.2, "jpeg": 0.2,

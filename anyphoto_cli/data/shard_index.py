@@ -19,7 +19,7 @@ from anyphoto_cli.data.shards import MEMBERS, Sample, ShardRecord, verify_shard
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 
-_AGAIN = "Copy it again, or run preprocess again"
+AGAIN = "Copy it again, or run preprocess again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +57,9 @@ class ShardIndex:
                         members[extension] = shard.read(int(size))
                         if len(members[extension]) != size:
                             what = f"ends inside sample {self.keys[place]}"
-                            raise InputError(what, file=self.file, remedy=_AGAIN)
+                            raise InputError(what, file=self.file, remedy=AGAIN)
         except OSError as error:
-            raise InputError(f"cannot be read ({error.strerror})", file=self.file) from error
+            raise InputError(f"cannot be read ({error.strerror})", file=self.file, remedy=AGAIN) from error
         return members
 
 
@@ -82,7 +82,7 @@ def index_shard(folder: Path, record: ShardRecord, cache: Path | None = None) ->
         remedy = "Was it made by anyphoto preprocess?"
         raise InputError(f"is no shard of ours ({type(error).__name__})", file=file, remedy=remedy) from error
     if len(index) != record.samples:
-        raise InputError(f"holds {len(index)} samples instead of {record.samples}", file=file, remedy=_AGAIN)
+        raise InputError(f"holds {len(index)} samples instead of {record.samples}", file=file, remedy=AGAIN)
     if kept:
         _write(kept, index)
     return index
@@ -97,7 +97,7 @@ def _walk(file: Path) -> ShardIndex:
         for number, member in enumerate(tar):
             key, _, extension = member.name.partition(".")
             if extension != MEMBERS[number % len(MEMBERS)] or (extension != MEMBERS[0] and key != keys[-1]):
-                raise InputError(f"holds {member.name!r} where none is expected", file=file, remedy=_AGAIN)
+                raise InputError(f"holds {member.name!r} where none is expected", file=file, remedy=AGAIN)
             if extension == MEMBERS[0]:
                 keys.append(key)
                 offsets.append([])
@@ -111,7 +111,7 @@ def _walk(file: Path) -> ShardIndex:
                 tokens.append(int(sum(known)))
                 faces.append(len(known))
     if len(offsets) and len(offsets[-1]) != len(MEMBERS):
-        raise InputError(f"ends inside sample {keys[-1]}", file=file, remedy=_AGAIN)
+        raise InputError(f"ends inside sample {keys[-1]}", file=file, remedy=AGAIN)
     shape = (-1, len(MEMBERS))
     return ShardIndex(
         file, tuple(keys), np.array(offsets, np.int64).reshape(shape), np.array(sizes, np.int64).reshape(shape),

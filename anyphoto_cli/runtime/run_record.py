@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from anyphoto_cli.errors import InputError
+from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed
 
 RECORD, LOCK = "run.json", ".lock"
@@ -17,7 +17,9 @@ RECORD, LOCK = "run.json", ".lock"
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Hold the folder. Raises InputError naming who holds it. A killed holder's lock is gone with it."""
+    """Hold the folder. Raises InputError naming who holds it, EnvironmentFault where nothing can be written there. A
+    killed holder's lock is gone with it.
+    """
     from filelock import FileLock, Timeout
 
     try:
@@ -30,7 +32,7 @@ def only_one(folder: Path) -> Iterator[None]:
             holder = (folder / f"{LOCK}.holder").read_text().strip()
         raise InputError(f"is in use by another run{f' ({holder})' if holder else ''}", file=folder) from error
     except OSError as error:
-        raise InputError(f"cannot be written to ({error.strerror})", file=folder, field="--out") from error
+        raise EnvironmentFault(f"cannot be written to ({error.strerror})", file=folder) from error
     try:
         (folder / f"{LOCK}.holder").write_text(f"process {os.getpid()} on {os.uname().nodename}")
         yield

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.data.samples import decode_sample
-from anyphoto_cli.data.shard_index import ShardIndex, index_shard
+from anyphoto_cli.data.shard_index import AGAIN, ShardIndex, index_shard
 from anyphoto_cli.data.shards import read_manifest
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.runtime.signals import children_deaf
@@ -77,6 +77,10 @@ class ShardedSamples:
         for shard, place in zip(self._shard, self._place, strict=True):
             yield str(json.loads(self.indices[int(shard)].read_json(int(place))).get("caption", ""))
 
+    def file_of(self, number: int) -> Path:
+        """The shard that a sample lies in."""
+        return self.indices[int(self._shard[number])].file
+
     def read(self, number: int) -> tuple[Any, bytes, Any]:
         """(record, jpeg, embeddings) of one."""
         index = self.indices[int(self._shard[number])]
@@ -94,9 +98,12 @@ class Examples(Dataset[list[Example]]):
         return Bank(Path(self._config.data.shards) / "bank", self._config.method.patch_size)
 
     def __getitem__(self, asked: tuple[int, list[int]]) -> list[Example]:
-        """Raises InputError when TRIES samples in a row show nobody in their crop."""
+        """What cannot be read is an `_Unread` in its place: a loader process would make a page of an error."""
         micro, numbers = asked
-        return [self._one(micro, number) for number in numbers]
+        try:
+            return [self._one(micro, number) for number in numbers]
+        except InputError as error:
+            return _Unread(error)
 
     def _one(self, micro: int, number: int) -> Example:
         """Where a crop shows nobody, the next sample takes its place."""
@@ -107,12 +114,27 @@ class Examples(Dataset[list[Example]]):
         for other in range(number, number + min(TRIES, count)):
             record, jpeg, embeddings = self._samples.read(other % count)
             seed = (config.seed, micro, other % count)
-            example = make_example(record, jpeg, embeddings, self._bank, data, method, p=p, seed=seed)
+            try:
+                example = make_example(record, jpeg, embeddings, self._bank, data, method, p=p, seed=seed)
+            except OSError as error:  # Pillow's own are such
+                what = f"its sample {record.key} holds no picture ({type(error).__name__})"
+                raise InputError(what, file=self._samples.file_of(other % count), remedy=AGAIN) from error
             if example is not None:
                 return example
         remedy = "Are the faces larger than a token at this resolution? Is the bank the shards' own?"
         what = f"{min(TRIES, count)} samples in a row show nobody of the bank in their crop"
         raise InputError(what, file=data.shards, field="data.shards", remedy=remedy)
+
+
+class _Unread(list[Example]):
+    """No batch, and why."""
+
+    def __init__(self, error: InputError) -> None:
+        super().__init__()
+        self.error = error
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _Unread, (self.error,)
 
 
 class _Order(Sampler[tuple[int, list[int]]]):
@@ -127,7 +149,10 @@ class _Order(Sampler[tuple[int, list[int]]]):
 
 
 def batches(samples: ShardedSamples, config: TrainConfig, first: int, rank: int, world: int) -> Iterator[list[Example]]:
-    """Batches of a rank from micro-step `first` on, for ever. Raises InputError where the samples fill no step."""
+    """Batches of a rank from micro-step `first` on, for ever. Raises InputError where the samples fill no step.
+
+    The iterator raises InputError for a sample that cannot be read, and when TRIES in a row show nobody in their crop.
+    """
     plan = Plan(samples.costs, config.train_batch_size, world, config.seed)
     if not plan.steps:
         what = f"{len(samples)} samples do not fill a step of {world} x {config.train_batch_size}"
@@ -138,9 +163,17 @@ def batches(samples: ShardedSamples, config: TrainConfig, first: int, rank: int,
         multiprocessing_context="spawn" if config.data.workers else None, worker_init_fn=_end_with_the_trainer,
     )  # fmt: skip
     if not config.data.workers:
-        return iter(loader)
+        return _read(iter(loader))
     with children_deaf():
-        return iter(loader)
+        return _read(iter(loader))
+
+
+def _read(loaded: Iterator[list[Example]]) -> Iterator[list[Example]]:
+    """Raises InputError where a batch cannot be read, or shows nobody."""
+    for batch in loaded:
+        if isinstance(batch, _Unread):
+            raise batch.error
+        yield batch
 
 
 def _end_with_the_trainer(worker: int) -> None:

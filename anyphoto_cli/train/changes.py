@@ -64,12 +64,13 @@ def changes(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """What is changed at `step`, as facts tell it. before, now: facts. Raises InputError for what is not allowed."""
     found = list(differing(before, now))
+    if "max_train_steps" in now and now["max_train_steps"] < step:
+        remedy = "Ask for more, or give a new output_dir"
+        raise InputError(f"this run is at step {step} already", file=folder, field="max_train_steps", remedy=remedy)
     for key, was, told in found:
         if key.replace(" ", "_") not in allowed or not _can(key, before, now):
             what = f"this run began with {was!r}, now it is {told!r}"[:300]
             raise InputError(what, file=folder, field=key, remedy=_remedy(key, before, now))
-    if "max_train_steps" in now and now["max_train_steps"] < step:
-        raise InputError(f"this run is at step {step} already", file=folder, field="max_train_steps")
     return [{"step": step, "key": key, "before": was, "now": told} for key, was, told in found]
 
 

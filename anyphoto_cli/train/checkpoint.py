@@ -22,7 +22,7 @@ from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed, sha256_of, sync, sync_folder
 from anyphoto_cli.model.adapter import AdapterCard, onto_disk, save_adapter
 
-AVERAGE = "average"
+ADAPTER_FOLDER, AVERAGE = "adapter", "average"
 STATE, OPTIMISER, SUMS = "state.json", "optimiser.safetensors", "checkpoint.json"
 _NAME = re.compile(r"checkpoint-(\d+)$")
 
@@ -69,7 +69,9 @@ def save_checkpoint(
         remedy = "Make room; the same command goes on from the last checkpoint"
         raise EnvironmentFault(error.what, file=folder, remedy=remedy) from error
     sync_folder(run)
-    for old in checkpoints(run)[keep:]:
+    # Those of later steps were not whole when the run went on from before them: they never take this one's place.
+    later = [path for path in checkpoints(run) if _step_of(path) > step]
+    for old in [*later, *[path for path in checkpoints(run) if path not in later][keep:]]:
         shutil.rmtree(old)
     return Checkpoint(folder, step, facts)
 
@@ -91,8 +93,13 @@ def _write_state(folder: Path, step: int, optimiser: Mapping[str, Tensor], facts
 
 def checkpoints(run: Path) -> list[Path]:
     """Folders named checkpoint-<step>, the newest first."""
-    found = [(int(match[1]), path) for path in run.glob("checkpoint-*") if (match := _NAME.search(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    return sorted((path for path in run.glob("checkpoint-*") if _NAME.search(path.name)), key=_step_of, reverse=True)
+
+
+def _step_of(folder: Path) -> int:
+    match = _NAME.search(folder.name)
+    assert match is not None
+    return int(match[1])
 
 
 def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -155,11 +155,17 @@ def _device() -> torch.device:
 
 @contextmanager
 def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
-    """The ranks of this launch; a process group for the time of the block where there are several."""
+    """The ranks of this launch; a process group for the time of the block where there are several.
+
+    Raises EnvironmentFault where the launch says half of it.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Ranks()
         return
+    if "RANK" not in os.environ:
+        remedy = "Launch with torchrun, or unset WORLD_SIZE"
+        raise EnvironmentFault(f"WORLD_SIZE is {world}, and RANK is not set", remedy=remedy)
     rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     cuda = device != "cpu" and torch.cuda.is_available()
     if cuda:

@@ -7,7 +7,8 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,18 @@ from anyphoto_cli.model.adapter import (
     LORA_PREFIX,
     PROJECTOR_FILE,
     AdapterCard,
+    onto_disk,
     read_card,
     read_weights,
 )
-from anyphoto_cli.train.checkpoint import AVERAGE, STATE, Checkpoint, newest_whole, read_state
+from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, AVERAGE, STATE, Checkpoint, newest_whole, read_state
 from anyphoto_cli.train.interpolation import Start
-from anyphoto_cli.train.loop import ADAPTER_FOLDER
 from anyphoto_cli.train.model_card import Story, base_name, card_text, notice
 from anyphoto_cli.train.plots import CONFIG, read_metrics
 
 PLACES = ("output_dir", "validation_layouts")
 """Keys of a configuration that tell about the machine and nothing about the weights."""
+_ALONE = "Remove it, and the adapter is exported without its story"
 _KEPT = re.compile(rf"{ADAPTER_FOLDER}-(\d+)$")
 DTYPES = ("float32", "float16", "bfloat16")
 PIPELINE = '''"""For DiffusionPipeline.from_pretrained(BASE, custom_pipeline=HERE, trust_remote_code=True)."""
@@ -51,7 +53,7 @@ def export(
 
     name: how the card calls it; the folder's name when None. dtype: of DTYPES; None: as trained, float32. start: take
     the weights part of the way from there. Raises InputError when there is nothing to export, it is damaged, numbers do
-    not fit into `dtype`, or the two ends do not go together.
+    not fit into `dtype`, or the two ends do not go together; EnvironmentFault where the disk does not take it.
     """
     if target.exists():
         raise InputError("exists", file=target, field="--to", remedy="Name a folder that is not there yet")
@@ -65,8 +67,7 @@ def export(
         found = replace(found, step=-1)  # what the run measured and drew is not of these weights
     pictures = _samples(found)
     story = _story(found, pictures)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as temporary:
+    with onto_disk(target), _beside(target) as temporary:
         whole = Path(temporary) / "whole"
         whole.mkdir()
         for file, values in zip((LORA_FILE, PROJECTOR_FILE), weights, strict=True):
@@ -80,6 +81,14 @@ def export(
             sync(written)
         whole.replace(target)
     return card
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[str]:
+    """A folder for what will be renamed to `target`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as temporary:
+        yield temporary
 
 
 def _write_weights(file: Path, weights: Mapping[str, Any] | None, out: Path, dtype: str | None) -> None:
@@ -227,10 +236,24 @@ def _story(found: _Found, pictures: Sequence[Path]) -> Story:
     run = found.run
     if run is None:
         return Story({}, 0, {}, [])
-    config: dict[str, Any] = json.loads((run / CONFIG).read_text(encoding="utf-8")) if (run / CONFIG).is_file() else {}
+    config = _config_of(run)
     prompts = {Path(file).stem: _prompt(Path(file)) for file in config.get("validation_layouts", ())}
     shown = [(picture.name, prompts.get(picture.stem, "")) for picture in pictures]
     return Story(_without_places(config), _samples_of(config), _last_scores(run, found.step), shown)
+
+
+def _config_of(run: Path) -> dict[str, Any]:
+    """What the run was told; {} where that is gone."""
+    file = run / CONFIG
+    if not file.is_file():
+        return {}
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read ({type(error).__name__})", file=file, remedy=_ALONE) from error
+    if not isinstance(told, dict):
+        raise InputError("is no configuration", file=file, remedy=_ALONE)
+    return told
 
 
 def _samples_of(config: Mapping[str, Any]) -> int:
@@ -250,8 +273,8 @@ def _prompt(file: Path) -> str:
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """Folders become names: where somebody keeps their data is nobody's affair."""
     kept = {key: value for key, value in config.items() if key not in PLACES}
-    for key in ("model", "face_pack"):
-        if isinstance(kept.get(key), str) and Path(kept[key]).exists():
+    for key in ("model", "face_pack", "adapter"):
+        if isinstance(kept.get(key), str) and (Path(kept[key]).exists() or Path(kept[key]).is_absolute()):
             kept[key] = Path(kept[key]).name
     if "data" in kept:
         kept["data"] = {**kept["data"], "shards": Path(kept["data"].get("shards", "")).name}

@@ -24,7 +24,7 @@ from anyphoto_cli.train.activations import blocks_to_keep
 from anyphoto_cli.train.ahead import Batch, encoded
 from anyphoto_cli.train.batches import ShardedSamples, batches
 from anyphoto_cli.train.changes import OPTION, check_allowed
-from anyphoto_cli.train.checkpoint import save_checkpoint
+from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, save_checkpoint
 from anyphoto_cli.train.distributed import Averager, Ranks, joined
 from anyphoto_cli.train.examples import Bank, Example
 from anyphoto_cli.train.face_check import check_faces
@@ -38,8 +38,6 @@ from anyphoto_cli.train.resume import cut_metrics, facts_of, go_on
 from anyphoto_cli.train.text import CachedText, cache_folder, cache_text, not_cached
 from anyphoto_cli.train.trackers import Nobody, Tracker, open_tracker
 from anyphoto_cli.train.validation import Validation, open_validation, summary, validate
-
-ADAPTER_FOLDER = "adapter"
 
 
 @dataclass(frozen=True)
@@ -141,6 +139,8 @@ def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener,
         run_.tracker = open_tracker(config, first, listener)
     listener.work("Training", config.max_train_steps, first)
     try:
+        if ranks.any(ranks.first and _owes_validation(run_, first)):
+            _validate(run_, first)
         step, loss = _steps(run_, batches(samples, config, first * config.gradient_accumulation_steps, ranks.rank,
                                           ranks.world), first, stop)  # fmt: skip
     finally:
@@ -238,6 +238,14 @@ def _steps(
     return config.max_train_steps, loss
 
 
+def _owes_validation(run: _Run, step: int) -> bool:
+    """Whether the run was cut off between the checkpoint of this step and its pictures."""
+    every, last = run.config.validation_steps, step == run.config.max_train_steps
+    if run.validation is None or not step or not every or (step % every and not last):
+        return False
+    return not any(row.get("step") == step and "validation_found" in row for row in _metrics(run.folder))
+
+
 def _validate(run: _Run, step: int) -> None:
     """The first rank renders, the others wait. With the averaged weights where they are averaged, as in the adapter."""
     if run.models.parts.device.type == "cuda":
@@ -310,11 +318,15 @@ def _keep_config(run: _Run) -> None:
 
 
 def _logged_loss(run: Path) -> float | None:
-    try:
-        losses = [row["loss"] for row in read_metrics(run) if isinstance(row.get("loss"), int | float)]
-    except InputError:  # nothing was logged
-        return None
+    losses = [row["loss"] for row in _metrics(run) if isinstance(row.get("loss"), int | float)]
     return float(losses[-1]) if losses else None
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
+    try:
+        return read_metrics(run)
+    except InputError:  # nothing was logged
+        return []
 
 
 def _log(run: _Run, line: Mapping[str, float]) -> None:

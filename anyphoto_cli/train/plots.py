@@ -47,6 +47,8 @@ def write_plots(run: Path, out: Path) -> int:
 
     Raises InputError where there are none, EnvironmentFault where matplotlib (png) or jinja2 is missing.
     """
+    if out.suffix.lower() not in (".html", ".png"):
+        raise InputError("ends neither in .html nor in .png", file=out, field="--out")
     rows = read_metrics(run)
     name = f"anyphoto train: {run.name}"
     with committed(out) as file:

@@ -14,11 +14,11 @@ import torch
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
-from anyphoto_cli.model.adapter import copy_weights, read_card, read_weights
+from anyphoto_cli.model.adapter import CARD_FILE, copy_weights, read_card, read_weights
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.train.batches import ShardedSamples
 from anyphoto_cli.train.changes import WAS, changes, flat
-from anyphoto_cli.train.checkpoint import newest_whole, read_optimiser
+from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, newest_whole, read_optimiser
 from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.models import Models
 from anyphoto_cli.train.optimiser import Optimiser
@@ -47,6 +47,12 @@ def go_on(
     for complaint in complaints:
         listener.caution(complaint)
     if found is None:
+        if (folder / ADAPTER_FOLDER / CARD_FILE).is_file():
+            remedy = "Give a new output_dir, or move the adapter away to train anew"
+            what = "is trained, and no whole checkpoint is there to go on from"
+            raise InputError(what, file=folder / ADAPTER_FOLDER, field="output_dir", remedy=remedy)
+        if complaints:
+            listener.caution(f"{folder}: no checkpoint is whole, so that training begins at step 0 again")
         return 0, dict(facts)
     if not resume:
         remedy = "Give a new output_dir, or let it go on"

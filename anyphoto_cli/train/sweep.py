@@ -17,8 +17,8 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.train.changes import differing, flat
+from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER
 from anyphoto_cli.train.distributed import joined
-from anyphoto_cli.train.loop import ADAPTER_FOLDER
 from anyphoto_cli.train.loop import run as train
 from anyphoto_cli.train.plots import CONFIG, read_metrics
 
@@ -46,10 +46,13 @@ def plan(file: Path, settings: Sequence[str] = ()) -> list[Planned]:
     """All runs of a sweep file, every configuration checked before any is trained. Raises InputError by key."""
     sweep = load_config(SweepConfig, file)
     common, runs = file.parent / sweep.config, []
+    for setting in settings:
+        if (key := setting.partition("=")[0]) in sweep.vary:
+            raise InputError("varies in this sweep", file=file, field=f"vary.{key}", remedy=f"Leave out {setting}")
     for name, changes in sweep.runs():
         folder = str(Path(sweep.output_dir) / name)
         try:
-            config = load_config(TrainConfig, common, {**changes, "output_dir": folder}, settings)
+            config = load_config(TrainConfig, common, {**changes, "output_dir": folder}, settings, option="")
         except InputError as error:
             raise error.at(file=file, field=f"vary ({name})") from error
         runs.append(Planned(name, changes, config))

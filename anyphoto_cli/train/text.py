@@ -45,10 +45,8 @@ class CachedText:
     """The same from the files that `cache_text` wrote, one tensor at a time."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        from safetensors import safe_open
-
         self._device, self._folder = device, folder
-        self._files = [safe_open(file, framework="pt") for file in sorted(folder.glob("*.safetensors"))]
+        self._files = [_opened(file) for file in sorted(folder.glob("*.safetensors"))]
         self._where = {key.partition("/")[0]: file for file in self._files for key in file.keys()}  # noqa: SIM118
 
     def __contains__(self, caption: str) -> bool:
@@ -66,6 +64,17 @@ class CachedText:
             found.append([upload(file.get_tensor(f"{name}/{part}"), self._device) for part in ("states", "pooled")])
         states, pooled = zip(*found, strict=True)
         return torch.stack(states), torch.stack(pooled)
+
+
+def _opened(file: Path) -> Any:
+    """Raises InputError for what is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        remedy = "Remove it: its captions are read again"
+        raise InputError("is damaged", file=file, field="text_embeddings", remedy=remedy) from error
 
 
 def name_of(caption: str) -> str:

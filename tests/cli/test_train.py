@@ -157,14 +157,16 @@ with stop_on_signals() as stop:
 @pytest.mark.parametrize(
     "words, line",
     [
-        (["data.resolutoin=64"], "--set data.resolutoin: is no key here. Did you mean resolution?"),
-        (["data.resolution=100"], "--set data.resolution: 100: input should be a multiple of 16"),
-        (["loss.face_weight=much"], "--set loss.face_weight: 'much': input should be a valid number"),
+        (["data.resolutoin=64"], "data.resolutoin: is no key here. Did you mean resolution?"),
+        (["data.resolution=100"], "data.resolution: 100: input should be a multiple of 16"),
+        (["loss.face_weight=much"], "loss.face_weight: 'much': input should be a valid number"),
         (["data.degradations={melting: 1}"], "'melting' is no degradation"),
-        (["rank=8"], "--set rank: is no key here"),
-        (["max_train_steps"], "CONFIG: 'max_train_steps' is no KEY=VALUE"),
+        (["rank=8"], "rank: is no key here"),
+        (["max_train_steps"], "'max_train_steps' is no KEY=VALUE"),
         (["--preset", "best"], "--preset: 'best' is no preset. Presets: full, base-roi, location"),
         (["model=nowhere/at/all"], "'nowhere/at/all' is no model"),
+        (["device=banana"], "Error: device: 'banana' is no device"),
+        (["learning_rate=.inf"], "learning_rate: inf: input should be a finite number"),
         (["data.shards=nowhere"], "nowhere: has no manifest.json. Run preprocess to its end"),
     ],
 )
@@ -173,10 +175,31 @@ def test_refusals_are_one_line(run, config_file, words, line):
     assert code == 2 and line in err and "Traceback" not in err and not out, err
 
 
+def test_a_key_that_is_given_wins_over_a_preset(config_file):
+    from anyphoto_cli.cli.train import _config
+
+    told = _config(config_file, ["loss.face_weight=0.7"], "location")
+    assert told.loss.face_weight == 0.7 and told.method.modulation is False
+
+
+def test_one_of_several_ranks_speaks(run, config_file, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert run("train", config_file, *SMALL, "--dry-run")[:2] == (0, "")
+    monkeypatch.setenv("RANK", "0")
+    assert "steps on 1 device" in run("train", config_file, *SMALL, "--dry-run")[1]
+
+
+def test_half_a_launch_is_told(run, config_file, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = run("train", config_file, *SMALL)
+    assert code == 1 and "WORLD_SIZE is 2, and RANK is not set. Launch with torchrun, or unset WORLD_SIZE" in err
+
+
 def test_curves_are_one_offline_page_and_show_what_there_is(run, tmp_path):
     folder = tmp_path / "my run"
     folder.mkdir()
     assert run("train", "plot", folder, "-o", tmp_path / "c.html")[0] == 2
+    assert "ends neither in .html nor in .png" in run("train", "plot", folder, "-o", tmp_path / "c.jpg")[2]
     rows = [
         {"step": n, "loss": 1 / n, "flow": 0.9 / n, "lr": 1e-4, "cosine": None if n == 2 else 0.1 * n}
         for n in (1, 2, 3)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.train.checkpoint import checkpoints, newest_whole, read_checkpoint
 from anyphoto_cli.train.loop import run as train
 from tests.conftest import ROOT
@@ -30,6 +31,19 @@ def config(shards, out, **more) -> TrainConfig:
     for key, value in more.items():
         base[key] = base[key] | value if isinstance(base.get(key), dict) else value
     return TrainConfig.model_validate_json(json.dumps(base))
+
+
+class Heard(Listener):
+    """Keeps what was said."""
+
+    def __init__(self):
+        self.cautions, self.notices = [], []
+
+    def caution(self, text):
+        self.cautions.append(text)
+
+    def notice(self, text):
+        self.notices.append(text)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -259,18 +273,6 @@ def test_a_half_written_checkpoint_is_in_nobodys_way(mini_shards, whole, tmp_pat
 
 
 def test_a_broken_newest_checkpoint_falls_back_with_one_warning(mini_shards, whole, tmp_path):
-    from anyphoto_cli.runtime.progress import Listener
-
-    class Heard(Listener):
-        def __init__(self):
-            self.cautions, self.notices = [], []
-
-        def caution(self, text):
-            self.cautions.append(text)
-
-        def notice(self, text):
-            self.notices.append(text)
-
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     shutil.rmtree(out / "adapter")
@@ -293,6 +295,57 @@ def test_a_broken_newest_checkpoint_falls_back_with_one_warning(mini_shards, who
         )
         assert same(state(out / "checkpoint-6"), state(whole / "checkpoint-6"))
     assert len(checkpoints(out)) == 3
+
+
+def test_damaged_checkpoints_never_push_out_a_whole_one(mini_shards, whole, tmp_path):
+    """All are damaged: it begins anew, says so, and what it writes stays, though its step is lower than theirs."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    for folder in checkpoints(out):
+        (folder / "optimiser.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"adapter: output_dir: is trained, and no whole checkpoint is there"):
+        train(config(mini_shards, out))
+    shutil.rmtree(out / "adapter")
+    heard = Heard()
+    assert train(config(mini_shards, out), stop=lambda: True, listener=heard).step == 1
+    assert "no checkpoint is whole, so that training begins at step 0 again" in heard.cautions[-1]
+    assert [folder.name for folder in checkpoints(out)] == ["checkpoint-1"]
+    assert train(config(mini_shards, out)).finished
+    assert same(state(out / "checkpoint-6"), state(whole / "checkpoint-6"))
+
+
+def test_pictures_that_a_kill_took_away_are_drawn_when_it_goes_on(mini_shards, tmp_path, examples):
+    """Between the checkpoint of a step and its validation there is time to be killed in."""
+    layouts = (str(examples / "two_friends.json"),)
+    cfg = config(mini_shards, tmp_path / "run", max_train_steps=2, validation_steps=1, validation_layouts=layouts)
+    assert train(cfg).finished
+    drawn = tmp_path / "run" / "validation" / "step-000002"
+    before = [file.read_bytes() for file in drawn.glob("*.png")]
+    shutil.rmtree(drawn)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    rows = [line for line in metrics.read_text().splitlines() if "validation_found" not in line or '"step": 1' in line]
+    metrics.write_text("".join(row + "\n" for row in rows))
+    train(cfg)
+    assert [file.read_bytes() for file in drawn.glob("*.png")] == before
+    assert sum("validation_found" in line for line in metrics.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_goes_bad_meanwhile_is_one_line(mini_shards, tmp_path, workers):
+    """Also from a loader process: the shard, the sample, and what to do."""
+    shards = tmp_path / "data"
+    shutil.copytree(mini_shards, shards)
+    cfg = config(shards, tmp_path / "run", data={"shards": str(shards), "resolution": 128, "workers": workers})
+    train(cfg, stop=lambda: True)  # hashed and indexed
+    for shard in (shards / "shards").glob("*.tar"):
+        changed = shard.stat().st_mtime_ns
+        shard.write_bytes(shard.read_bytes().replace(b"\xff\xd8\xff", b"non"))
+        os.utime(shard, ns=(changed, changed))
+    with pytest.raises(
+        InputError, match=r"^[^\n]*\.tar: its sample \S+ holds no picture \(\w+\)\. Copy it again"
+    ) as said:
+        train(cfg)
+    assert "Traceback" not in str(said.value)
 
 
 @pytest.mark.parametrize(
@@ -431,7 +484,8 @@ def test_cached_captions_train_as_live_ones_and_the_encoders_are_not_loaded(
     for file in (tmp_path / "cached" / "text").glob("*/*"):
         file.unlink()
     monkeypatch.setattr(loop, "not_cached", lambda captions, folder: [])
-    shutil.rmtree(tmp_path / "cached" / "checkpoint-2")
+    for part in ("checkpoint-2", "adapter"):
+        shutil.rmtree(tmp_path / "cached" / part)
     with pytest.raises(InputError, match="text_embeddings: does not hold the caption"):
         train(cached)
 

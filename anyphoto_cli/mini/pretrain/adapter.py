@@ -10,7 +10,7 @@ from pathlib import Path
 from anyphoto_cli.mini.commands import echo, run_command
 from anyphoto_cli.mini.pretrain.loop import STEPS as ASKED_STEPS
 from anyphoto_cli.model.adapter import CARD_FILE, LORA_FILE, PROJECTOR_FILE, read_card
-from anyphoto_cli.train.loop import ADAPTER_FOLDER
+from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER
 
 WORLD = ("--people", "1200", "--groups", "8000", "--references", "4", "--style", "any")
 STEPS = 4000

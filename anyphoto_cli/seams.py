@@ -118,8 +118,9 @@ class Base:
     shipped: gives the folder of weights that came with a package instead. face_pack: the pack used
     when none is named. steps: denoising steps used when the layout does not say. licence: in plain words, shown
     to users. note: what the picture is worth, printed with each render, or "". download_gb: 0 when none.
-    sides: px, the shortest and the longest side it was trained on. adapter: gives the folder of AnyPhoto weights that
-    are used when none are named, or None.
+    sides: px, the shortest and the longest side it was trained on; tallest: px, where its pictures are never higher.
+    guidance: least and most it can be told, where others make no picture. adapter: gives the folder of AnyPhoto weights
+    that are used when none are named, or None.
     """
 
     name: str
@@ -133,4 +134,6 @@ class Base:
     download_gb: float = 0.0
     gated: bool = False
     sides: tuple[int, int] = (256, 2048)
+    tallest: int | None = None
+    guidance: tuple[float, float] | None = None
     adapter: Callable[[], Path | None] | None = None

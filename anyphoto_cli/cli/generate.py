@@ -253,7 +253,10 @@ class _Looking:
         """What a picture is held to."""
         from anyphoto_cli.config.verify import VerifyConfig
 
-        return load_config(VerifyConfig, given={"threshold": self.retry_until})
+        try:
+            return load_config(VerifyConfig, given={"threshold": self.retry_until})
+        except InputError as error:
+            raise InputError(error.what, field="--retry-until") from error
 
 
 def _signer(asked: bool, certificate: Path | None, key: Path | None, listener: console.Terminal) -> Any:

@@ -149,7 +149,7 @@ def from_photo(
     face_pack: FacePack = None,
     threshold: Annotated[
         float | None, typer.Option(help="Least cosine of a known person; default: the pack's calibration, or the "
-                                   "bank's own.", metavar="COS")
+                                   "bank's own.", metavar="COS", min=-1, max=1)
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the layout.")] = False,
     as_json: Json = False,

@@ -125,6 +125,8 @@ def _show(done: Any, stages: list[str]) -> None:
                    f"{done.shards} shards (dropped {done.dropped}{failed})")  # fmt: skip
     for reason, count in done.reasons[:5]:
         console.result(f"  {count} x {reason}")
+    if done.failed:
+        console.result("  Those that failed, again: the same command with --retry-failed")
     console.result(f"{done.folder}/report.html")
 
 

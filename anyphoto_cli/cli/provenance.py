@@ -34,6 +34,7 @@ def provenance(
     if as_json:
         console.document({
             "picture": str(picture), "record": found.record, "record_intact": found.intact,
+            "record_damaged": found.damaged,
             "signature": found.signature, "problems": list(found.problems), "signed_by": found.signed_by,
             "ingredients": [{"title": title, "sha256": sha256} for title, sha256 in found.ingredients],
         })  # fmt: skip
@@ -47,6 +48,8 @@ def provenance(
 
 
 def _record(found: Any) -> list[str]:
+    if found.damaged:
+        return ["an anyphoto record that is DAMAGED: it was changed since it was written"]
     if found.record is None:
         return ["no anyphoto record"]
     record, layout = found.record, found.record["layout"]

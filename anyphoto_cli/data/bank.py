@@ -43,7 +43,7 @@ class ReferenceFolder:
 @dataclass(frozen=True, eq=False)
 class BankIdentity:
     """One identity. patches: n of [P, P, 4] RGBA. embeddings: [n, 512], centre: [512], of unit length. sources: where
-    each came from. left_out: photos that would not do, and why.
+    each came from. left_out: photos that would not do, and why. remarks: of photos that are used.
     """
 
     name: str
@@ -52,6 +52,7 @@ class BankIdentity:
     centre: Embeddings
     sources: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...] = ()
+    remarks: tuple[tuple[str, str], ...] = ()
 
 
 def list_references(folder: Path) -> list[ReferenceFolder]:
@@ -119,6 +120,7 @@ def write_identity(folder: Path, number: int, identity: BankIdentity) -> str:
             centre=np.asarray(identity.centre, np.float32),
             sources=_text(json.dumps(list(identity.sources), ensure_ascii=False)),
             left_out=_text(json.dumps(identity.left_out, ensure_ascii=False)),
+            remarks=_text(json.dumps(identity.remarks, ensure_ascii=False)),
         )
     return name
 
@@ -142,12 +144,14 @@ def read_identity(file: Path) -> BankIdentity:
             centre = arrays["centre"]
             sources = tuple(json.loads(arrays["sources"].tobytes()))
             left_out = tuple((source, reason) for source, reason in json.loads(arrays["left_out"].tobytes()))
+            told = json.loads(arrays["remarks"].tobytes()) if "remarks" in arrays.files else ()
+            remarks = tuple((source, remark) for source, remark in told)
             name = arrays["name"].tobytes().decode()
     except (OSError, ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile) as error:
         raise InputError(f"is no identity of a bank ({type(error).__name__})", file=file) from error
     if embeddings.shape != (len(patches), 512) or centre.shape != (512,) or len(sources) != len(patches):
         raise InputError("is no identity of a bank: its parts do not belong together", file=file)
-    return BankIdentity(name, patches, embeddings, centre, sources, left_out)
+    return BankIdentity(name, patches, embeddings, centre, sources, left_out, remarks)
 
 
 def write_index(

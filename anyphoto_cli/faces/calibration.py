@@ -70,6 +70,17 @@ def calibrated(embeddings: Mapping[str, Embeddings], pack: str, sha256: str) -> 
     )  # fmt: skip
 
 
+def most_alike(embeddings: Mapping[str, Embeddings]) -> tuple[str, str, float]:
+    """(a name, another, the highest cosine between a photo of each). embeddings: of two people or more."""
+    names = [name for name, rows in embeddings.items() if len(rows)]
+    pairs = [
+        (float((embeddings[one] @ embeddings[other].T).max()), one, other)
+        for place, one in enumerate(names) for other in names[place + 1 :]
+    ]  # fmt: skip
+    cosine, one, other = max(pairs)
+    return one, other, cosine
+
+
 def _pairs(rows: Embeddings) -> NDArray[np.float64]:
     """Cosines of all pairs, in the order of `np.triu_indices`."""
     every = rows.astype(np.float64) @ rows.T.astype(np.float64)

@@ -20,10 +20,13 @@ MAX_SIDE = 2048
 
 @dataclass(frozen=True, eq=False)
 class ReferenceFace:
-    """The chosen face, in the picture's own px. choice: one sentence on how it was found, for the user."""
+    """The chosen face, in the picture's own px. choice: one sentence on how it was found, for the user. faces: how
+    many the picture shows.
+    """
 
     face: Face
     choice: str
+    faces: int = 1
 
 
 def find_reference_face(analyzer: FaceAnalyzer, picture: Picture) -> ReferenceFace:
@@ -88,4 +91,4 @@ def _largest(faces: list[Face], padding: float) -> ReferenceFace:
         choice += f", the largest of {len(faces)}"
     if padding:
         choice += ", found after padding a tight crop"
-    return ReferenceFace(face, choice)
+    return ReferenceFace(face, choice, len(faces))

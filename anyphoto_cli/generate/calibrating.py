@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anyphoto_cli.faces.calibration import FEWEST, Calibration, calibrated, calibration_file, write_calibration
+from anyphoto_cli.faces.calibration import (
+    FEWEST,
+    Calibration,
+    calibrated,
+    calibration_file,
+    most_alike,
+    write_calibration,
+)
 from anyphoto_cli.generate.known_people import known_people
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.seams import FaceAnalyzer
+
+MANY = 0.1
+"""Share of one person's pairs below the threshold from which on it is told. Ours."""
 
 
 def calibrate(
@@ -24,6 +34,12 @@ def calibrate(
         listener.caution(f"only {found.different_pairs} pairs of different people: one in a hundred of them is a guess")
     if not found.same_pairs:
         listener.caution("nobody has two photos: how often one person is taken for two is not known")
+    if (found.false_reject or 0) > MANY:
+        one, other, cosine = most_alike(embeddings)
+        listener.caution(
+            f"{found.false_reject:.0%} of the pairs of one person are below the threshold: verify would not know them. "
+            f"The two most alike are {one} and {other} ({cosine:.2f}): is that one person?"
+        )
     file = out or calibration_file(analyzer)
     write_calibration(found, file)
     return found, file

@@ -85,7 +85,7 @@ def prepare_jobs(
     """Every value settled, every face found. Raises InputError unless refusals may go on."""
 
     def prepare(layout: Layout) -> Job:
-        if caution := unusual_size(layout, base):
+        for caution in unusual(layout, base):
             listener.caution(f"{layout.shown_name}: {caution}")
         settled = settle(layout, base, config)
         conditions = prepare_faces(settled, analyzer, method)
@@ -97,12 +97,19 @@ def prepare_jobs(
     return [job for job in jobs if job is not None]
 
 
-def unusual_size(layout: Layout, base: Base) -> str:
-    """One sentence where the picture is much smaller or larger than the base knows, else ""."""
+def unusual(layout: Layout, base: Base) -> list[str]:
+    """A sentence each: where the picture has another size, or is guided otherwise, than the base knows."""
+    found, size = [], f"{layout.width}x{layout.height}"
     shortest, longest = base.sides
-    if shortest <= min(layout.width, layout.height) and max(layout.width, layout.height) <= longest:
-        return ""
-    return f"{layout.width}x{layout.height} is outside the {shortest}-{longest} px that {base.name} was trained on"
+    if min(layout.width, layout.height) < shortest or max(layout.width, layout.height) > longest:
+        found.append(f"{size} is outside the {shortest}-{longest} px that {base.name} was trained on")
+    elif base.tallest is not None and layout.height > base.tallest:
+        found.append(f"{size} is higher than the {base.tallest} px that {base.name} was trained on")
+    if base.guidance is not None and not base.guidance[0] <= layout.guidance_scale <= base.guidance[1]:
+        least, most = base.guidance
+        asked = f"guidance_scale {layout.guidance_scale:g}"
+        found.append(f"{asked} is outside the {least:g} to {most:g} that {base.name} can be told")
+    return found
 
 
 def layout_files(layouts: Sequence[Path | str]) -> list[Path]:

@@ -61,10 +61,14 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         with Image.open(path, formats=("PNG",)) as image:
             image.load()
-            record = json.loads(image.info[KEY])
+            text = image.info[KEY]
     except (OSError, SyntaxError, ValueError, KeyError, AttributeError) as error:
         what = "no such file" if isinstance(error, FileNotFoundError) else "holds no anyphoto record"
         raise InputError(what, file=path, remedy="Give a PNG that anyphoto generate wrote") from error
+    try:
+        record = json.loads(text)
+    except (ValueError, TypeError) as error:
+        raise InputError("is damaged or was edited", file=path, field="record") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InputError("holds a record of another version", file=path, remedy="Run: pip install -U anyphoto")
     for key, kind in _KEYS.items():

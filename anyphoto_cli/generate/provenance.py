@@ -17,6 +17,7 @@ from typing import Any
 from anyphoto_cli import __version__
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed, sha256_of
+from anyphoto_cli.files.images import decode, read_bytes
 from anyphoto_cli.generate.png_metadata import fingerprint_of, read_record
 from anyphoto_cli.generate.signing import Credentials, open_c2pa
 
@@ -27,7 +28,7 @@ ASSERTION = "org.anyphoto.record"
 @dataclass(frozen=True)
 class Provenance:
     """What a picture says about itself. record: as `generate` wrote it, None where there is none. intact: whether the
-    record's fingerprint agrees with it.
+    record's fingerprint agrees with it. damaged: there is a record, and it cannot be read.
 
     signature: "none", "valid", "untrusted" (unchanged since it was signed, by a certificate that no list knows) or
     "broken". problems: the codes of what is broken. signed_by: the certificate's name. ingredients: titles and hashes
@@ -40,11 +41,12 @@ class Provenance:
     problems: tuple[str, ...] = ()
     signed_by: str = ""
     ingredients: tuple[tuple[str, str], ...] = ()
+    damaged: bool = False
 
     @property
     def good(self) -> bool:
         """Nothing was changed, as far as can be told."""
-        return self.signature != "broken" and (self.record is None or self.intact)
+        return self.signature != "broken" and not self.damaged and (self.record is None or self.intact)
 
 
 def sign_pictures(files: Sequence[Path], credentials: Credentials) -> int:
@@ -115,24 +117,35 @@ def _ingredients(record: dict[str, Any], file: Path) -> list[dict[str, str]]:
     return told
 
 
-def _mime(file: Path) -> str:
-    known = {".png": "image/png", ".webp": "image/webp", ".avif": "image/avif", ".heic": "image/heic",
-             ".tif": "image/tiff", ".tiff": "image/tiff", ".gif": "image/gif"}  # fmt: skip
-    return known.get(file.suffix.lower(), "image/jpeg")
+_SIGNABLE = (
+    (0, b"\x89PNG", "image/png"), (0, b"\xff\xd8\xff", "image/jpeg"), (0, b"GIF8", "image/gif"),
+    (8, b"WEBP", "image/webp"), (0, b"II*\0", "image/tiff"), (0, b"MM\0*", "image/tiff"),
+    (4, b"ftypavif", "image/avif"), (4, b"ftypheic", "image/heic"), (4, b"ftypheix", "image/heic"),
+    (4, b"ftypmif1", "image/heif"),
+)  # fmt: skip
+"""Where a format's first bytes stand, they, and its name: those that can carry credentials."""
 
 
-def read_provenance(file: Path) -> Provenance:
-    """Any picture's. Raises InputError for a file that cannot be read."""
-    if not file.is_file():
-        raise InputError("no such file", file=file)
+def _mime(data: bytes) -> str | None:
+    """By its content; None for formats that carry no credentials."""
+    return next((name for at, magic, name in _SIGNABLE if data[at : at + len(magic)] == magic), None)
+
+
+def read_provenance(file: Path | str) -> Provenance:
+    """Any picture's. Raises InputError for a file that cannot be read, or is none."""
+    file = Path(file)
+    data = read_bytes(file)
+    if _mime(data) is None:
+        decode(data, file)  # raises for what is no picture
+    damaged = False
     try:
         record: dict[str, Any] | None = read_record(file)
-    except InputError:
-        record = None
+    except InputError as error:
+        record, damaged = None, error.field.startswith("record")
     intact = record is not None and fingerprint_of(record) == record["fingerprint"]
-    found = _manifest(file)
+    found = _manifest(file, data)
     if found is None:
-        return Provenance(record, intact, "none")
+        return Provenance(record, intact, "none", damaged=damaged)
     store, problems = found
     manifest = store.get("manifests", {}).get(store.get("active_manifest", ""), {})
     untrusted = [code for code in problems if code == "signingCredential.untrusted"]
@@ -144,16 +157,17 @@ def read_provenance(file: Path) -> Provenance:
         for one in manifest.get("ingredients", [])
     )
     return Provenance(record, intact, signature, broken, str(told.get("common_name") or told.get("issuer") or ""),
-                      ingredients)  # fmt: skip
+                      ingredients, damaged)  # fmt: skip
 
 
-def _manifest(file: Path) -> tuple[dict[str, Any], list[str]] | None:
+def _manifest(file: Path, data: bytes) -> tuple[dict[str, Any], list[str]] | None:
     """(the store, codes of what failed), None where the picture carries no credentials."""
-    if b"caBX" not in file.read_bytes() and file.suffix.lower() == ".png":
+    mime = _mime(data)
+    if mime is None or (mime == "image/png" and b"caBX" not in data):
         return None
     c2pa = open_c2pa()
     try:
-        with file.open("rb") as stream, c2pa.Reader(_mime(file), stream) as reader:
+        with file.open("rb") as stream, c2pa.Reader(mime, stream) as reader:
             store: dict[str, Any] = json.loads(reader.json())
     except c2pa.C2paError as error:
         if "ManifestNotFound" in type(error).__name__ or "no JUMBF" in str(error):

@@ -157,6 +157,8 @@ def find_weights(config: GenerateConfig) -> Weights:
         base = bases.known_terms(base, Path(base.source))
     folder = adapter_folder(config.adapter, base)
     device = memory.pick_device(config.device)
+    if config.memory != "auto":
+        memory.plan_memory(config.memory, device, 0.0)  # raises where this device has no such way
     return Weights(
         config,
         base,
@@ -201,7 +203,8 @@ class Wanted:
 
 
 def _has_negative(layout: Layout) -> bool:
-    return bool(layout.negative_prompt) and layout.true_cfg_scale > 1
+    """An empty one is one, as in diffusers."""
+    return layout.negative_prompt is not None and layout.true_cfg_scale > 1
 
 
 class Renderer:

@@ -183,7 +183,7 @@ def _cautions(layout: Layout, faces: tuple[FaceReport, ...]) -> list[Caution]:
                         f"{face.name} and {faces[k].name} overlap by {shared:.0%}: faces may blend",
                     )
                 )
-    if layout.true_cfg_scale > 1 and not layout.negative_prompt:
+    if layout.true_cfg_scale > 1 and layout.negative_prompt is None:
         found.append(Caution("true_cfg_scale", "has no effect without a negative_prompt"))
     if layout.negative_prompt and layout.true_cfg_scale == 1:
         found.append(Caution("negative_prompt", "has no effect while true_cfg_scale is 1"))

@@ -13,7 +13,7 @@ from typing import Any
 
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
-from anyphoto_cli.files.images import read_bytes
+from anyphoto_cli.files.images import decode, read_bytes
 from anyphoto_cli.geometry import TOKEN_PX
 from anyphoto_cli.layout.schema import Layout, parse_layout
 from anyphoto_cli.types import Points
@@ -33,7 +33,8 @@ def write_layout(
 ) -> Layout:
     """Write `file`; references from outside its folder are copied into <name>_refs/ beside it, and replace nothing.
 
-    A place to be filled names a picture that is not there yet. Raises InputError where `file` exists, or is wrong.
+    A place to be filled names a picture that is not there yet. Raises InputError where `file` exists, or is wrong, and
+    for a reference that is no picture.
     """
     if file.suffix != ".json":
         raise InputError("does not end in .json", file=file, field="--out")
@@ -67,10 +68,11 @@ def _beside(file: Path, one: Placed, copies: dict[Path, bytes]) -> str:
     folder = file.parent.resolve()
     if one.reference is None:
         return f"{_slug(one.name)}.jpg"
+    content = read_bytes(one.reference)
+    decode(content, one.reference)  # raises for what is no picture
     real = Path(os.path.realpath(one.reference))
     if folder in real.parents:
         return real.relative_to(folder).as_posix()
-    content = read_bytes(one.reference)
     copy = _free(
         file.parent / f"{file.stem}_refs" / f"{_slug(one.name)}{one.reference.suffix.lower()}", content, copies
     )

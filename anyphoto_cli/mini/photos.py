@@ -11,6 +11,7 @@ from typing import Any
 
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
+from anyphoto_cli.geometry import TOKEN_PX
 from anyphoto_cli.mini.identity import YOUNGER, sibling_of
 from anyphoto_cli.mini.pen import Chance
 from anyphoto_cli.mini.picture import TRAINING_IDENTITIES, draw_picture, draw_portrait
@@ -78,6 +79,10 @@ class PhotosConfig:
         ):  # fmt: skip
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"{getattr(self, name)} is not between {low} and {high}", field=f"--{name}")
+        for name in ("width", "height") if self.layouts else ():
+            if getattr(self, name) % TOKEN_PX:
+                what = f"with --layouts it is a multiple of {TOKEN_PX}, as what is rendered is"
+                raise InputError(what, field=f"--{name}")
         if self.siblings and self.people < FEWEST_SIBLINGS:
             raise InputError(f"with --siblings it is {FEWEST_SIBLINGS} at least", field="--people")
 

@@ -228,7 +228,7 @@ class AnyPhotoPipeline(FluxPipeline):
         pooled_prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         negative_pooled_prompt_embeds: Tensor | None = None,
-        faces: Sequence[PreparedFace] | LocationTokens | Sequence[LocationTokens] = (),
+        faces: Sequence[PreparedFace] | LocationTokens | Sequence[LocationTokens] | None = (),
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
@@ -276,7 +276,7 @@ class AnyPhotoPipeline(FluxPipeline):
             if guided
             else None
         )
-        located = self._locate(faces, len(text[0]), height, width, device, text[0].dtype)
+        located = self._locate(() if faces is None else faces, len(text[0]), height, width, device, text[0].dtype)
         noise, img_ids = self.prepare_latents(
             len(text[0]), self.transformer.config.in_channels // 4, height, width, text[0].dtype, device, generator,
             latents,

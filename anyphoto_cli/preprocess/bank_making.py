@@ -75,13 +75,16 @@ def _discovered_bank(run: StageRun) -> None:
 
 def _index(run: StageRun, folder: Path, names: Sequence[str]) -> None:
     files = {name: f"{k:06d}.npz" for k, name in enumerate(names)}
-    counts, left_out = {}, []
+    counts, left_out, remarks = {}, [], []
     for name, file in files.items():
         identity = read_identity(folder / file)
         counts[name] = len(identity.patches)
         left_out += [list(entry) for entry in identity.left_out]
+        remarks += [list(entry) for entry in identity.remarks]
     for source, reason in left_out[:20]:
         run.listener.caution(f"reference {source} {reason}: left out")
+    for source, remark in remarks[:20]:
+        run.listener.caution(f"reference {source} {remark}")
     facts = {"patch_size": run.config.patch_size, "faces_sha256": read_record(run.out)["models"]["faces"],
-             "anyphoto": __version__, "left_out": left_out}  # fmt: skip
+             "anyphoto": __version__, "left_out": left_out, "remarks": remarks}  # fmt: skip
     write_index(folder, files, counts, facts)

@@ -31,17 +31,23 @@ def caption_photos(
     captioner: Captioner,
     config: PreprocessConfig,
     listener: Listener,
+    most_failed: float = 1.0,
 ) -> None:
     """Caption every kept photo that has no caption yet. A run that is cut off loses the answers under way, no others.
 
-    Raises what the captioner raises when no further answer can be had.
+    most_failed: share of answers without a caption from which on it is not worth going on. Raises EnvironmentFault
+    then, and what the captioner raises when no further answer can be had.
     """
     todo = work.missing("caption", len(photos))
     journal = work.folder / "caption" / JOURNAL
     journal.parent.mkdir(parents=True, exist_ok=True)
     answers = _read_journal(journal)
     left = {chunk: sum(_wanted(n, selection, answers) for n in photos.numbers(chunk)) for chunk in todo}
+    wanted = len(answers) + sum(left.values())
     listener.work("Captions", int(selection.keep.sum()), int(selection.keep.sum()) - sum(left.values()))
+    failed = [answer.problem for answer in answers.values() if answer.problem]
+    seen = len(answers)
+    _not_too_many(failed, seen, wanted, most_failed)
     for chunk in [chunk for chunk in todo if not left[chunk]]:
         _commit(photos, work, selection, chunk, answers, captioner)
     open_chunks = [chunk for chunk in todo if left[chunk]]
@@ -52,6 +58,9 @@ def caption_photos(
             answers[number] = answer
             _note(lines, answer)
             listener.done(1)
+            seen += 1
+            failed += [answer.problem] if answer.problem else []
+            _not_too_many(failed, seen, wanted, most_failed)
             chunk = number // photos.chunk
             left[chunk] -= 1
             if not left[chunk]:
@@ -59,6 +68,13 @@ def caption_photos(
     if missing := sum(left.values()):
         raise EnvironmentFault(f"{captioner.name} left {missing} photos without an answer", remedy="Run it again")
     journal.unlink()
+
+
+def _not_too_many(failed: Sequence[str], seen: int, wanted: int, most: float) -> None:
+    if seen >= min(50, wanted) and len(failed) > most * seen:
+        what = f"{len(failed)} of the first {seen} captions failed (limit {most:.0%}), the first: {failed[0]}"
+        remedy = "Mend the captioner and add --retry-failed, or raise --max-failed"
+        raise EnvironmentFault(what, field="--captioner", remedy=remedy)
 
 
 def forget_failed_answers(work: Work) -> None:

@@ -61,7 +61,7 @@ def estimate(
     listener.stage("Listing photos")
     count, probe = _probe([sources] if isinstance(sources, Path) else list(sources))
     references = sum(len(one.photos) for one in list_references(refs)) if refs else 0
-    device = resolve_device(options.device)
+    device = resolve_device(options.device, here=options.executor != "ray")
     listener.stage("Loading the person and face models")
     models = open_detectors(config, device, threads=1)
     detect_photos(probe[:1], models, config)  # the first run of a model is slow

@@ -24,6 +24,7 @@ class _Reference:
     source: str
     patch: Patch
     crop: Picture
+    faces: int
 
 
 def read_references(reference: ReferenceFolder, analyzer: FaceAnalyzer, config: PreprocessConfig) -> BankIdentity:
@@ -52,6 +53,8 @@ def read_references(reference: ReferenceFolder, analyzer: FaceAnalyzer, config: 
         name=reference.name, patches=tuple(one.patch for one, k in zip(found, kept, strict=True) if k),
         embeddings=rows, centre=centre,
         sources=tuple(one.source for one, k in zip(found, kept, strict=True) if k), left_out=tuple(sorted(left_out)),
+        remarks=tuple((one.source, f"shows {one.faces} faces: the largest one is taken")
+                      for one, k in zip(found, kept, strict=True) if k and one.faces > 1),
     )  # fmt: skip
 
 
@@ -73,13 +76,14 @@ def _centre(reference: ReferenceFolder, rows: Embeddings, least: float) -> tuple
 def _open(photo: Path, name: str, analyzer: FaceAnalyzer, config: PreprocessConfig) -> _Reference | str:
     try:
         picture = read_picture(photo)
-        face = find_reference_face(analyzer, picture).face
+        found = find_reference_face(analyzer, picture)
     except AnyPhotoError as error:
         return error.what
+    face = found.face
     if (side := min(face.box.width, face.box.height)) < config.reference_min:
         return f"has a face of {side:.0f} px"
     patch = face_patch(picture, face.landmarks, config.patch_size)
-    return _Reference(_source(photo, name), patch, norm_crop(picture, face.landmarks, ARCFACE_SIZE))
+    return _Reference(_source(photo, name), patch, norm_crop(picture, face.landmarks, ARCFACE_SIZE), found.faces)
 
 
 def _source(photo: Path, name: str) -> str:

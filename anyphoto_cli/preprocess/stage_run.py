@@ -50,5 +50,5 @@ class StageRun:
 
     def begun(self, stage: str) -> bool:
         """Whether anything was made with the options of a stage: until then a mistake in them costs nothing."""
-        made = next(self.work.folder.glob(f"{stage}/*"), None) is not None
+        made = any(file.stat().st_size for file in self.work.folder.glob(f"{stage}/*"))
         return made or (stage == "match" and self.bank.is_dir())

@@ -66,7 +66,7 @@ def run(
         sweep(out)
         config = _as_begun(config, out, stages)
         photos = photo_list(given, out, refs, listener)
-        device = resolve_device(options.device)
+        device = resolve_device(options.device, here=options.executor != "ray")
         started = StageRun(
             out, refs, config, options, exclusions, photos, Work(out / "work"), listener, device,
             options.workers or free_workers(device),
@@ -98,9 +98,13 @@ def _must_be_done(run: StageRun, before: str, exclude: Path | None) -> None:
     keep_options(run.out, before, {**read_record(run.out).get(before, {}), **told})
 
 
+PLACES = ("caption_url",)
+"""Keys that say where something is done: a server may move, and its captions are the same."""
+
+
 def _told(run: StageRun, stage: str, exclude: Path | None) -> dict[str, Any]:
     """What the results of a stage rest on besides those of the stages before it."""
-    told = run.config.of_stage(stage)
+    told = {key: value for key, value in run.config.of_stage(stage).items() if key not in PLACES}
     if stage == "match":
         told["exclude"] = hashlib.sha256(exclude.read_bytes()).hexdigest() if exclude else ""
         told["references"] = references_digest(run.refs) if run.refs else ""
@@ -153,8 +157,21 @@ def _detect(run: StageRun, retry_failed: bool) -> None:
 def _not_too_many(failed: int, seen: int, run: StageRun) -> None:
     if seen >= min(50, run.photos.count) and failed > run.options.max_failed * seen:
         what = f"{failed} of the first {seen} photos could not be read (limit {run.options.max_failed:.0%})"
-        remedy = "Look at what is wrong with them, or raise --max-failed"
+        remedy = f"{'; '.join(_unreadable(run))}. Look at what is wrong with them, or raise --max-failed"
         raise EnvironmentFault(what, file=run.out, remedy=remedy)
+
+
+def _unreadable(run: StageRun, most: int = 3) -> list[str]:
+    """The first photos that could not be read, and why."""
+    told: list[str] = []
+    for chunk in range(len(run.photos)):
+        if run.work.has("detect", chunk) and len(told) < most:
+            rows = run.work.read("detect", chunk)[0]
+            told += [
+                f"{photo.id} {row['problem']}"
+                for photo, row in zip(run.photos.photos(chunk), rows, strict=True) if row["problem"]
+            ]  # fmt: skip
+    return told[:most]
 
 
 def _forget(run: StageRun, stage: str, key: str) -> None:
@@ -224,7 +241,8 @@ def _caption(run: StageRun, retry_failed: bool) -> None:
         return
     captioner = _captioner(run.config, run.options)
     try:
-        caption_photos(run.photos, run.work, selection, captioner, run.config, run.listener)
+        most = run.options.max_failed
+        caption_photos(run.photos, run.work, selection, captioner, run.config, run.listener, most_failed=most)
     finally:
         run.listener.end()
 

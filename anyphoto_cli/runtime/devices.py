@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
+
+from anyphoto_cli.errors import InputError
 
 
-def resolve_device(device: str) -> str:
-    """auto -> cuda where onnxruntime can use it, else cpu; anything else as it is."""
-    if device != "auto":
-        return device
+def resolve_device(device: str, here: bool = True) -> str:
+    """auto -> cuda where onnxruntime can use it, else cpu; cpu, cuda and cuda:1 as they are.
+
+    here: False where other machines do the work. Raises InputError for other names, and for a card that this machine's
+    onnxruntime cannot use.
+    """
     import onnxruntime
 
-    return "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
+    if device != "auto" and not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise InputError(f"{device!r} is no device", field="--device", remedy="Known: auto, cpu, cuda, cuda:1")
+    found = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if device.startswith("cuda") and here and not found:
+        what = f"onnxruntime cannot use {device} on this machine"
+        raise InputError(what, field="--device", remedy="See: anyphoto doctor")
+    if device == "auto":
+        return "cuda" if found else "cpu"
+    return device
 
 
 def on_cuda(device: str) -> bool:

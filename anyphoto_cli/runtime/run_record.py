@@ -66,9 +66,10 @@ def keep_options(folder: Path, part: str, options: Mapping[str, Any], begun: boo
     record = read_record(folder)
     known: Mapping[str, Any] = record.get(part, {}) if begun else {}
     for name in sorted(known):
-        if known[name] != options.get(name):
+        # What is no option any more, or not one that anything rests on, was written by an earlier version.
+        if name in options and known[name] != options[name]:
             raise InputError(
-                f"this run began with {known[name]!r}, now it is {options.get(name)!r}", file=folder, field=name,
+                f"this run began with {known[name]!r}, now it is {options[name]!r}", file=folder, field=name,
                 remedy=remedy,
             )  # fmt: skip
     if record.get(part) != dict(options):

@@ -119,6 +119,9 @@ def test_model_and_device_mistakes(run, layout_file, tmp_path):
     ):
         code, _, err = run("generate", layout_file, "-o", tmp_path / "out", option, value, "-q")
         assert code == 2 and words in err and len(err.strip().splitlines()) == 1, err
+        assert run("generate", layout_file, "-o", tmp_path / "out", option, value, "-q", "--dry-run")[0] == 2
+    code, _, err = run("generate", layout_file, "-o", tmp_path / "out", "--retry-until", 5)
+    assert code == 2 and "--retry-until: 5.0: input should be less" in err
     code, _, err = run("generate", layout_file, "--model", "flux-dev", "--face-pack", "tiny-random", "-q")
     assert code == 1 and "not on this machine and could not be downloaded" in err
 

@@ -1,6 +1,7 @@
 """A threshold is measured over known people, kept with the pack's hash, and never taken for another pack's."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -77,6 +78,15 @@ def test_real_people(run, photos, face_pack_folder, tmp_path):
     assert told["people"] == 6 and told["threshold"] < 0.2 < told["same_p05"]
     assert "pairs of different people" in err
     assert json.loads((tmp_path / "c.json").read_text())["sha256"] == told["sha256"]
+
+
+def test_one_person_under_two_names_is_told(run, photos, face_pack_folder, tmp_path):
+    """The threshold lies above her own pairs then: nobody would be known any more."""
+    refs = tmp_path / "refs"
+    shutil.copytree(photos / "refs", refs)
+    shutil.copytree(refs / "obama", refs / "barack")
+    code, _, err = run("faces", "calibrate", refs, "--face-pack", face_pack_folder, "-o", tmp_path / "c.json")
+    assert code == 0 and "verify would not know them. The two most alike are barack and obama (1.00)" in err, err
 
 
 def test_a_folder_without_people_is_refused(run, tmp_path):

@@ -316,6 +316,39 @@ def test_a_base_may_bring_an_adapter(adapter, monkeypatch):
         find_weights(toy(adapter="gone"))
 
 
+def test_an_empty_negative_prompt_is_one(layout_file, tmp_path):
+    """As in diffusers: true guidance, away from no prompt."""
+    value = json.loads(layout_file.read_text())
+    made = {}
+    for name, more in (("none", {}), ("empty", {"negative_prompt": ""})):
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps(value | {"true_cfg_scale": 3} | more))
+        heard = Heard()
+        made[name] = pixels(render([file], tmp_path / "out", toy(), listener=heard).pictures[0].path)
+        assert any("has no effect without" in caution for caution in heard.cautions) is (name == "none")
+    assert not np.array_equal(made["none"], made["empty"])
+
+
+def test_what_a_base_was_not_trained_for_is_told(layout_file):
+    from dataclasses import replace
+
+    from anyphoto_cli.generate.planning import unusual
+    from anyphoto_cli.registry import find
+
+    layout, mini = load_layout(layout_file), find("bases", "mini")
+
+    def told(width, height, guidance):
+        return unusual(layout.model_copy(update={"width": width, "height": height, "guidance_scale": guidance}), mini)
+
+    assert told(192, 128, 3.5) == told(128, 128, 1) == told(128, 128, 7) == []
+    assert told(128, 192, 3.5) == ["128x192 is higher than the 128 px that mini was trained on"]
+    assert told(256, 256, 20) == [
+        "256x256 is outside the 128-192 px that mini was trained on",
+        "guidance_scale 20 is outside the 1 to 7 that mini can be told",
+    ]
+    assert unusual(layout, replace(mini, sides=(16, 4096), tallest=None, guidance=None)) == []
+
+
 def test_an_adapter_of_other_weights_is_told(adapter, layout_file, tmp_path):
     """Names and revisions of both; nothing is said where one is a hub's commit and the other a folder's hash."""
     from anyphoto_cli.model import bases

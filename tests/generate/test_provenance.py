@@ -88,8 +88,31 @@ def test_pictures_of_others(run, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.jpg")
     code, said, _ = run("provenance", tmp_path / "plain.jpg")
     assert code == 0 and said.splitlines() == ["no anyphoto record", "no content credentials"]
-    code, _, err = run("provenance", tmp_path / "nothing.png")
-    assert code == 2 and "no such file" in err
+    for name in ("plain.bmp", "plain.ppm", "plain.webp", "plain.tiff"):  # not all of them can carry credentials
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+        code, said, _ = run("provenance", tmp_path / name)
+        assert code == 0 and said.splitlines() == ["no anyphoto record", "no content credentials"], (name, said)
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "layout.json").write_text("{}")
+    for name, told in (
+        ("nothing.png", "No such file"), ("empty.jpg", "is empty"), ("layout.json", "is not a picture"),
+        ("", "is not a regular file"),
+    ):  # fmt: skip
+        code, _, err = run("provenance", tmp_path / name)
+        assert code == 2 and told in err, err
+
+
+def test_a_record_that_cannot_be_read_is_damaged(run, signed, tmp_path):
+    from PIL import Image, PngImagePlugin
+
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("anyphoto", '{"format": 1, "layout": 7')
+    with Image.open(signed[1]) as image:
+        image.save(tmp_path / "half.png", pnginfo=info)
+    code, said, _ = run("provenance", tmp_path / "half.png")
+    assert code == 3 and "an anyphoto record that is DAMAGED" in said
+    code, _, err = run("generate", "--from", tmp_path / "half.png")
+    assert code == 2 and "record: is damaged or was edited" in err
 
 
 def test_with_a_certificate_of_ones_own(run, layout_file, tmp_path):

@@ -93,6 +93,9 @@ def test_references_inside_the_layouts_folder_stay_where_they_are(run, tmp_path)
     code, _, err = run("layout", "arrange", tmp_path / "nobody.png", "-o", tmp_path / "x" / "two.json")
     assert code == 2 and "nobody.png" in err and not (tmp_path / "x").exists()
     assert run("layout", "arrange", "-o", tmp_path / "none.json")[0] == 2
+    for name in ("nobody.png", "one.json", "."):  # also where nothing has to be copied
+        code, _, err = run("layout", "arrange", tmp_path / name, "-o", tmp_path / "three.json")
+        assert code == 2 and not (tmp_path / "three.json").exists(), err
 
 
 def test_nobody_takes_anothers_photo(run, tmp_path):

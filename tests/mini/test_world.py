@@ -266,6 +266,10 @@ def test_worn_references_show_little_and_are_still_known(run, tmp_path):
     [
         (("--people", 0), "Error: --people: 0 is not between 1 and 10000"),
         (("--width", 20), "Error: --width: 20 is not between 64 and 1024"),
+        (
+            ("--width", 100, "--layouts"),
+            "Error: --width: with --layouts it is a multiple of 16, as what is rendered is",
+        ),
         (("--groups", -1), "Error: --groups: -1 is not between 0 and 1000000"),
     ],
 )

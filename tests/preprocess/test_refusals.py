@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anyphoto_cli.config.preprocess import RunOptions
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from tests.conftest import ROOT
 from tests.preprocess import fakes
@@ -72,6 +73,49 @@ def test_a_mistake_before_anything_was_made_may_be_corrected(drawn, tmp_path):
     with pytest.raises(InputError, match="--person-model: no such file"):
         fake_run(drawn, out, settings={"person_model": "nowhere.onnx"})
     assert fake_run(drawn, out).kept == 40
+
+
+def test_a_caption_server_may_be_mistyped_and_may_move(drawn, tmp_path):
+    """Where a server is changes no caption: nothing rests on it, and no byte of the output tells it."""
+    from tests.preprocess.fake_caption_server import FakeCaptionServer
+
+    def settings(server, model):
+        return {"captioner": "openai", "caption_url": server.url, "caption_model": model}
+
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+    with FakeCaptionServer("404") as wrong, pytest.raises(EnvironmentFault, match="no such model"):
+        fake_run(drawn, out, settings=settings(wrong, "some/Typo"))
+    with FakeCaptionServer(lambda *_: (500, {}, {})) as ill, pytest.raises(EnvironmentFault) as error:
+        fake_run(
+            drawn, out, settings=settings(ill, "some/Model"), options=RunOptions(executor="here", caption_deadline=1)
+        )
+    assert "--captioner" in str(error.value) or "caption server" in str(error.value)
+    with FakeCaptionServer() as good:
+        assert fake_run(drawn, out, settings=settings(good, "some/Model"), retry_failed=True).kept == 40
+    with FakeCaptionServer() as elsewhere:
+        fake_run(drawn, fresh, settings=settings(elsewhere, "some/Model"))
+    assert hashes(out) == hashes(fresh)
+
+
+def test_a_captioner_that_mostly_fails_stops_the_run(run, drawn, tmp_path):
+    written, out = tmp_path / "captions.jsonl", tmp_path / "out"
+    lines = [json.dumps({"id": f"{n:03d}.png", "caption": f"Number {n}."}) + "\n" for n in range(40)]
+    settings = {"captioner": "file", "caption_file": str(written)}
+    written.write_text("".join(lines[:15]))
+    for _ in range(2):  # the same again is no way out
+        with pytest.raises(
+            EnvironmentFault, match=r"25 of the first 40 captions failed \(limit 50%\), the first: .*--retry-f"
+        ):
+            fake_run(drawn, out, settings=settings)
+    written.write_text("".join(lines))
+    assert fake_run(drawn, out, settings=settings, retry_failed=True).kept == 40
+
+
+@pytest.mark.parametrize(("device", "told"), [("tpu", "'tpu' is no device"), ("cuda", "onnxruntime cannot use cuda")])
+def test_a_device_that_is_none(drawn, tmp_path, device, told, monkeypatch):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(InputError, match=f"--device: {told}"):
+        fake_run(drawn, tmp_path / "out", options=RunOptions(executor="here", device=device))
 
 
 def test_a_photo_that_changed_meanwhile_stops_the_run(drawn, tmp_path):
@@ -183,6 +227,7 @@ def test_unreadable_photos_are_exit_code_3_and_too_many_stop_the_run(run, drawn,
         (folder / f"bad{n}.jpg").write_bytes(b"x")
     code, _, err = run(*command[:5], tmp_path / "more", *command[6:])
     assert code == 1 and "photos could not be read (limit 50%)" in err and "--max-failed" in err
+    assert "bad.jpg is not a picture anyphoto can read; bad0.jpg is not" in err
     code, _, err = run(*command[:5], tmp_path / "more", *command[6:], "--max-failed", "1")
     assert code == 3, err
 

@@ -53,6 +53,18 @@ def test_real_photos_get_exactly_their_names(run, testdata, photos, face_pack_fo
         assert any(person.mask for person in record.people)
 
 
+def test_a_reference_with_several_faces_is_said(run, testdata, photos, face_pack_folder, tmp_path):
+    """The largest is taken, and it may be another person's."""
+    (tmp_path / "refs" / "biden").mkdir(parents=True)
+    shutil.copy(photos / "groups" / "obama_and_biden.jpg", tmp_path / "refs" / "biden" / "1.jpg")
+    code, _, err = run("preprocess", photos / "groups", "--refs", tmp_path / "refs", "--face-pack", face_pack_folder,
+                       "--person-model", testdata / "models/yolo/yolo11n_int8.onnx", "--captioner", "none",
+                       "-o", tmp_path / "out", "--stages", "detect,match")  # fmt: skip
+    assert code == 0 and "reference biden/1.jpg shows 3 faces: the largest one is taken" in err, err
+    told = json.loads((tmp_path / "out" / "bank" / "identities.json").read_text())
+    assert told["remarks"] == [["biden/1.jpg", "shows 3 faces: the largest one is taken"]]
+
+
 def test_readers_open_the_shards(whole):
     import webdataset
     from datasets import Features, load_dataset

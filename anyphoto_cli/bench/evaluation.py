@@ -127,7 +127,8 @@ class ScoreJob:
         starting(0)
         part = self.cases[number * self.config.batch : (number + 1) * self.config.batch]
         if 0 in skip:
-            return [_left_out(case.id, case.subset, "broken", "ended the process that scored it") for case in part]
+            why = "ended the process that scored it"
+            return [_left_out(case.id, case.subset, "broken", why, _asked_for(case)) for case in part]
         return score_cases(part, self.results, self.config, opened, self.refused)
 
 
@@ -153,9 +154,8 @@ def score_cases(
     for case in cases:
         source = there.of(case)
         if source is None:
-            lines[case.id] = _left_out(
-                case.id, case.subset, "missing", (refused or {}).get(case.id, "no picture was made")
-            )
+            reason = (refused or {}).get(case.id, "no picture was made")
+            lines[case.id] = _left_out(case.id, case.subset, "missing", reason, _asked_for(case))
             continue
         try:
             read.append(
@@ -165,7 +165,7 @@ def score_cases(
                 )
             )  # fmt: skip
         except AnyPhotoError as error:
-            lines[case.id] = _left_out(case.id, case.subset, "broken", str(error))
+            lines[case.id] = _left_out(case.id, case.subset, "broken", str(error), _asked_for(case))
     for line in _scored(read, config, models):
         lines[line["id"]] = line
     return [lines[case.id] for case in cases]
@@ -218,6 +218,11 @@ def _leg_score(leg: Leg) -> CaseScore:
     made, original, references = leg
     gt = original.embeddings if original is not None else np.zeros((0, 0))
     return score_faces(made.embeddings, gt, [seen.embeddings[0] if len(seen) else None for seen in references])
+
+
+def _asked_for(case: Case) -> int:
+    """People whose places are known, so that a picture that was not made counts as one in which they are missing."""
+    return case.people if case.landmarks or case.gt is not None else 0
 
 
 def _placement(case: Case, leg: Leg, same_person: float) -> dict[str, Any] | None:
@@ -279,5 +284,5 @@ def _aesthetic_scores(read: Sequence[_Pictures], models: Models) -> list[float |
     return [float(value) for value in models.aesthetic.score([p.made[0] for p in read], [p.made[1] for p in read])]
 
 
-def _left_out(id_: str, subset: str, status: str, reason: str) -> dict[str, Any]:
-    return {"id": id_, "subset": subset, "status": status, "reason": reason}
+def _left_out(id_: str, subset: str, status: str, reason: str, asked_for: int = 0) -> dict[str, Any]:
+    return {"id": id_, "subset": subset, "status": status, "reason": reason, "asked_for": asked_for}

@@ -66,6 +66,9 @@ class Origins:
         was = self._read(case)
         known = _told_by(picture) if was is None else was
         unknown = {"base"} if None in (known.get("base"), now["base"]) else set()
+        if (layout := _layout_of(picture)) not in (None, case.id):
+            remedy = "Remove it, and it is made again"
+            raise InputError(f"is the picture of another case, {layout}", file=picture.told, remedy=remedy)
         other = next((key for key in known if key not in unknown and known[key] != now.get(key)), None)
         if other is not None:
             raise InputError(
@@ -88,6 +91,14 @@ class Origins:
     def _write(self, case: Case, told: Mapping[str, Any]) -> None:
         with committed(self._folder / f"{case.id}.json") as file:
             file.write((json.dumps(told, ensure_ascii=False) + "\n").encode())
+
+
+def _layout_of(picture: Source) -> str | None:
+    """The case that a picture of `generate` says it is of; None for any other."""
+    try:
+        return Path(read_record(picture.file)["layout_name"]).stem if isinstance(picture, FileSource) else None
+    except InputError:
+        return None
 
 
 def _told_by(picture: Source) -> dict[str, Any]:

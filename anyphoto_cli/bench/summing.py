@@ -53,7 +53,9 @@ def _part(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         }  # fmt: skip
     placed = [line["placement"] for line in lines if line.get("placement")]
     errors = [one["error"] for one in placed if one["error"] is not None]
-    expected = sum(one["expected"] for one in placed)
+    # Who was never drawn is not at their place either.
+    lost = sum(line.get("asked_for", 0) for line in lines if not line.get("placement"))
+    expected = sum(one["expected"] for one in placed) + (lost if placed else 0)
     return {
         "cases": len(lines), **{status: sum(line["status"] == status for line in lines) for status in statuses},
         "metrics": metrics,

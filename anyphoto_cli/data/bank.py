@@ -73,6 +73,11 @@ def list_references(folder: Path) -> list[ReferenceFolder]:
     return found
 
 
+def loose_photos(folder: Path) -> list[Path]:
+    """Pictures beside the folders of people: nobody's."""
+    return sorted(file for file in folder.iterdir() if file.is_file() and _suffix(file) in PICTURE_SUFFIXES)
+
+
 def _photos_and_others(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Sorted. What other programs leave beside photos is neither: captions, json, embeddings, hidden files."""
     files = sorted(folder.iterdir())

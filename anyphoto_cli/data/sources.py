@@ -10,7 +10,7 @@ import json
 import math
 import os
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -116,12 +116,12 @@ def _folder(root: Path, folder: Path, above: tuple[tuple[int, int], ...]) -> Ite
     except OSError as error:
         yield PhotoInput(name, str(folder), problem=f"folder cannot be read ({error.strerror})")
         return
-    beside = _beside(entries)
+    beside, names = _beside(entries), {entry.name for entry in entries}
     for entry in entries:
         path = Path(entry.path)
         stem, suffix = _stem_and_suffix(entry.name)
         mine = beside.get(stem, {})
-        if mine.get(suffix) == entry.name:
+        if mine.get(suffix) == entry.name or _of_img2dataset(entry.name, names):
             continue
         if _is_folder(entry):
             yield from _folder(root, path, (*above, here))
@@ -134,6 +134,14 @@ def _folder(root: Path, folder: Path, above: tuple[tuple[int, int], ...]) -> Ite
             yield PhotoInput(_name(path, root), str(path), annotation=mine.get("json"), caption_text=text)
         else:
             yield PhotoInput(_name(path, root), str(path))
+
+
+def _of_img2dataset(name: str, names: Set[str]) -> bool:
+    """Its table and its counts, 00000.parquet and 00000_stats.json, beside the tar or the folder they tell of."""
+    for ending in (".parquet", "_stats.json"):
+        if name.endswith(ending) and {name.removesuffix(ending), name.removesuffix(ending) + ".tar"} & names:
+            return True
+    return False
 
 
 def _beside(entries: Sequence[os.DirEntry[str]]) -> dict[str, dict[str, str]]:

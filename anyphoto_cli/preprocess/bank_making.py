@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anyphoto_cli import __version__
-from anyphoto_cli.data.bank import INDEX, list_references, read_identity, write_identity, write_index
+from anyphoto_cli.data.bank import INDEX, list_references, loose_photos, read_identity, write_identity, write_index
 from anyphoto_cli.preprocess.discovery import cluster, discovered_identity, good_faces
 from anyphoto_cli.preprocess.pieces import BankPiece
 from anyphoto_cli.preprocess.stage_run import StageRun
@@ -35,6 +35,8 @@ def make_bank(run: StageRun) -> None:
     if run.config.discover:
         return _discovered_bank(run)
     references = list_references(run.refs) if run.refs else []
+    for loose in loose_photos(run.refs) if run.refs else []:
+        run.listener.caution(f"reference {loose.name} lies in no person's folder: left out")
     excluded = run.exclusions.identities
     for folder, wanted in (
         (run.bank, tuple(r for r in references if r.name not in excluded)),

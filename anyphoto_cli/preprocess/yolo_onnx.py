@@ -42,7 +42,8 @@ class YoloOnnx:
             raise self._refused(f"is not an ONNX file ({type(error).__name__})") from error
         told = self._session.get_modelmeta().custom_metadata_map
         given = self._session.get_inputs()[0]
-        if len(given.shape) != 4 or len(self._session.get_outputs()[0].shape) != 3:
+        outputs = self._session.get_outputs()
+        if len(given.shape) != 4 or len(outputs[0].shape) != 3 or len(outputs) > 2:  # boxes, and masks where there are
             raise self._refused("is not a YOLO export")
         self.masks = len(self._session.get_outputs()) > 1
         self._input, self._batch = given.name, given.shape[0] if isinstance(given.shape[0], int) else None

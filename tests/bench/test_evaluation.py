@@ -116,6 +116,11 @@ def test_a_cut_off_run_goes_on_and_bad_cases_stop_nobody(bench, tmp_path):
     assert [row["id"] for row in rows(out)] == ids
     assert [row["status"] for row in rows(out)][:4] == ["scored", "broken", "missing", "scored"]
     assert first["subsets"]["all"]["broken"] == 1
+    # Their people are not at their places either: who leaves out hard cases gains nothing.
+    people = sum(case.people for case in cases.cases)
+    lost = cases.cases[1].people + cases.cases[2].people
+    counted = first["subsets"]["all"]
+    assert counted["expected_faces"] == people and counted["coverage"] == pytest.approx(1 - lost / people, abs=1e-5)
     whole = rows(out)
     with (out / LINES).open("w") as file:  # as a killed run leaves it: some lines, the last one torn
         file.write("".join(json.dumps(row) + "\n" for row in whole[:3]) + json.dumps(whole[3])[:40])

@@ -112,6 +112,10 @@ def test_pictures_of_other_people_are_not_taken_for_these(finished, tmp_path):
     before = pictures(out)
     assert render_cases(two, out, QUICK) == 0 and pictures(out) == before
     assert render_cases(replace(two, cases=(other,)), out, QUICK) == 0
+    mixed = shutil.copytree(out, tmp_path / "mixed") / "pictures"
+    shutil.copy(mixed / f"{other.id}_seed0.png", mixed / f"{one.id}_seed0.png")
+    with pytest.raises(InputError, match=f"{one.id}_seed0.png: is the picture of another case, {other.id}. Remove it"):
+        render_cases(two, mixed.parent, QUICK)
     for change, field in (
         ({"references": (other.references[0], *one.references[1:])}, "references"), ({"prompt": "x"}, "prompt"),
         ({"gt": other.gt}, "original"),

@@ -6,6 +6,7 @@ import pytest
 from anyphoto_cli.data.bank import (
     BankIdentity,
     list_references,
+    loose_photos,
     mean_direction,
     read_centre,
     read_identity,
@@ -51,6 +52,8 @@ def test_every_file_of_a_person_is_a_photo_or_told(tmp_path):
         (tmp_path / "ana" / name).write_bytes(b"x")
     (tmp_path / "ana" / "folder.psd").mkdir()
     [found] = list_references(tmp_path)
+    (tmp_path / "loose.jpg").write_bytes(b"x")
+    assert loose_photos(tmp_path) == [tmp_path / "loose.jpg"] and list_references(tmp_path) == [found]
     assert [photo.name for photo in found.photos] == ["1.jfif", "2.JPE", "3.mpo", "4.jpg"]
     assert [file.name for file in found.others] == ["5.psd", "note.txt"]
 

@@ -168,6 +168,17 @@ def test_parquet_lists(tmp_path):
         list(list_photos(tmp_path / "m.parquet"))
 
 
+def test_what_img2dataset_leaves_beside_its_shards_is_no_photo(tmp_path):
+    for name in ("00000.parquet", "00000_stats.json", "00001/1.jpg", "00001.parquet", "00001_stats.json", "x.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    import tarfile
+
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        tar.add(tmp_path / "00001" / "1.jpg", "7.jpg")
+    assert ids(tmp_path) == ["00000.tar/7", "00001/1.jpg", "x.parquet"]
+
+
 def test_what_is_no_source_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such file or folder"):
         list(list_photos(tmp_path / "none"))

@@ -39,6 +39,12 @@ def test_the_same_boxes_as_ultralytics(testdata, model):
             assert abs(person.mask.sum() - area) <= 0.05 * area, name
 
 
+def test_a_face_detector_finds_no_persons(face_pack_folder):
+    """Its outputs have the shapes of a YOLO's; there are nine."""
+    with pytest.raises(InputError, match="is not a YOLO export"):
+        open_persons(face_pack_folder / "scrfd_2.5g_kps.onnx")
+
+
 def test_results_of_ultralytics_read_alike():
     """`read_result` on an object of the shape of ultralytics' Results: the same seam, best first."""
     boxes = np.array([[1.0, 2, 3, 4], [5, 6, 70, 80]], np.float32)

@@ -5,6 +5,7 @@ Styles, and step-distilled "turbo" LoRAs. What AnyPhoto weights do beside them n
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,10 @@ def load_style_loras(pipeline: Any, loras: Sequence[StyleLora]) -> None:
     names = [f"style_{k}" for k in range(len(loras))]
     for name, lora in zip(names, loras, strict=True):
         try:
-            pipeline.load_lora_weights(str(lora.file.parent), weight_name=lora.file.name, adapter_name=name)
+            with warnings.catch_warnings():
+                # Beside AnyPhoto weights it is never the first: that is what is meant here.
+                warnings.filterwarnings("ignore", "Already found a `peft_config`")
+                pipeline.load_lora_weights(str(lora.file.parent), weight_name=lora.file.name, adapter_name=name)
         except (ValueError, RuntimeError, KeyError, IndexError, AttributeError, OSError) as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             raise InputError(f"does not fit this base model ({line})", file=lora.file, field=FIELD) from error

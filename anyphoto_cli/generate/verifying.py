@@ -17,7 +17,7 @@ from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.generate.annotate import annotated
 from anyphoto_cli.generate.conditions import Conditions, prepare_faces
-from anyphoto_cli.generate.png_metadata import read_record
+from anyphoto_cli.generate.png_metadata import fingerprint_of, read_record
 from anyphoto_cli.generate.rendering import recorded_layout
 from anyphoto_cli.generate.verification import Verdict, verify_picture
 from anyphoto_cli.layout.schema import Layout, load_layout
@@ -61,7 +61,7 @@ def verify_files(
     files = _to_look_at([Path(file) for file in pictures], out)
     listener.work("Verifying", len(files))
     for file in files:
-        asked, pack = (given, None) if given is not None else _own_layout(file, refs_root)
+        asked, pack = (given, None) if given is not None else _own_layout(file, refs_root, listener)
         done.append(looker.look(file, asked, pack, annotate, out))
         on_verified(done[-1])
         listener.done(1)
@@ -86,12 +86,14 @@ def _to_look_at(files: Sequence[Path], out: Path | None) -> list[Path]:
     return kept
 
 
-def _own_layout(file: Path, refs_root: Path | None) -> tuple[Layout, str]:
+def _own_layout(file: Path, refs_root: Path | None, listener: Listener) -> tuple[Layout, str]:
     try:
         record = read_record(file)
     except InputError as error:
         remedy = "Give the layout it was made from with --layout"
         raise InputError("says nothing of a layout", file=file, remedy=remedy) from error
+    if fingerprint_of(record) != record["fingerprint"]:
+        listener.caution(f"{file}: its record was edited since, and it is held to what the record says now")
     return recorded_layout(record, file, refs_root), str(record["face_pack"]["name"])
 
 

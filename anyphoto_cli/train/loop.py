@@ -129,6 +129,8 @@ def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener,
         # Sharded blocks are gathered by all ranks together: all render, the first one keeps.
         open_validation(config, models.analyzer) if ranks.first or config.sharding == "fsdp" else None,
     )  # fmt: skip
+    if config.validation_steps and not config.validation_layouts:
+        listener.caution("validation_steps is set and validation_layouts is not: nothing is drawn")
     first, run_.facts = go_on(
         run_.folder, run_.facts, models, run_.optimiser, listener, begin.resume, begin.allow_changes
     )

@@ -79,6 +79,10 @@ def test_an_edited_record_is_seen_without_a_signature(run, signed, tmp_path):
     assert found.signature == "none" and not found.intact and not found.good
     code, said, _ = run("provenance", tmp_path / "edited.png")
     assert code == 3 and "EDITED" in said
+    shutil.copyfile(tmp_path / "edited.png", plain.parent / "out" / "edited.png")  # where its references are
+    told = "edited.png: its record was edited since"
+    assert told in run("verify", plain.parent / "out" / "edited.png")[2]
+    assert told not in run("verify", signed[0])[2]
     assert run("provenance", plain)[0] == 0
 
 

@@ -318,6 +318,9 @@ def test_pictures_that_a_kill_took_away_are_drawn_when_it_goes_on(mini_shards, t
     """Between the checkpoint of a step and its validation there is time to be killed in."""
     layouts = (str(examples / "two_friends.json"),)
     cfg = config(mini_shards, tmp_path / "run", max_train_steps=2, validation_steps=1, validation_layouts=layouts)
+    heard = Heard()
+    assert train(cfg.model_copy(update={"validation_layouts": ()}), stop=lambda: True, listener=heard).step == 1
+    assert heard.cautions == ["validation_steps is set and validation_layouts is not: nothing is drawn"]
     assert train(cfg).finished
     drawn = tmp_path / "run" / "validation" / "step-000002"
     before = [file.read_bytes() for file in drawn.glob("*.png")]

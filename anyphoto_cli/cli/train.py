@@ -40,8 +40,8 @@ def _config(file: Path, settings: list[str] | None, preset: str | None) -> Train
 
 
 def _first() -> bool:
-    """Whether this process is the one that speaks, of those that torchrun starts."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process is the one that speaks, of those that torchrun starts. A RANK alone is no launch."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.preprocess.loading import Unreadable, load_photo
 from anyphoto_cli.preprocess.selection import Selection
+from anyphoto_cli.preprocess.stage_run import too_many
 from anyphoto_cli.preprocess.work import PhotoList, Row, Work
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.seams import CaptionAnswer, Captioner, CaptionRequest
@@ -71,7 +72,7 @@ def caption_photos(
 
 
 def _not_too_many(failed: Sequence[str], seen: int, wanted: int, most: float) -> None:
-    if seen >= min(50, wanted) and len(failed) > most * seen:
+    if too_many(len(failed), seen, wanted, most):
         what = f"{len(failed)} of the first {seen} captions failed (limit {most:.0%}), the first: {failed[0]}"
         remedy = "Mend the captioner and add --retry-failed, or raise --max-failed"
         raise EnvironmentFault(what, field="--captioner", remedy=remedy)

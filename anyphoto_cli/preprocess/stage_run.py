@@ -15,6 +15,13 @@ from anyphoto_cli.runtime.jobs import Job
 from anyphoto_cli.runtime.progress import Listener
 
 
+def too_many(failed: int, seen: int, wanted: int, most: float) -> bool:
+    """Whether more than the share `most` of what was seen failed: asked from the 50th on, or of all where fewer are
+    wanted.
+    """
+    return seen >= min(50, wanted) and failed > most * seen
+
+
 @dataclass(frozen=True, eq=False)
 class StageRun:
     """out: the run's folder. refs: folder of known faces, or None. exclusions: what must not be in the data. photos,

@@ -29,7 +29,7 @@ from anyphoto_cli.preprocess.selection import (
     select,
     write_selection,
 )
-from anyphoto_cli.preprocess.stage_run import StageRun
+from anyphoto_cli.preprocess.stage_run import StageRun, too_many
 from anyphoto_cli.preprocess.work import Work
 from anyphoto_cli.registry import find, names
 from anyphoto_cli.runtime.devices import free_workers, resolve_device
@@ -155,7 +155,7 @@ def _detect(run: StageRun, retry_failed: bool) -> None:
 
 
 def _not_too_many(failed: int, seen: int, run: StageRun) -> None:
-    if seen >= min(50, run.photos.count) and failed > run.options.max_failed * seen:
+    if too_many(failed, seen, run.photos.count, run.options.max_failed):
         what = f"{failed} of the first {seen} photos could not be read (limit {run.options.max_failed:.0%})"
         remedy = f"{'; '.join(_unreadable(run))}. Look at what is wrong with them, or raise --max-failed"
         raise EnvironmentFault(what, file=run.out, remedy=remedy)

@@ -184,9 +184,11 @@ def test_a_key_that_is_given_wins_over_a_preset(config_file):
 
 def test_one_of_several_ranks_speaks(run, config_file, monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    assert "steps on 1 device" in run("train", config_file, *SMALL, "--dry-run")[1]  # left over from something else
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert run("train", config_file, *SMALL, "--dry-run")[:2] == (0, "")
     monkeypatch.setenv("RANK", "0")
-    assert "steps on 1 device" in run("train", config_file, *SMALL, "--dry-run")[1]
+    assert "steps on 2 devices" in run("train", config_file, *SMALL, "--dry-run")[1]
 
 
 def test_half_a_launch_is_told(run, config_file, monkeypatch):

@@ -136,6 +136,19 @@ def test_the_hub_gets_one_commit_and_its_refusal_is_one_line(run, finished, monk
     assert code == 1 and "--to: me/friends could not be written (ConnectionError). Run: hf auth login" in err
 
 
+def test_a_first_adapter_is_told_by_its_name_and_a_damaged_story_by_its_file(run, finished, tmp_path):
+    mine = shutil.copytree(finished, tmp_path / "run")
+    told = json.loads((mine / "training.json").read_text()) | {"adapter": str(tmp_path / "gone" / "first")}
+    (mine / "training.json").write_text(json.dumps(told))
+    assert run("export", mine, "--to", tmp_path / "out")[0] == 0
+    assert "adapter: first\n" in (tmp_path / "out" / "training.yaml").read_text()
+    assert not any(str(tmp_path).encode() in f.read_bytes() for f in (tmp_path / "out").rglob("*") if f.is_file())
+    (mine / "training.json").write_text("garbage")
+    code, _, err = run("export", mine, "--to", tmp_path / "more")
+    assert code == 2 and "training.json: cannot be read (JSONDecodeError). Remove it, and the adapter is" in err
+    assert not list(tmp_path.glob("*more*"))
+
+
 def test_refusals(run, finished, tmp_path):
     for source, to, line in (
         (finished, tmp_path, "--to: exists. Name a folder that is not there yet"),

@@ -508,6 +508,18 @@ def test_captions_that_were_read_another_way_are_read_again(mini_shards, tmp_pat
         tensors = load_file(next(folder.iterdir()))
         lengths.append({len(value) for key, value in tensors.items() if key.endswith("/states")})
     assert lengths == [{cfg.method.t5_length}, {cfg.method.t5_length // 2}]
+    cut = next(second.iterdir())
+    cut.write_bytes(cut.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"safetensors: text_embeddings: is damaged. Remove it: its captions are read"):
+        train(shorter)
+    cut.unlink()
+    assert train(shorter).finished
+
+
+def test_a_folder_that_cannot_be_written_is_the_machines_fault(mini_shards, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentFault, match=r"file/run: cannot be written to \(Not a directory\)"):
+        train(config(mini_shards, tmp_path / "file" / "run"))
 
 
 def test_sampled_latents_follow_from_seed_and_step(mini_shards, tmp_path):

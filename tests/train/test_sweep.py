@@ -50,6 +50,11 @@ def test_every_combination_is_trained_once_and_stands_in_the_table(run, files):
     assert card["method"]["lora_rank"] == 4
 
 
+def test_what_varies_is_set_by_nothing_else(run, files):
+    code, _, err = run("train", "sweep", files / "sweep.yaml", "method.lora_rank=8", "--dry-run")
+    assert code == 2 and "vary.method.lora_rank: varies in this sweep. Leave out method.lora_rank=8" in err
+
+
 @pytest.mark.parametrize(
     "change, line",
     [

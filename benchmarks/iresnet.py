@@ -1,4 +1,7 @@
-"""A recogniser of iresnet100's shape with random weights: what the identity loss costs with antelopev2's glintr100."""
+"""A recogniser of iresnet100's shape with random weights: what the identity loss costs with antelopev2's glintr100.
+
+As in an exported file, norms that come after a convolution are part of it.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,14 @@ WIDTHS, DEPTHS = (64, 128, 256, 512), (3, 13, 30, 3)
 
 
 class Block(nn.Module):
-    """BN, 3x3, BN, PReLU, 3x3 (stride), BN, beside a shortcut. [n, c, h, w] -> [n, out, h/stride, w/stride]."""
+    """BN, 3x3, PReLU, 3x3 (stride), beside a shortcut. [n, c, h, w] -> [n, out, h/stride, w/stride]."""
 
     def __init__(self, into: int, out: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.BatchNorm2d(into), nn.Conv2d(into, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out), nn.PReLU(out),
-            nn.Conv2d(out, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out),
+            nn.BatchNorm2d(into), nn.Conv2d(into, out, 3, 1, 1), nn.PReLU(out), nn.Conv2d(out, out, 3, stride, 1)
         )  # fmt: skip
-        short = [nn.Conv2d(into, out, 1, stride, bias=False), nn.BatchNorm2d(out)]
-        self.short = nn.Sequential(*short) if stride > 1 or into != out else nn.Identity()
+        self.short = nn.Conv2d(into, out, 1, stride) if stride > 1 or into != out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.body(x) + self.short(x)
@@ -31,7 +32,7 @@ class IResNet100(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        blocks: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64)]
+        blocks: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1), nn.PReLU(64)]
         into = 64
         for width, depth in zip(WIDTHS, DEPTHS, strict=True):
             for number in range(depth):

@@ -98,7 +98,15 @@ def _conv(x: Tensor, w: Tensor, b: Tensor | None = None, **a: Any) -> Tensor:
 
 
 def _prelu(x: Tensor, slope: Tensor) -> Tensor:
-    return torch.clamp(x, min=0) + slope * torch.clamp(x, max=0)  # slope broadcasts: [c, 1, 1]
+    if _one_a_channel(x, slope):  # a call each way, where the literal form has four and seven: a GPU waits for its host
+        return F.prelu(x, slope.reshape(-1))
+    return torch.clamp(x, min=0) + slope * torch.clamp(x, max=0)
+
+
+def _one_a_channel(x: Tensor, slope: Tensor) -> bool:
+    """Whether a slope that broadcasts against [n, c, ...] is a number for all, or one for each of c."""
+    numbers = slope.numel()
+    return numbers == 1 or (slope.dim() >= x.dim() - 1 and slope.shape[1 - x.dim()] == numbers == x.shape[1])
 
 
 def _batch_norm(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, **a: Any) -> Tensor:

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.faces.norm_crop import face_patch, norm_crop
 from anyphoto_cli.faces.packs import find_pack, open_faces
-from anyphoto_cli.faces.recogniser_torch import load_recogniser, to_input
+from anyphoto_cli.faces.recogniser_torch import _prelu, load_recogniser, to_input
 from anyphoto_cli.faces.reference_face import find_reference_face
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.geometry import Similarity, arcface_template, fit_similarity
@@ -62,6 +62,18 @@ def test_torch_recogniser_equals_onnxruntime_and_is_differentiable(people, face_
     (1 - module(pixels) @ module(pixels)[0].detach()).sum().backward()
     assert torch.isfinite(pixels.grad).all() and pixels.grad.abs().sum() > 0
     assert not any(p.requires_grad for p in module.parameters())
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (1,), (1, 1, 1), (1, 4, 1, 1), (4, 5, 1), (5,)])
+def test_prelu_is_its_definition_whatever_its_slopes_stand_for(shape):
+    """One a channel goes by torch's own operator; ONNX lets slopes broadcast in other ways, too."""
+    torch.manual_seed(0)
+    x, slope = torch.randn(2, 4, 5, 5, requires_grad=True), torch.rand(shape)
+    found = _prelu(x, slope)
+    wanted = torch.where(x >= 0, x, slope * x)
+    assert torch.equal(found, wanted)
+    for one, other in zip(*(torch.autograd.grad(y.square().sum(), x) for y in (found, wanted)), strict=True):
+        assert torch.allclose(one, other)
 
 
 def test_gradient_of_the_torch_recogniser_is_the_slope(people, face_pack):

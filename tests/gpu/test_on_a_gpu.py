@@ -21,7 +21,7 @@ from anyphoto_cli.model.adapter import save_adapter
 from anyphoto_cli.model.hoisted_modulation import hoist_modulation
 from anyphoto_cli.model.isolated_attention import masked_attention, merged_attention, split_attention
 from anyphoto_cli.model.pipeline import AnyPhotoPipeline
-from anyphoto_cli.train.face_loss import STEP
+from anyphoto_cli.train.face_windows import CALLS
 from anyphoto_cli.train.loop import run as train
 from anyphoto_cli.train.objective import objective
 from benchmarks.models import random_example
@@ -222,7 +222,7 @@ def test_a_run_that_was_cut_off_goes_on_as_if_nothing_had_happened(mini_shards, 
 
 def test_the_cpu_trains_the_same(mini_shards, tmp_path, monkeypatch):  # noqa: F811
     """In float32, without TF32, by face windows of the same sizes: the same losses up to rounding."""
-    monkeypatch.setitem(STEP, "cpu", STEP["cuda"])
+    monkeypatch.setitem(CALLS, "cpu", CALLS["cuda"])
     told = {"mixed_precision": "no", "max_train_steps": 3}
     for device in ("cpu", "cuda"):
         train(config(mini_shards, tmp_path / device, device=device, **told))

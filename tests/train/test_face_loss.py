@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anyphoto_cli.faces.norm_crop import norm_crop
 from anyphoto_cli.faces.norm_crop_torch import norm_crop_torch, similarity_matrices
 from anyphoto_cli.geometry import arcface_template, fit_similarity
-from anyphoto_cli.train import face_loss as face_loss_module
-from anyphoto_cli.train.face_loss import FaceTarget, face_loss, latent_window
+from anyphoto_cli.train import face_windows as face_windows_module
+from anyphoto_cli.train.face_loss import FaceTarget, face_loss
+from anyphoto_cli.train.face_windows import DecodeCalls, evened, latent_window
 
 
 def turned(scale, angle, shift, jitter=0.0, seed=0):
@@ -112,24 +115,68 @@ def test_windows_of_one_size_are_decoded_together_as_one_by_one(pair, taef1, rec
     real = taef1.decode
     monkeypatch.setattr(taef1, "decode", lambda z, **how: calls.append(len(z)) or real(z, **how))
     for pixels in (0, 2**22):
-        monkeypatch.setitem(face_loss_module.DECODED_AT_ONCE, "cpu", pixels)
         z = batch.clone().requires_grad_(True)
-        loss = face_loss(z, targets, taef1, recogniser, step=64)
+        loss = face_loss(z, targets, taef1, recogniser, calls=DecodeCalls(step=64, at_once=pixels))
         loss.loss.backward()
         found.append((loss.cosines, z.grad))
     assert calls == [1, 1, 1, 3]
     torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-4)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=1e-4 * float(found[0][1].abs().max()))
-    plain = face_loss(batch, targets, taef1, recogniser, step=1)
+    plain = face_loss(batch, targets, taef1, recogniser, calls=DecodeCalls())
     torch.testing.assert_close(plain.cosines, found[0][0], rtol=0, atol=5e-3)
+
+
+def test_windows_of_two_sizes_become_one_call_and_are_no_worse(pair, taef1, recogniser, monkeypatch):
+    """Against whole pictures: a window that grew sees more around the face."""
+    latents, (left, right) = pair
+    small = FaceTarget((right.landmarks - right.landmarks.mean(0)) * 0.5 + right.landmarks.mean(0), right.embedding)
+    calls, real = [], taef1.decode
+    monkeypatch.setattr(taef1, "decode", lambda z, **how: calls.append(tuple(z.shape)) or real(z, **how))
+
+    def gradient(**how):
+        z = latents.clone().requires_grad_(True)
+        face_loss(z, [[left, small]], taef1, recogniser, **how).loss.backward()
+        return z.grad.flatten()
+
+    whole = gradient(margin=None)
+    calls.clear()
+    apart = gradient(calls=DecodeCalls(at_once=2**22))
+    assert len(calls) == 2
+    together = gradient(calls=DecodeCalls(spare=2**22, at_once=2**22))
+    assert len(calls) == 3 and calls[-1][0] == 2 and calls[-1][2] == max(shape[2] for shape in calls[:2])
+    near = [float(torch.cosine_similarity(whole, windows, dim=0)) for windows in (apart, together)]
+    assert near[1] > max(0.95, near[0])
 
 
 def test_windows_grow_inside_the_picture():
     for window in ((0, 0, 5, 7), (93, 95, 100, 100), (10, 20, 18, 28)):
-        x0, y0, x1, y1 = face_loss_module._grown(window, 100, 100, 8)
+        x0, y0, x1, y1 = face_windows_module._stepped(window, 100, 100, 8)
         assert 0 <= x0 <= window[0] and window[2] <= x1 <= 100 and (x1 - x0) % 8 == 0
         assert 0 <= y0 <= window[1] and window[3] <= y1 <= 100 and (y1 - y0) % 8 == 0
-    assert face_loss_module._grown((1, 1, 9, 10), 10, 10, 8) == (1, 0, 9, 10)
+    assert face_windows_module._stepped((1, 1, 9, 10), 10, 10, 8) == (1, 0, 9, 10)
+
+
+sides = st.integers(1, 30)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), sides, sides), min_size=1, max_size=8),
+    st.integers(0, 2**16),
+)
+def test_evened_windows_hold_what_they_held_and_add_no_more_than_they_may(drawn, spare):
+    windows = [(x, y, min(x + w, 40), min(y + h, 36)) for x, y, w, h in drawn]
+    found = evened(windows, 40, 36, spare)
+
+    def pixels(window):
+        return (window[2] - window[0]) * (window[3] - window[1]) * 64
+
+    for (x0, y0, x1, y1), (u0, v0, u1, v1) in zip(windows, found, strict=True):
+        assert 0 <= u0 <= x0 and x1 <= u1 <= 40 and 0 <= v0 <= y0 and y1 <= v1 <= 36
+    assert sum(map(pixels, found)) - sum(map(pixels, windows)) <= spare
+    assert spare or found == windows
+    sizes = [{(x1 - x0, y1 - y0) for x0, y0, x1, y1 in some} for some in (windows, found)]
+    assert len(sizes[1]) <= len(sizes[0])
+    assert len({(x1 - x0, y1 - y0) for x0, y0, x1, y1 in evened(windows, 40, 36, 2**20)}) == 1
 
 
 def test_samples_count_alike_and_faces_that_show_nobody_do_not_count(pair, taef1, recogniser):

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.config.train import LossConfig, TrainConfig
-from anyphoto_cli.model.location_lora import ADAPTER, _delta
+from anyphoto_cli.model.location_lora import ADAPTER, Weights, _delta
 from anyphoto_cli.train.ahead import encoded
 from anyphoto_cli.train.examples import Example
 from anyphoto_cli.train.flops import peak_flops, step_flops
@@ -44,7 +44,9 @@ LIMITS = (
 Step = Callable[[], Tensor]
 
 
-def lora_on_all_tokens(layer: nn.Module, x: Tensor, tail: int, own: Tensor | None = None) -> Tensor:
+def lora_on_all_tokens(
+    layer: nn.Module, x: Tensor, tail: int, own: Tensor | None = None, weights: Weights | None = None
+) -> Tensor:  # fmt: skip
     """What `split_lora` gives, with the adapter computed for every token and masked after."""
     out = layer.base_layer(x) if hasattr(layer, "base_layer") else layer(x)
     if not tail or not hasattr(layer, "lora_A") or ADAPTER not in layer.lora_A:

@@ -6,6 +6,8 @@ tokens each computes exactly what its diffusers parent computes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 from anyphoto_cli.model import fused
 from anyphoto_cli.model.compiled_attention import isolated_attention, noise_attention
 from anyphoto_cli.model.identity_modulation import Rows, gated, modulate, modulation_rows, per_token
-from anyphoto_cli.model.location_lora import kept_tail, split_lora
+from anyphoto_cli.model.location_lora import Weights, cast_together, kept_tail, split_lora
 from anyphoto_cli.model.token_pruning import IMAGE, JOINT, NOISE, TEXT, Spans
 
 Rope = tuple[Tensor, Tensor]
@@ -27,10 +29,10 @@ Modulation = tuple[Rows, ...]
 class AnyPhotoTransformerBlock(FluxTransformerBlock):
     """Double block: text and image streams with weights of their own, one attention."""
 
-    def modulation(self, rows: Rows) -> Modulation:
+    def modulation(self, rows: Rows, weights: Weights | None = None) -> Modulation:
         """Eq. 18 for the rows of Eq. 17: six of the image stream, and six of the text, in one each."""
         text = Rows(rows.y, rows.own[:0])
-        return modulation_rows(self.norm1.linear, rows), modulation_rows(self.norm1_context.linear, text)
+        return modulation_rows(self.norm1.linear, rows, weights), modulation_rows(self.norm1_context.linear, text)
 
     def forward(
         self,
@@ -46,8 +48,8 @@ class AnyPhotoTransformerBlock(FluxTransformerBlock):
         made of them. image_rotary_emb: cos and sin, [S, head_dim] over the joint stream. Returns (text,
         image), as diffusers does.
         """
-        image, text = hidden_states, encoder_hidden_states
-        by_image, by_text = self.modulation(temb) if isinstance(temb, Rows) else temb
+        image, text, spans = hidden_states, encoder_hidden_states, self._with_weights(hidden_states, spans)
+        by_image, by_text = self.modulation(temb, spans.weights) if isinstance(temb, Rows) else temb
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = per_token(by_image, 6, spans)
         c_shift, c_scale, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp = by_text.parts(6)
         of_image, of_text = (spans, IMAGE), (spans, TEXT)
@@ -60,36 +62,42 @@ class AnyPhotoTransformerBlock(FluxTransformerBlock):
         )
         image = _gated(image, gate, image_out, *of_image)
         image_mlp = _modulated(self.norm2, image, scale_mlp, shift_mlp, *of_image)
-        image = _gated(image, gate_mlp, self._feed_forward(image_mlp, spans.located), *of_image)
+        image = _gated(image, gate_mlp, self._feed_forward(image_mlp, spans), *of_image)
         text = _gated(text, c_gate, text_out, *of_text)
         text_mlp = _modulated(self.norm2_context, text, c_scale_mlp, c_shift_mlp, *of_text)
         text = _gated(text, c_gate_mlp, self.ff_context(text_mlp), *of_text)
         return _within_half(text), image
 
+    def _with_weights(self, x: Tensor, spans: Spans) -> Spans:
+        attn, ff = self.attn, self.ff.net
+        own = (self.norm1.linear, attn.to_q, attn.to_k, attn.to_v, attn.to_out[0], ff[0].proj, ff[2])
+        return _with_weights(own, x, spans)
+
     def _attend(self, image: Tensor, text: Tensor, rope: Rope, spans: Spans) -> tuple[Tensor, Tensor]:
         attn, tail = self.attn, spans.located
         own = kept_tail(image, tail)
-        q, k, v = (split_lora(layer, image, tail, own) for layer in (attn.to_q, attn.to_k, attn.to_v))
+        q, k, v = (split_lora(layer, image, tail, own, spans.weights) for layer in (attn.to_q, attn.to_k, attn.to_v))
         tq, tk, tv = (layer(text) for layer in (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj))
         q = _joint([(attn.norm_added_q, _heads(tq, attn)), (attn.norm_q, _heads(q, attn))], rope, spans)
         k = _joint([(attn.norm_added_k, _heads(tk, attn)), (attn.norm_k, _heads(k, attn))], rope, spans)
         v = torch.cat([_heads(tv, attn), _heads(v, attn)])
         out = isolated_attention(q, k, v, spans).flatten(1).to(q.dtype)
         text_out, image_out = out.split([text.shape[0], image.shape[0]])
-        return split_lora(attn.to_out[0], image_out, tail), attn.to_add_out(text_out)
+        return split_lora(attn.to_out[0], image_out, tail, weights=spans.weights), attn.to_add_out(text_out)
 
-    def _feed_forward(self, x: Tensor, tail: int) -> Tensor:
+    def _feed_forward(self, x: Tensor, spans: Spans) -> Tensor:
         """The three layers of diffusers' FeedForward; the first is GELU(proj x)."""
         gelu, dropout, project = self.ff.net
-        return split_lora(project, dropout(gelu.gelu(split_lora(gelu.proj, x, tail))), tail)
+        inner = dropout(gelu.gelu(split_lora(gelu.proj, x, spans.located, weights=spans.weights)))
+        return split_lora(project, inner, spans.located, weights=spans.weights)
 
 
 class AnyPhotoSingleTransformerBlock(FluxSingleTransformerBlock):
     """Single block: one joint stream, attention and MLP side by side."""
 
-    def modulation(self, rows: Rows) -> Modulation:
+    def modulation(self, rows: Rows, weights: Weights | None = None) -> Modulation:
         """Eq. 18 for the rows of Eq. 17: three in one."""
-        return (modulation_rows(self.norm.linear, rows),)
+        return (modulation_rows(self.norm.linear, rows, weights),)
 
     def forward(
         self,
@@ -105,29 +113,37 @@ class AnyPhotoSingleTransformerBlock(FluxSingleTransformerBlock):
         the last block, of which only noise tokens are read: text and location give keys and values alone, and
         [B|X|, dim] comes back. The same numbers for less work.
         """
-        [rows] = self.modulation(temb) if isinstance(temb, Rows) else temb
+        attn = self.attn
+        own_layers = (self.norm.linear, self.proj_mlp, self.proj_out, attn.to_q, attn.to_k, attn.to_v)
+        spans = _with_weights(own_layers, hidden_states, spans)
+        [rows] = self.modulation(temb, spans.weights) if isinstance(temb, Rows) else temb
         shift, scale, gate = per_token(rows, 3, spans)
         normed = _modulated(self.norm.norm, hidden_states, scale, shift, spans, JOINT)
         own = kept_tail(normed, spans.located)
-        k = self._project(self.attn.to_k, normed, spans.located, self.attn.norm_k, image_rotary_emb, own, spans)
-        v = _heads(split_lora(self.attn.to_v, normed, spans.located, own), self.attn)
+        k = self._project(attn.to_k, normed, spans.located, attn.norm_k, image_rotary_emb, own, spans)
+        v = _heads(split_lora(attn.to_v, normed, spans.located, own, spans.weights), attn)
 
         tail, asked = spans.located, JOINT
         if noise_only:
             where = 0, spans.batch * spans.text, spans.batch * spans.noise
             hidden_states, normed, tail, asked = hidden_states.narrow(*where), normed.narrow(*where), 0, NOISE
             image_rotary_emb = (image_rotary_emb[0].narrow(*where), image_rotary_emb[1].narrow(*where))
-        q = self._project(self.attn.to_q, normed, tail, self.attn.norm_q, image_rotary_emb, own, spans)
+        q = self._project(attn.to_q, normed, tail, attn.norm_q, image_rotary_emb, own, spans)
         attended = (noise_attention if noise_only else isolated_attention)(q, k, v, spans).flatten(1).to(q.dtype)
-        mlp = split_lora(self.proj_mlp, normed, tail, own)
+        mlp = split_lora(self.proj_mlp, normed, tail, own, spans.weights)
         both = fused.gelu_beside(attended, mlp) if spans.fused else torch.cat([attended, self.act_mlp(mlp)], -1)
-        out = split_lora(self.proj_out, both, tail)
+        out = split_lora(self.proj_out, both, tail, weights=spans.weights)
         return _within_half(_gated(hidden_states, gate, out, spans, asked))
 
     def _project(
         self, layer: Any, x: Tensor, tail: int, norm: Any, rope: Rope, own: Tensor | None, spans: Spans
     ) -> Tensor:  # fmt: skip
-        return _joint([(norm, _heads(split_lora(layer, x, tail, own), self.attn))], rope, spans)
+        return _joint([(norm, _heads(split_lora(layer, x, tail, own, spans.weights), self.attn))], rope, spans)
+
+
+def _with_weights(layers: Sequence[Any], x: Tensor, spans: Spans) -> Spans:
+    weights = cast_together(layers, x.dtype) if spans.located else None
+    return spans if weights is None else replace(spans, weights=weights)
 
 
 def _modulated(norm: Any, x: Tensor, scale: Rows, shift: Rows, spans: Spans, stream: str) -> Tensor:

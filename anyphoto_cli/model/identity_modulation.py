@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyphoto_cli.config.method import MethodConfig
-from anyphoto_cli.model.location_lora import split_lora
+from anyphoto_cli.model.location_lora import Weights, split_lora
 from anyphoto_cli.model.token_pruning import IMAGE, JOINT, Spans
 
 
@@ -76,13 +76,13 @@ def identity_rows(y: Tensor, y_identity: Tensor, delta: Tensor | None, counts: S
     return Rows(y, own if delta is None else own + delta.to(own.dtype))
 
 
-def modulation_rows(linear: nn.Module, rows: Rows) -> Rows:
+def modulation_rows(linear: nn.Module, rows: Rows, weights: Weights | None = None) -> Rows:
     """γ, β, α .. = Mod(y'): the modulation layer once per row, LoRA on the identity rows alone. Source: Eq. 18.
 
-    linear: `norm.linear` of a block, [dim -> chunks * dim]. Returns rows of chunks * dim.
+    linear: `norm.linear` of a block, [dim -> chunks * dim]. weights: as in `split_lora`. Returns rows of chunks * dim.
     """
     batch, identities = len(rows.y), len(rows.own)
-    out = split_lora(linear, F.silu(torch.cat(rows) if identities else rows.y), tail=identities)
+    out = split_lora(linear, F.silu(torch.cat(rows) if identities else rows.y), identities, weights=weights)
     y, own = out.split([batch, identities])
     # Rows do not mix: where y is a constant, so is what a frozen layer makes of it. Said here, since it is one product
     # with rows that are not: else every noise token would be kept for a gradient that nobody wants.

@@ -6,6 +6,7 @@ the base layer sees all tokens once, the adapter sees the tail. Other adapters (
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -23,11 +24,18 @@ _SINGLE = r"single_transformer_blocks\.\d+\.(norm\.linear|proj_mlp|proj_out|attn
 _FEED_FORWARD_IN = r"transformer_blocks\.\d+\.ff\.net\.0\.proj"
 
 
-def split_lora(layer: nn.Module, x: Tensor, tail: int, own: Tensor | None = None) -> Tensor:
+Weights = Mapping[nn.Module, tuple[Tensor, Tensor]]
+"""A [r, d_in] and B [d_out, r] of adapted layers, in the number format of activations."""
+
+
+def split_lora(
+    layer: nn.Module, x: Tensor, tail: int, own: Tensor | None = None, weights: Weights | None = None
+) -> Tensor:  # fmt: skip
     """layer(x), with the AnyPhoto adapter on the last `tail` rows alone.
 
     layer: a linear layer, adapted by peft or not. x: [S, d_in]. own: `kept_tail(x, tail)`, where several layers read
-    one x; None: each layer keeps a copy of its own. Returns [S, d_out].
+    one x; None: each layer keeps a copy of its own. weights: `cast_together` of the block's layers; None: each layer
+    casts its own. Returns [S, d_out].
     Literal twin: the layer with and without its adapter, each on its own rows (tests/model/test_location_lora.py).
     """
     if not isinstance(layer, LoraLayer):
@@ -37,7 +45,7 @@ def split_lora(layer: nn.Module, x: Tensor, tail: int, own: Tensor | None = None
     adapted = not layer.disable_adapters and ADAPTER in layer.lora_A and tail > 0
     if adapted and torch.is_grad_enabled() and not torch.compiler.is_compiling() and _is_plain(layer, x):
         base, scale = cast(nn.Linear, layer.base_layer), float(layer.scaling[ADAPTER])
-        down, up = (cast(Tensor, part[ADAPTER].weight) for part in (layer.lora_A, layer.lora_B))
+        down, up = (weights or {}).get(layer) or _masters(layer)
         own = kept_tail(x, tail) if own is None else own
         return cast(Tensor, _Adapted.apply(x, base.weight, base.bias, down, up, own, scale))
     if adapted and torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -59,6 +67,49 @@ def split_lora(layer: nn.Module, x: Tensor, tail: int, own: Tensor | None = None
         shared, located = out.split([len(out) - tail, tail])
         return torch.cat([shared, located + delta])
     return cast(Tensor, _AddToTail.apply(out, delta))
+
+
+def cast_together(layers: Iterable[nn.Module], dtype: torch.dtype) -> Weights | None:
+    """A block's adapters in another format than their masters', by one call, and the masters' gradients by one: each
+    layer by itself would make four, a seventh of all that a training step launches. The same numbers.
+
+    None where no gradient is asked for, or nothing is to be cast.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return None
+    adapted = [layer for layer in layers if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_A]
+    adapted = [layer for layer in adapted if type(layer.base_layer) is nn.Linear]
+    masters = [weight for layer in adapted for weight in _masters(layer)]
+    if not masters or any(weight.dtype in (dtype, torch.float64) for weight in masters):
+        return None
+    found = cast(tuple[Tensor, ...], _Cast.apply(dtype, *masters))
+    return dict(zip(adapted, zip(found[::2], found[1::2], strict=True), strict=True))
+
+
+def _masters(layer: LoraLayer) -> tuple[Tensor, Tensor]:
+    return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+
+
+class _Cast(torch.autograd.Function):
+    """float32 masters -> the same in another format, all by one call; their gradients back by one."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *masters: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.masters = masters[0].dtype
+        return tuple(_copied(masters, dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        found = iter(_copied([grad for grad in grads if grad is not None], ctx.masters))
+        return None, *(None if grad is None else next(found) for grad in grads)
+
+
+def _copied(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    fresh = [torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format) for tensor in tensors]
+    if fresh:
+        torch._foreach_copy_(fresh, list(tensors))
+    return fresh
 
 
 def _added_in_place(out: Tensor, layer: LoraLayer, own: Tensor) -> Tensor:

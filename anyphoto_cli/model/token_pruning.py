@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anyphoto_cli.runtime.uploads import upload
 
@@ -109,7 +109,7 @@ class Spans:
     name of `isolated_attention.KERNELS`. located, identities: location tokens and identities of the whole batch. bias:
     of each sample, [|T| + |X| + L] logits that global queries add; None where all strengths are 1. rectangular: all
     samples have the same location tokens, and one attention call serves the batch. several: some sample has two
-    identities or more. fused: blocks take `fused`'s kernels.
+    identities or more. fused: blocks take `fused`'s kernels. weights: of a block's adapters (`cast_together`).
 
     For compiled blocks, to which plain ints would make every layout another block: index, stream -> [tokens] numbers of
     modulation rows; mask, of Eq. 19, where one is wanted; sizes, [2 + ΣN, 2] int64 on the CPU: (batch, text),
@@ -130,6 +130,7 @@ class Spans:
     rectangular: bool = True
     several: bool = False
     fused: bool = False
+    weights: Mapping[nn.Module, tuple[Tensor, Tensor]] | None = None
 
     @classmethod
     def of(cls, batch: int, text: int, noise: int, faces: Sequence[LocationTokens], attention: str) -> Spans:

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,14 @@ _NAME = re.compile(r"checkpoint-(\d+)$")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """step: optimiser steps done. facts: of the run, to compare with when it goes on."""
+    """step: optimiser steps done. facts: of the run, to compare with when it goes on. unlogged: sums for the next line
+    of metrics (`Meter.since_line`).
+    """
 
     folder: Path
     step: int
     facts: Mapping[str, Any]
+    unlogged: Mapping[str, float] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -45,6 +48,7 @@ def save_checkpoint(
     facts: Mapping[str, Any],
     keep: int,
     averaged: Callable[[], AbstractContextManager[None]] | None = None,
+    unlogged: Mapping[str, float] | None = None,
 ) -> Checkpoint:
     """Write checkpoint-<step> and remove the oldest beyond `keep`, once the new one is whole.
 
@@ -61,7 +65,7 @@ def save_checkpoint(
             if averaged is not None:
                 with averaged():
                     save_adapter(temporary / AVERAGE, transformer, card)
-            _write_state(temporary, step, optimiser, facts)
+            _write_state(temporary, optimiser, {"step": step, "facts": dict(facts), "unlogged": dict(unlogged or {})})
             shutil.rmtree(folder, ignore_errors=True)
             temporary.replace(folder)
     except EnvironmentFault as error:
@@ -73,16 +77,16 @@ def save_checkpoint(
     later = [path for path in checkpoints(run) if _step_of(path) > step]
     for old in [*later, *[path for path in checkpoints(run) if path not in later][keep:]]:
         shutil.rmtree(old)
-    return Checkpoint(folder, step, facts)
+    return Checkpoint(folder, step, facts, unlogged or {})
 
 
-def _write_state(folder: Path, step: int, optimiser: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Beside the adapters: the optimiser, the run's facts, and the sha256 of all there is."""
+def _write_state(folder: Path, optimiser: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Beside the adapters: the optimiser, what the checkpoint says of itself, and the sha256 of all there is."""
     from safetensors.torch import save_file
 
     save_file(dict(optimiser), folder / OPTIMISER, metadata={"format": "pt"})
     with committed(folder / STATE) as out:
-        out.write((json.dumps({"step": step, "facts": dict(facts)}, indent=2, sort_keys=True) + "\n").encode())
+        out.write((json.dumps(state, indent=2, sort_keys=True) + "\n").encode())
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     sums = {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
     with committed(folder / SUMS) as out:
@@ -133,8 +137,9 @@ def read_state(folder: Path) -> Checkpoint:
     """What it says of itself, its files unseen. Raises InputError where it says nothing."""
     try:
         state = json.loads((folder / STATE).read_text())
-        return Checkpoint(folder, int(state["step"]), dict(state["facts"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        unlogged = {str(key): float(value) for key, value in state.get("unlogged", {}).items()}
+        return Checkpoint(folder, int(state["step"]), dict(state["facts"]), unlogged)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"is no whole checkpoint ({type(error).__name__})", file=folder) from error
 
 

@@ -76,12 +76,14 @@ class _Run:
     def folder(self) -> Path:
         return Path(self.config.output_dir)
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, meter: Meter) -> None:
         """A checkpoint by the first rank; the others wait."""
+        unlogged = meter.since_line()
         if self.ranks.first:
             save_checkpoint(
                 self.folder, step, self.models.transformer, self.models.card, self.optimiser.state(), self.facts,
-                self.config.checkpoints_total_limit, self.optimiser.averaged if self.config.ema_decay else None,
+                self.config.checkpoints_total_limit,
+                averaged=self.optimiser.averaged if self.config.ema_decay else None, unlogged=unlogged,
             )  # fmt: skip
         self.ranks.wait()
 
@@ -131,7 +133,7 @@ def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener,
     )  # fmt: skip
     if config.validation_steps and not config.validation_layouts:
         listener.caution("validation_steps is set and validation_layouts is not: nothing is drawn")
-    first, run_.facts = go_on(
+    first, run_.facts, unlogged = go_on(
         run_.folder, run_.facts, models, run_.optimiser, listener, begin.resume, begin.allow_changes
     )
     if ranks.first:
@@ -144,7 +146,7 @@ def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener,
         if ranks.any(ranks.first and _owes_validation(run_, first)):
             _validate(run_, first)
         step, loss = _steps(run_, batches(samples, config, first * config.gradient_accumulation_steps, ranks.rank,
-                                          ranks.world), first, stop)  # fmt: skip
+                                          ranks.world), first, stop, unlogged)  # fmt: skip
     finally:
         listener.end()
         run_.tracker.close()
@@ -204,13 +206,13 @@ def _cached_text(config: TrainConfig, samples: ShardedSamples, ranks: Ranks, lis
 
 
 def _steps(
-    run: _Run, examples: Iterator[list[Example]], first: int, stop: Callable[[], bool]
+    run: _Run, examples: Iterator[list[Example]], first: int, stop: Callable[[], bool], unlogged: Mapping[str, float]
 ) -> tuple[int, float | None]:  # fmt: skip
-    """(steps done, last loss; None where there was nothing to do)."""
+    """(steps done, last loss; None where there was nothing to do). unlogged: of the steps before the first one."""
     config, ranks, told = run.config, run.ranks, ""
     loss: float | None = None
     averager = Averager(ranks, in_forward_order(trained_parameters(run.models.transformer)))
-    meter = Meter(config, ranks, run.models.transformer, run.models.parts.device)
+    meter = Meter(config, ranks, run.models.transformer, run.models.parts.device, unlogged)
     work = _encoded(run, examples, first, meter)
     for step in range(first, config.max_train_steps):
         loss = _gradients(run, work, step, meter, averager)
@@ -232,7 +234,7 @@ def _steps(
             loss, told = line["loss"], spoken(line)
         run.listener.done(1, told)
         if over or last or (step + 1) % config.checkpointing_steps == 0:
-            run.save(step + 1)
+            run.save(step + 1, meter)
         if config.validation_steps and ((step + 1) % config.validation_steps == 0 or last):
             _validate(run, step + 1)
         if over:

@@ -18,13 +18,24 @@ from anyphoto_cli.train.objective import Terms
 from anyphoto_cli.train.replacement import replacement_probability
 from anyphoto_cli.train.sections import Sections
 
+SECONDS = "seconds"
+"""Since the last line: of the run, not of each rank."""
+
 
 class Meter:
-    """Sums since the last line, and the clock. transformer, device: to count operations by, and memory."""
+    """Sums since the last line, and the clock. transformer, device: to count operations by, and memory. before: what
+    `since_line` gave at the checkpoint that the run goes on from.
+    """
 
-    def __init__(self, config: TrainConfig, ranks: Ranks, transformer: Any, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, ranks: Ranks, transformer: Any, device: torch.device,
+        before: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
         self._config, self._ranks, self._transformer, self._device = config, ranks, transformer, device
-        self._sums: dict[str, Any] = {}
+        sums = dict(before or {})
+        self._seconds = sums.pop(SECONDS, 0.0)
+        # Of all ranks together: one of them has what was, the others nothing of the same.
+        self._sums: dict[str, Any] = sums if ranks.first else dict.fromkeys(sums, 0.0)
         self._began = time.monotonic()
         self.sections = Sections(device)
 
@@ -43,15 +54,23 @@ class Meter:
             # In float64, and on the device until a line is asked for.
             self._sums[key] = self._sums.get(key, 0.0) + (value.double() if isinstance(value, Tensor) else value)
 
+    def since_line(self) -> dict[str, float]:
+        """Sums over all ranks, which ask together, and `SECONDS`; they go on. Empty where nothing was done."""
+        for name, taken in self.sections.take().items():
+            self._sums[f"s_{name}"] = self._sums.get(f"s_{name}", 0.0) + taken
+        if "micro" not in self._sums:
+            return {}
+        keys = sorted(self._sums)
+        total = dict(zip(keys, self._ranks.sum([float(self._sums[key]) for key in keys]), strict=True))
+        return {**total, SECONDS: self._seconds + time.monotonic() - self._began}
+
     def line(self, step: int, norm: float, rate: float) -> dict[str, float]:
         """Of all ranks; the sums begin anew. step: done so far. `data_wait`: share of the time. `mfu` on known GPUs.
         `s_<section>`: seconds of an optimiser step, in the mean of all ranks.
         """
-        self._sums |= {f"s_{name}": seconds for name, seconds in self.sections.take().items()}
-        keys = list(self._sums)
-        total = dict(zip(keys, self._ranks.sum([float(self._sums[key]) for key in keys]), strict=True))
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        self._sums, self._began = {}, time.monotonic()
+        total = self.since_line()
+        seconds = max(total.pop(SECONDS), 1e-9)
+        self._sums, self._seconds, self._began = {}, 0.0, time.monotonic()
         asked, valid, data = max(total["asked"], 1.0), total["valid"], self._config.data
         flow, face = total["flow"] / total["micro"], total["face"] / asked
         p = replacement_probability(step - 1, self._config.max_train_steps, data.replacement, data.replacement_max)

@@ -37,8 +37,9 @@ def facts_of(config: TrainConfig, ranks: Ranks, models: Models, samples: Sharded
 def go_on(
     folder: Path, facts: Mapping[str, Any], models: Models, optimiser: Optimiser, listener: Listener, resume: bool,
     allowed: Sequence[str] = (),
-) -> tuple[int, dict[str, Any]]:  # fmt: skip
-    """(the step to begin with, the run's facts from there on); weights and optimiser as they were then.
+) -> tuple[int, dict[str, Any], Mapping[str, float]]:  # fmt: skip
+    """(the step to begin with, the run's facts from there on, sums not logged yet); weights and optimiser as they
+    were then.
 
     allowed: keys that may be another way from here on, which the facts then tell. Raises InputError for a folder that
     holds another run, or one that is not to go on (`resume`).
@@ -53,7 +54,7 @@ def go_on(
             raise InputError(what, file=folder / ADAPTER_FOLDER, field="output_dir", remedy=remedy)
         if complaints:
             listener.caution(f"{folder}: no checkpoint is whole, so that training begins at step 0 again")
-        return 0, dict(facts)
+        return 0, dict(facts), {}
     if not resume:
         remedy = "Give a new output_dir, or let it go on"
         raise InputError(f"holds a run at step {found.step}", file=folder, field="output_dir", remedy=remedy)
@@ -65,7 +66,7 @@ def go_on(
     for change in new:
         listener.caution("from step {step} on {key} is {now}, before it was {before}".format(**change))
     all_of_them = [*found.facts.get(WAS, ()), *new]
-    return found.step, {**facts, **({WAS: all_of_them} if all_of_them else {})}
+    return found.step, {**facts, **({WAS: all_of_them} if all_of_them else {})}, found.unlogged
 
 
 def cut_metrics(file: Path, step: int) -> None:

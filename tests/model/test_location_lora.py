@@ -1,9 +1,13 @@
 """LoRA on the tail only, through peft's modules, beside other adapters."""
 
+from collections import Counter
+
 import pytest
 import torch
 from peft import LoraConfig
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from anyphoto_cli.model import blocks
 from anyphoto_cli.model.location_lora import ADAPTER, location_lora_config, lora_parameters, split_lora
 
 from .flux import METHOD, inputs, located, transformer
@@ -60,6 +64,43 @@ def test_a_style_lora_acts_on_all_tokens_and_ours_stays_on_its_own():
     assert (model(**given)[0] - both).abs().max() > 1e-3
     model.delete_adapters("style")
     torch.testing.assert_close(model(**given, faces=[face])[0], before, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_blocks_adapters_are_cast_at_once_as_each_by_itself(checkpointing, monkeypatch):
+    """bfloat16 activations, float32 masters: the same output and gradients to the bit, by two calls a block."""
+
+    class Casts(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.counts = Counter()
+
+        def __torch_dispatch__(self, function, types, given=(), named=None):
+            self.counts[function.overloadpacket.__name__] += 1
+            return function(*given, **(named or {}))
+
+    def outcome():
+        model = transformer().to(torch.bfloat16)
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        masters = [p for name, p in model.named_parameters() if ".lora_" in name]
+        for parameter in masters:
+            parameter.data = parameter.data.float().requires_grad_()
+        half = {k: v.bfloat16() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in inputs().items()}
+        with Casts() as casts:
+            out = model(**half, faces=[located(4).to(torch.device("cpu"), torch.bfloat16)])[0]
+            out.float().square().sum().backward()
+        assert all(parameter.grad is not None and parameter.grad.any() for parameter in masters)
+        return [out, *(parameter.grad for parameter in masters)], casts.counts
+
+    together, fewer = outcome()
+    monkeypatch.setattr(blocks, "cast_together", lambda *_: None)
+    apart, more = outcome()
+    for one, other in zip(together, apart, strict=True):
+        assert one.dtype == other.dtype and torch.equal(one, other)
+    layers = 2 * 7 + 6 + 3  # adapted ones of two double blocks, a single one, and the last
+    assert more["_to_copy"] - fewer["_to_copy"] == layers * (6 if checkpointing else 4)
+    assert fewer["_foreach_copy_"] == 4 * (3 if checkpointing else 2) and not more["_foreach_copy_"]
 
 
 def test_merged_weights_are_refused():

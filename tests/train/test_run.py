@@ -131,6 +131,25 @@ def test_wandb_hears_every_line_under_its_step(mini_shards, tmp_path, monkeypatc
         train(config(mini_shards, tmp_path / "none", report_to="wandb", max_train_steps=2))
 
 
+def test_a_line_of_metrics_after_going_on_is_the_one_of_a_run_that_was_not_cut_off(mini_shards, tmp_path):
+    """The line of step 3 tells steps 1 to 3 also where the run was cut off after the second."""
+    told = {"max_train_steps": 4, "logging_steps": 3}
+    train(config(mini_shards, tmp_path / "whole", **told))
+    cut = config(mini_shards, tmp_path / "cut", **told)
+    ticks = iter([False, True])
+    assert train(cut, stop=lambda: next(ticks)).step == 2
+    assert not (tmp_path / "cut" / "metrics.jsonl").exists()
+    train(cut)
+    lines = [[json.loads(row) for row in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+             for name in ("whole", "cut")]  # fmt: skip
+    assert [line["step"] for line in lines[0]] == [3, 4]
+    timed = {"samples_per_s", "data_wait", "memory_gb"}
+    kept = [[{k: v for k, v in line.items() if k not in timed and not k.startswith("s_")} for line in part]
+            for part in lines]  # fmt: skip
+    assert kept[0] == kept[1]
+    assert lines[1][0]["s_backward"] > 0 and lines[1][0]["samples_per_s"] < 10 * lines[0][0]["samples_per_s"]
+
+
 def test_generate_takes_the_adapter(run, whole, tmp_path):
     from tests.conftest import small_layout
 

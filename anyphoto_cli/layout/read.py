@@ -39,18 +39,19 @@ def parse_json(text: str, file: str) -> Any:
     def refuse_constant(name: str) -> NoReturn:
         raise InputError(f"{name} is not a number", file=file)
 
-    def read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def read_object(pairs: list[tuple[str, Any]]) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise InputError("this key stands twice", file=file, field=_shown(key), remedy="Keep one of them")
+                found.setdefault(_REFUSED, (key, "this key stands twice", "Keep one of them"))
             if any(isinstance(part, str) and not _storable(part) for part in (key, value)):
-                raise InputError("has characters that cannot be stored", file=file, field=_shown(key))
+                found.setdefault(_REFUSED, (key, "has characters that cannot be stored", ""))
             found[key] = value
         return found
 
     try:
-        return json.loads(text, object_pairs_hook=read_object, parse_constant=refuse_constant)
+        value = json.loads(text, object_pairs_hook=read_object, parse_constant=refuse_constant)
+        refused = _first_refused(value)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise InputError(f"is not valid JSON at {where}: {error.msg}", file=file) from error
@@ -58,6 +59,29 @@ def parse_json(text: str, file: str) -> Any:
         raise InputError("is nested too deep", file=file) from error
     except ValueError as error:  # an integer of thousands of digits
         raise InputError("holds a number with too many digits", file=file) from error
+    if refused:
+        where, what, remedy = refused
+        raise InputError(what, file=file, field=where, remedy=remedy)
+    return value
+
+
+_REFUSED = object()
+"""Key of what is wrong with an object: while it is read nobody knows where it stands."""
+
+
+def _first_refused(value: Any, where: str = "") -> tuple[str, str, str] | None:
+    """(faces[0].name, what is wrong, what to do) of the first object that something is wrong with."""
+    if isinstance(value, list):
+        parts = [(f"{where}[{number}]", part) for number, part in enumerate(value)]
+    elif isinstance(value, dict):
+        before = f"{where}." if where else ""
+        if _REFUSED in value:
+            key, what, remedy = value[_REFUSED]
+            return before + _shown(key), what, remedy
+        parts = [(before + _shown(key), part) for key, part in value.items()]
+    else:
+        return None
+    return next((found for place, part in parts if (found := _first_refused(part, place))), None)
 
 
 def _storable(text: str) -> bool:

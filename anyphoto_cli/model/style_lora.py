@@ -13,6 +13,7 @@ from typing import Any
 
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import sha256_of
+from anyphoto_cli.model.adapter import CARD_FILE, PROJECTOR_FILE
 from anyphoto_cli.model.hub import hub_folder
 
 FIELD = "--lora"
@@ -66,6 +67,9 @@ def _the_one_in(path: Path) -> Path:
     [file] = named or found
     if file.suffix != ".safetensors":
         raise InputError("is no .safetensors", file=file, field=FIELD, remedy="Pickled weights are not loaded")
+    if any((file.parent / name).is_file() for name in (CARD_FILE, PROJECTOR_FILE)):  # it would act on all tokens
+        what = "is part of an AnyPhoto adapter, which is no style"
+        raise InputError(what, file=file, field=FIELD, remedy=f"Give it with --adapter {file.parent}")
     return file
 
 

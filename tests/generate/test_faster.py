@@ -164,11 +164,13 @@ def test_beside_an_adapter_it_is_recorded_and_rendered_again(style, adapter, lay
         ("{tmp}/pickled.bin", "is no .safetensors"),
         ("{tmp}/two", "holds 2 .safetensors"),
         ("{tmp}/empty", "holds no .safetensors"),
+        ("{tmp}/ours", "is part of an AnyPhoto adapter, which is no style. Give it with --adapter"),
+        ("{tmp}/ours/pytorch_lora_weights.safetensors@1", "is part of an AnyPhoto adapter"),
     ],
 )
 def test_what_is_no_lora_is_refused(named, told, style, tmp_path):
     (tmp_path / "pickled.bin").write_bytes(b"x")
-    for folder, files in (("two", ("a", "b")), ("empty", ())):
+    for folder, files in (("two", ("a", "b")), ("empty", ()), ("ours", ("pytorch_lora_weights", "id_projector"))):
         (tmp_path / folder).mkdir()
         for file in files:
             (tmp_path / folder / f"{file}.safetensors").write_bytes(b"x")

@@ -71,6 +71,11 @@ REFUSED = {
     "empty": (b"", "trip.json: is not valid JSON at line 1, column 1"),
     "latin-1": ('{"prompt": "é"}'.encode("latin-1"), "trip.json: is not UTF-8 text"),
     "duplicate key": (b'{"version": 1, "version": 1}', "trip.json: version: this key stands twice"),
+    "duplicate key of a face": (
+        b'{"version": 1, "faces": [{"name": "a"}, {"name": "b", "name": "c"}]}',
+        "trip.json: faces[1].name: this key stands twice. Keep one of them",
+    ),
+    "nul in a face": (b'{"faces": [{"name": "a\\u0000b"}]}', "trip.json: faces[0].name: has characters that cannot"),
     "nan": (b'{"width": NaN}', "trip.json: NaN is not a number"),
     "infinity": (b'{"width": -Infinity}', "trip.json: -Infinity is not a number"),
     "overflow": (json.dumps(layout()).replace("3.5", "").encode().replace(b"384", b"1e999"), "trip.json: width: "),

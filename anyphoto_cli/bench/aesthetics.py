@@ -59,7 +59,7 @@ class Aesthetics:
             )
             self._processor: Any = processor.from_pretrained(source)
         except (OSError, ValueError) as error:
-            raise not_there("aesthetic encoder", source, error) from error
+            raise not_there("aesthetic encoder", "--aesthetic-encoder", source, error) from error
         width = self._layers[0][0].shape[1]
         own = self._encoder.config.hidden_size if kind == "v2.5" else self._encoder.config.projection_dim
         if width != own:

@@ -13,6 +13,7 @@ A case that cannot be used is kept as broken, with its reason: it is counted, an
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,8 @@ from anyphoto_cli.types import Box
 SUBSETS = {1: "p1", 2: "p2", 3: "p3", 4: "p3"}
 """By the number of people. p3 holds 3 and 4, as the reference evaluator pools them."""
 _TREES = {"p1": "p1", "p2": "p2", "p3": "p3", "v200_single": "p1", "v202": "p2", "v200_m": "p3"}
+LONGEST_ID = 200
+"""Bytes: with an ending and a seed it is a file's name, of which systems take 255."""
 _FORMS = "Give parquet or arrow files, a folder that hf2bench wrote, a folder of finished cases, or a JSONL"
 
 
@@ -143,6 +146,8 @@ def _made(id_: str, people: int, asked: int, **parts: Any) -> Case | Broken:
     An id is also a file's name: it leads nowhere.
     """
     id_ = id_.replace("/", "_")
+    if id_ in ("", ".", "..") or "\0" in id_ or len(id_.encode("utf-8", "surrogatepass")) > LONGEST_ID:
+        return Broken(_shown(id_), SUBSETS.get(asked or people, ""), f"its id {_shown(id_)!r} is no name for a file")
     subset = SUBSETS.get(asked or people, "")
     if not subset:
         return Broken(id_, subset, f"asks for {asked or people} people; the benchmark has 1 to 4")
@@ -151,18 +156,34 @@ def _made(id_: str, people: int, asked: int, **parts: Any) -> Case | Broken:
     return Case(id=id_, subset=subset, **parts)
 
 
+def _shown(id_: str) -> str:
+    return id_ if len(id_) <= 40 else f"{id_[:37]}..."
+
+
+def _text(value: Any) -> str:
+    """Raises TypeError for what is no text: None would be scored as the word."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _id(value: Any) -> str:
+    """Text, or a whole number. Raises TypeError for others."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+
+
 def _from_rows(files: list[Path]) -> Iterator[Case | Broken]:
     for file in files:
         rows = open_rows(file)
         for number in range(len(rows)):
             row = rows.texts(number)
-            id_ = str(row.get("ID") or f"{file.stem}-{number:05d}")
+            id_ = str(row.get("ID") or f"{file.stem}-{number:05d}")  # they have none of their own
             try:
                 references = tuple(
                     RowSource(file, number, "input_images", k) for k in range(rows.pictures(number, "input_images"))
                 )
                 yield _made(
-                    id_, len(references), int(row.get("num_persons") or 0), prompt=str(row["prompt"]),
+                    id_, len(references), int(row.get("num_persons") or 0), prompt=_text(row["prompt"]),
                     references=references, gt=RowSource(file, number, "GT", None),
                     boxes=_boxes(json.loads(row.get("bboxes") or "[]")),
                 )  # fmt: skip
@@ -184,10 +205,10 @@ def _from_tree(folder: Path) -> Iterator[Case | Broken]:
                 boxes = _beside(_below(home, original).with_suffix(".json"))
                 asked = {"p1": 1, "p2": 2}.get(subset, len(references))
                 yield _made(
-                    id_, len(references), asked, prompt=str(entry["prompt"]), references=references,
+                    id_, len(references), asked, prompt=_text(entry["prompt"]), references=references,
                     gt=FileSource(_below(home, original)), boxes=boxes,
                 )  # fmt: skip
-            except (KeyError, TypeError, ValueError, InputError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
                 yield Broken(f"{name}-{number:04d}", subset, f"entry {number} of {index.name} is damaged ({error})")
 
 
@@ -207,7 +228,7 @@ def _from_results(folder: Path) -> Iterator[Case | Broken]:
                 continue
             boxes = _boxes(told.get("bboxes") or [])
             yield _made(
-                str(told.get("id") or id_), len(references), asked, prompt=str(told["prompt"]), references=references,
+                _id(told.get("id") or id_), len(references), asked, prompt=_text(told["prompt"]), references=references,
                 gt=gt, result=result, boxes=boxes,
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -234,7 +255,14 @@ def _asked(subset: str, id_: str, found: int) -> int:
 
 
 def _from_lines(file: Path) -> Iterator[Case | Broken]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"is not UTF-8 text (byte {error.start})", file=file, remedy="Save it as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=file) from error
+    # By \n alone: splitlines would also cut where a prompt has a line separator, which JSON takes as it is.
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -244,30 +272,43 @@ def _from_lines(file: Path) -> Iterator[Case | Broken]:
                 FileSource(file.parent / str(entry[key])) if entry.get(key) else None for key in ("gt", "result")
             )
             yield _made(
-                str(entry["id"]), len(references), int(entry.get("num_persons") or 0), prompt=str(entry["prompt"]),
+                _id(entry["id"]), len(references), int(entry.get("num_persons") or 0), prompt=_text(entry["prompt"]),
                 references=references, gt=gt, result=result, boxes=_boxes(entry.get("boxes") or []),
                 landmarks=_landmarks(entry.get("landmarks"), len(references)), size=_size(entry),
             )  # fmt: skip
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            yield Broken(f"line {number}", "", f"line {number} of {file.name} is no case ({type(error).__name__})")
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            told = str(error) if type(error) in (ValueError, TypeError) else f"{type(error).__name__}: {error}"
+            yield Broken(f"line {number}", "", f"line {number} of {file.name} is no case ({told[:100]})")
 
 
 def _landmarks(told: Any, people: int) -> tuple[Any, ...]:
-    """Raises ValueError unless there are five points for each."""
-    points = tuple(tuple((float(x), float(y)) for x, y in five) for five in told or ())
+    """Raises ValueError unless there are five points for each, all of them finite."""
+    points = tuple(tuple((_finite(x), _finite(y)) for x, y in five) for five in told or ())
     if points and (len(points) != people or any(len(five) != 5 for five in points)):
         raise ValueError("landmarks are five points for each reference")
     return points
 
 
 def _size(entry: Mapping[str, Any]) -> tuple[float, float] | None:
-    if not entry.get("width"):
+    """Raises ValueError for a side that is not above 0."""
+    if entry.get("width") is None and entry.get("height") is None:
         return None
-    return float(entry["width"]), float(entry["height"])
+    size = _finite(entry["width"]), _finite(entry["height"])
+    if min(size) <= 0:
+        raise ValueError(f"a picture of {size[0]:g} x {size[1]:g} px is none")
+    return size
 
 
 def _boxes(corners: Any) -> tuple[Box, ...]:
-    return tuple(Box(*(float(value) for value in four[:4])) for four in corners)
+    return tuple(Box(*(_finite(value) for value in four[:4])) for four in corners)
+
+
+def _finite(value: Any) -> float:
+    """Raises ValueError for what is no number, or none that anything can be measured by."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is no place")
+    return number
 
 
 def _beside(file: Path) -> tuple[Box, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,20 @@ def write_charts(runs: Sequence[Path], folder: Path, filtered: bool = True) -> l
     """
     tables = tables_for(runs, (), filtered)
     files = []
-    for name, figure in (("scatter.png", _scatter(tables)), ("bars.png", _bars(tables, filtered))):
-        with committed(folder / name) as out:
-            figure.savefig(out, format="png", metadata={"Software": None})
-        files.append(folder / name)
+    with warnings.catch_warnings():
+        # A run's name may have letters that matplotlib's font lacks: boxes then, and no lines about it.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        for name, figure in (("scatter.png", _scatter(tables)), ("bars.png", _bars(tables, filtered))):
+            with committed(folder / name) as out:
+                figure.savefig(out, format="png", metadata={"Software": None})
+            files.append(folder / name)
     return files
+
+
+def _colours(tables: Mapping[str, Sequence[Row]]) -> dict[str, str]:
+    """Of our runs, by name: the same in every panel, also where a run has not all subsets."""
+    ours = dict.fromkeys(row.system for rows in tables.values() for row in rows if not row.published)
+    return {name: OURS[number % len(OURS)] for number, name in enumerate(ours)}
 
 
 def _figure(width: float, height: float) -> Any:
@@ -41,18 +51,17 @@ def _figure(width: float, height: float) -> Any:
 
 def _scatter(tables: Mapping[str, Sequence[Row]]) -> Any:
     """A panel a subset: the best systems lie to the upper left."""
-    figure = _figure(1 + 5.2 * len(tables), 5)
+    figure, colours = _figure(1 + 5.2 * len(tables), 5), _colours(tables)
     panels = []
     for place, (subset, rows) in enumerate(tables.items(), 1):
         axes = figure.add_subplot(1, len(tables), place)
-        ours = [row for row in rows if not row.published]
         known = [row for row in rows if row.system not in UNRANKED and _has(row)]
         for row in known:
             mine = not row.published
-            colour = OURS[ours.index(row) % len(OURS)] if mine else GREY
+            colour = colours[row.system] if mine else GREY
             x, y = row.values["copy_paste"], row.values["sim_gt"]
             axes.scatter(x, y, s=70 if mine else 26, color=colour, zorder=3 if mine else 2, linewidths=0)
-        panels.append((axes, known, ours))
+        panels.append((axes, known, colours))
         axes.axhline(GATES[subset], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.set_title(SUBSET_NAMES[subset].capitalize(), fontsize=11, loc="left")
         axes.set_xlabel("copy-paste (less is better)")
@@ -77,7 +86,7 @@ def _has(row: Row) -> bool:
     return row.values.get("copy_paste") is not None and row.values.get("sim_gt") is not None
 
 
-def _label(axes: Any, rows: Sequence[Row], ours: Sequence[Row]) -> None:
+def _label(axes: Any, rows: Sequence[Row], colours: Mapping[str, str]) -> None:
     """Names beside their points, ours first, each where it covers no point and no other name."""
     scale = axes.figure.dpi / 72
     points = [axes.transData.transform((row.values["copy_paste"], row.values["sim_gt"])) for row in rows]
@@ -88,7 +97,7 @@ def _label(axes: Any, rows: Sequence[Row], ours: Sequence[Row]) -> None:
         size = (0.62 * letter * len(row.system) * scale, 1.3 * letter * scale)
         dx, dy, box = _free(x, y, size, scale, taken, axes.bbox.extents)
         taken.append(box)
-        colour = OURS[ours.index(row) % len(OURS)] if mine else "#5d6670"
+        colour = colours[row.system] if mine else "#5d6670"
         axes.annotate(
             row.system, (row.values["copy_paste"], row.values["sim_gt"]), (dx / scale, dy / scale),
             textcoords="offset points", fontsize=letter, color=colour, ha="left", va="bottom", zorder=4,
@@ -124,12 +133,11 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
 def _bars(tables: Mapping[str, Sequence[Row]], filtered: bool) -> Any:
     """A row a subset, a panel a metric: our runs with their 95 % intervals, below them the papers' best."""
     metrics = ("sim_gt", "sim_ref", "copy_paste")
-    counts = [len(_shown(rows)) for rows in tables.values()]
+    counts, colours = [len(_shown(rows)) for rows in tables.values()], _colours(tables)
     figure = _figure(13, 0.9 + 0.27 * sum(counts) + 0.55 * len(tables))
     grid = figure.add_gridspec(len(tables), len(metrics), height_ratios=[count + 2 for count in counts])
     for line, (subset, rows) in enumerate(tables.items()):
         shown = _shown(rows)
-        ours = [row for row in shown if not row.published]
         for column, metric in enumerate(metrics):
             axes = figure.add_subplot(grid[line, column])
             for k, row in enumerate(shown):
@@ -137,7 +145,7 @@ def _bars(tables: Mapping[str, Sequence[Row]], filtered: bool) -> Any:
                 if value is None:
                     continue
                 mine = not row.published
-                colour = OURS[ours.index(row) % len(OURS)] if mine else GREY
+                colour = colours[row.system] if mine else GREY
                 axes.barh(k, value, height=0.72, color=colour)
                 error = row.intervals.get(metric, ())
                 if error:

@@ -41,7 +41,7 @@ class Clip:
             self._tokenizer: Any = CLIPTokenizer.from_pretrained(source)
             self._processor: Any = CLIPImageProcessor.from_pretrained(source)
         except (OSError, ValueError) as error:
-            raise not_there("CLIP", source, error) from error
+            raise not_there("CLIP", "--clip", source, error) from error
         about = f"clip {precision} {sha256_of_state(self._model)} {self._processor.to_json_string()}" if cache else ""
         self._seen, self._read = Memory(cache, f"{about} picture"), Memory(cache, f"{about} text")
 
@@ -77,10 +77,10 @@ class Clip:
         return np.concatenate(rows) if rows else np.zeros((0, self._model.config.projection_dim), np.float32)
 
 
-def not_there(what: str, source: str, error: Exception) -> EnvironmentFault:
-    """The one line for a model that cannot be had: its column says n/a."""
+def not_there(what: str, option: str, source: str, error: Exception) -> EnvironmentFault:
+    """The one line for a model that cannot be had: its column says n/a. option: that names another."""
     told = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-    remedy = f"Give a folder of a copy: --{what.split()[0].lower()} DIR"
+    remedy = f"Give a folder of a copy: {option} DIR"
     return EnvironmentFault(f"{what} could not be loaded from {source} ({told})", remedy=remedy)
 
 

@@ -18,7 +18,17 @@ from anyphoto_cli.bench.cases import Case, Cases
 from anyphoto_cli.bench.faces import Eyes, Seen
 from anyphoto_cli.bench.models import Models, open_models
 from anyphoto_cli.bench.origins import made_of, read_and_made_of, scored_of
-from anyphoto_cli.bench.results import FINISHED, LINES, SETTINGS, SUMMARY, Results, all_lines, claim, write_lines
+from anyphoto_cli.bench.results import (
+    FINISHED,
+    LINES,
+    SETTINGS,
+    SUMMARY,
+    Results,
+    all_lines,
+    claim,
+    settings_in,
+    write_lines,
+)
 from anyphoto_cli.bench.scores import CaseScore, assignment, cosines, score_faces
 from anyphoto_cli.bench.sources import Source
 from anyphoto_cli.bench.summing import sum_up
@@ -60,15 +70,22 @@ def evaluate(
     Raises InputError where `out` holds scores of other settings.
     """
     listener = listener or Listener()
-    out.mkdir(parents=True, exist_ok=True)
-    claim(out / SETTINGS, models.settings(config), "scores")
     there, pictures = {line["id"]: line for line in all_lines(out)}, Results(results)
+    begun = any(line.get("status") in FINISHED for line in there.values())
+    lacked = _lacked(out) if begun else []
+    claim(out / SETTINGS, models.settings(config), "scores", begun=begun, free=_resting_on(lacked, models.missing))
+    out.mkdir(parents=True, exist_ok=True)
+    if found := set(lacked).difference(models.missing):
+        listener.caution(f"{out}: {', '.join(sorted(found))} can be measured now: all that lies there is scored anew")
+        there = {}
     aside = set(cases.order).difference(cases.ids)
     lines = {id_: line for id_, line in there.items() if id_ in aside}
     lines |= {case.id: there[case.id] for case in cases.cases if _still_so(there.get(case.id), case, pictures)}
     write_lines(out, lines.values())  # without what a cut-off run left half-written
     waiting = [case for case in cases.cases if case.id not in lines]
     lines |= {one.id: _left_out(one.id, one.subset, "broken", one.reason) for one in cases.broken}
+    if gone := set(there).difference(lines, cases.ids, cases.order):
+        listener.caution(f"{out}: {len(gone)} lines are of cases that this benchmark does not hold; they go")
     listener.work("Scoring", len(cases.cases), len(cases.cases) - len(waiting))
     job = ScoreJob(tuple(waiting), results, config, dict(refused or {}), cache)
     with (out / LINES).open("a", encoding="utf-8") as file:
@@ -85,6 +102,25 @@ def evaluate(
     with committed(out / SUMMARY) as written:
         written.write((json.dumps(summary, indent=2) + "\n").encode())
     return summary
+
+
+_RESTS_ON = {
+    "clip_i": ("clip",), "aesthetic": ("aesthetic", "aesthetic_head", "aesthetic_encoder"),
+}  # fmt: skip
+"""Metric -> settings that it alone rests on."""
+
+
+def _lacked(out: Path) -> list[str]:
+    """What was n/a in a folder's scores."""
+    return list(settings_in(out / SETTINGS).get("not_available", [])) if (out / SETTINGS).is_file() else []
+
+
+def _resting_on(lacked: Sequence[str], lacking: Sequence[str]) -> list[str]:
+    """Settings that no score rests on where all this was n/a: they may be others now, so that it can be measured."""
+    free = [name for metric, names in _RESTS_ON.items() if metric in lacked for name in names]
+    if set(_RESTS_ON) <= set(lacked):
+        free.append("precision")
+    return [*free, "not_available"] if set(lacking) <= set(lacked) else free
 
 
 def _still_so(line: Mapping[str, Any] | None, case: Case, results: Results) -> bool:
@@ -154,7 +190,8 @@ def score_cases(
     for case in cases:
         source = there.of(case)
         if source is None:
-            reason = (refused or {}).get(case.id, "no picture was made")
+            reason = (refused or {}).get(case.id, "no picture was made" if results else "names no picture, nor was a "
+                                         "folder of results given")  # fmt: skip
             lines[case.id] = _left_out(case.id, case.subset, "missing", reason, _asked_for(case))
             continue
         try:

@@ -8,6 +8,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,15 @@ class Memory:
         file = self._file(content)
         if file is None:
             return
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".tmp")
-        with os.fdopen(descriptor, "wb") as out:
-            np.savez(out, **arrays)  # type: ignore[arg-type]
-        Path(name).replace(file)
+        with suppress(OSError):  # full, or not to be written to: it is asked again the next time
+            file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".tmp")
+            try:
+                with os.fdopen(descriptor, "wb") as out:
+                    np.savez(out, **arrays)  # type: ignore[arg-type]
+                Path(name).replace(file)
+            finally:
+                Path(name).unlink(missing_ok=True)
 
     def rows(self, contents: Sequence[bytes], ask: Callable[[list[int]], NDArray[Any]]) -> NDArray[Any]:
         """A row each, [n, ...]. ask: the places of those not known -> their rows."""

@@ -10,7 +10,7 @@ from typing import Any
 from anyphoto_cli.bench.faces import Eyes
 from anyphoto_cli.config.bench import BenchConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
-from anyphoto_cli.runtime.devices import on_cuda
+from anyphoto_cli.model.memory import pick_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,20 +27,27 @@ class Models:
         """Name -> the face model's."""
         return {name: eyes.analyzer.sha256 for name, eyes in self.faces.items()}
 
+    @property
+    def missing(self) -> list[str]:
+        """What is n/a."""
+        return sorted(self.why)
+
     def settings(self, config: BenchConfig) -> dict[str, Any]:
         """What a folder's scores depend on."""
         kept = config.model_dump(mode="json", exclude={"device", "batch"})
-        return kept | {"sha256": self.sha256, "not_available": sorted(self.why)}
+        return kept | {"sha256": self.sha256, "not_available": self.missing}
 
 
 def open_models(config: BenchConfig, cache: Path | None = None, threads: int = 0) -> Models:
-    """Raises as `open_faces` for the face models; what else cannot be had is told in `why`.
+    """Raises as `open_faces` for the face models, InputError for a device or a head that is not there; what else cannot
+    be had is told in `why`.
 
     cache: where the models remember what they saw; None: nowhere. threads: of each face model on a CPU, 0: one a core.
     """
     from anyphoto_cli.faces.packs import open_faces
 
-    device = "cuda" if on_cuda(config.device) else "cpu"
+    picked = pick_device(config.device)
+    device = str(picked) if picked.type == "cuda" else "cpu"
     faces: dict[str, Eyes] = {}
     why: dict[str, str] = {}
     for name in config.face_packs:
@@ -78,6 +85,8 @@ def _aesthetic(config: BenchConfig, device: str, cache: Path | None, why: dict[s
     if config.aesthetic_head is None:
         why["aesthetic"] = "no head's file was given"
         return None
+    if not Path(config.aesthetic_head).is_file():
+        raise InputError("no such file", file=config.aesthetic_head, field="--aesthetic-head")
     try:
         return Aesthetics(
             Path(config.aesthetic_head), config.aesthetic, config.aesthetic_encoder, device, cache=cache,

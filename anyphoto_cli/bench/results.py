@@ -11,6 +11,7 @@ from typing import Any
 
 from anyphoto_cli.bench.cases import Case
 from anyphoto_cli.bench.sources import FileSource, Source
+from anyphoto_cli.bench.summing import METRICS
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 
@@ -51,17 +52,17 @@ class Results:
 
 
 def all_lines(out: Path) -> list[dict[str, Any]]:
-    """Every case's line, also of those that could not be scored; a torn last line is none."""
+    """Every case's line, also of those that could not be scored; what is torn or damaged is none."""
     file = out / LINES
     if not file.is_file():
         return []
     lines = []
-    for text in file.read_text(encoding="utf-8").splitlines():
+    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
         except ValueError:
             continue
-        if isinstance(line, dict):
+        if isinstance(line, dict) and isinstance(line.get("id"), str):
             lines.append(line)
     return lines
 
@@ -77,25 +78,50 @@ def read_summary(run: Path) -> dict[str, Any]:
     file = run / SUMMARY
     try:
         document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        document["subsets"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for part in document["subsets"].values():
+            for metric in METRICS:
+                part["metrics"][metric]["mean"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         remedy = "Name a folder that `anyphoto bench score -o` wrote"
-        raise InputError(f"holds no {SUMMARY}", file=run, remedy=remedy) from error
+        what = f"{SUMMARY} is not whole" if file.is_file() else f"holds no {SUMMARY}"
+        raise InputError(what, file=run, remedy=remedy) from error
     return document
 
 
-def claim(file: Path, kept: Mapping[str, Any], what: str, later: Iterable[str] = ()) -> None:
+def need_folder(out: Path) -> None:
+    """Raises InputError where something else has the name of a folder that is to be written."""
+    if out.exists() and not out.is_dir():
+        raise InputError("is no folder", file=out, field="--out", remedy="Name another one")
+
+
+def claim(
+    file: Path, kept: Mapping[str, Any], what: str, later: Iterable[str] = (), begun: bool = True,
+    free: Iterable[str] = (),
+) -> None:  # fmt: skip
     """A folder's settings are those of its first run, in `file`. Raises InputError for others, naming the first.
 
     what: scores, pictures. later: settings that older versions did not write down; there they are taken as they are
-    now.
+    now. begun: whether anything was made with those in `file`; else they bind nobody. free: settings that nothing in
+    the folder rests on.
     """
-    was = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else dict(kept)
-    known = {name: kept[name] for name in later if name in kept} | was
+    need_folder(file.parent)
+    was = settings_in(file) if begun and file.is_file() else dict(kept)
+    known = {name: kept[name] for name in later if name in kept} | was | {n: kept[n] for n in free if n in kept}
     key = next((name for name in {**kept, **known} if known.get(name) != kept.get(name)), None)
     if key is not None:
         remedy = "Name another folder, or give what it began with"
         raise InputError(f"holds {what} made with {known.get(key)!r}", file=file.parent, field=key, remedy=remedy)
-    if not file.is_file() or known != was:
+    if not begun or not file.is_file() or known != was:
         with committed(file) as written:
             written.write((json.dumps(kept, indent=2, sort_keys=True) + "\n").encode())
+
+
+def settings_in(file: Path) -> dict[str, Any]:
+    """What `claim` wrote. Raises InputError for another form."""
+    try:
+        was = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read ({type(error).__name__})", file=file) from error
+    if not isinstance(was, dict):
+        raise InputError("is no record of a run", file=file)
+    return was

@@ -76,7 +76,10 @@ def render_cases(
     settings = settings_of(config)
     origins = Origins(out, settings.pop("weights", {}))
     kept = config.model_dump(mode="json", exclude={"device", "memory"}) | settings
-    claim(out / RUN, kept | {"precision": _precision(config)}, "pictures", later=("precision", "side_used"))
+    # Settings that ended before the first picture, by a mistake in them mostly, bind nobody.
+    begun = any((out / part).is_dir() for part in ("asked", "pictures"))
+    later = ("precision", "side_used")
+    claim(out / RUN, kept | {"precision": _precision(config)}, "pictures", later=later, begun=begun)
     mine = cases.cases[index - 1 :: count]
     there = Results(out / "pictures")
     found = {case.id: source for case in mine if (source := there.of(case)) is not None}

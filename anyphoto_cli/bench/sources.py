@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from anyphoto_cli.errors import InputError
+from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.images import decode, read_bytes
 from anyphoto_cli.types import Picture
 
@@ -68,10 +68,17 @@ class Rows:
     """Any row of a parquet or arrow file; of parquet one row group is held at a time."""
 
     def __init__(self, file: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.ipc
-        import pyarrow.parquet
+        try:
+            import pyarrow as pa
+            import pyarrow.ipc
+            import pyarrow.parquet
+        except ImportError as error:
+            remedy = 'Run: pip install "anyphoto[bench]"'
+            raise EnvironmentFault(
+                "pyarrow is not installed, which parquet and arrow files need", remedy=remedy
+            ) from error
 
+        self._file, self._damaged = file, pa.ArrowException
         self._group: tuple[int, Any] | None = None
         self._parquet: Any = None
         try:
@@ -114,8 +121,16 @@ class Rows:
             return self._table, row
         group = next(k for k in range(len(self._starts) - 1) if row < self._starts[k + 1])
         if self._group is None or self._group[0] != group:
-            self._group = (group, self._parquet.read_row_group(group))
+            self._group = (group, self._read(group))
         return self._group[1], row - self._starts[group]
+
+    def _read(self, group: int) -> Any:
+        try:
+            return self._parquet.read_row_group(group)
+        except (self._damaged, OSError) as error:
+            raise InputError(
+                f"cannot be read: its data are damaged ({type(error).__name__})", file=self._file
+            ) from error
 
 
 @lru_cache(maxsize=4)

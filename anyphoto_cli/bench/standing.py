@@ -9,6 +9,7 @@ from typing import cast
 from anyphoto_cli.bench.results import SCORES, SUMMARY, read_summary
 from anyphoto_cli.bench.tables import COLUMNS, SUBSET_NAMES, Counts, Row, published_rows
 from anyphoto_cli.config.bench import PROTOCOLS
+from anyphoto_cli.errors import InputError
 
 
 def run_name(run: Path) -> str:
@@ -68,8 +69,16 @@ def _why_apart(face_models: Iterable[str]) -> str:
 def tables_for(
     runs: Sequence[Path], subsets: Sequence[str] = (), filtered: bool = True, with_published: bool = True
 ) -> dict[str, list[Row]]:  # fmt: skip
-    """Subset -> rows. None named: those that any run has, or all without runs."""
+    """Subset -> rows. None named: those that any run has, or all without runs. Raises InputError where there would be
+    no row.
+    """
     if not subsets:
         there = [name for run in map(scores_of, runs) for name in read_summary(run)["subsets"] if name in SUBSET_NAMES]
         subsets = [name for name in SUBSET_NAMES if name in there or not runs]
-    return {name: rows_for(name, runs, filtered, with_published) for name in subsets}
+    tables = {name: rows_for(name, runs, filtered, with_published) for name in subsets}
+    if runs and not any(not row.published for rows in tables.values() for row in rows):
+        told = " and ".join(subsets) or "p1, p2 or p3"
+        raise InputError(f"holds no case of {told}", file=runs[0], remedy="Name another run, or no --subset")
+    if not any(tables.values()):
+        raise InputError("leaves no row to show", field="--no-published", remedy="Name a run")
+    return tables

@@ -55,7 +55,7 @@ def _part(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     errors = [one["error"] for one in placed if one["error"] is not None]
     # Who was never drawn is not at their place either.
     lost = sum(line.get("asked_for", 0) for line in lines if not line.get("placement"))
-    expected = sum(one["expected"] for one in placed) + (lost if placed else 0)
+    expected = sum(one["expected"] for one in placed) + lost
     return {
         "cases": len(lines), **{status: sum(line["status"] == status for line in lines) for status in statuses},
         "metrics": metrics,

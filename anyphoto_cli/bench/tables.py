@@ -100,11 +100,16 @@ def ablation_tables(ours: Sequence[Row]) -> dict[str, list[Row]]:
         for preset, part in presets.items():
             rows.append(replace(theirs[preset], system=f"{part} {preset}, paper".strip(), subset=ABLATION))
             mine = [row for row in ours if _preset(row) == preset]
-            rows += [replace(row, system=f"{part} {row.system}, ours".strip()) for row in mine]
+            rows += [replace(row, system=f"{part} {row.system}, ours{_of(row)}".strip()) for row in mine]
         tables[title] = rows
     known = {preset for presets in ABLATIONS.values() for preset in presets}
     tables[next(iter(ABLATIONS))] += [row for row in ours if _preset(row) not in known]
     return tables
+
+
+def _of(row: Row) -> str:
+    """The paper's ablations are of three and four people: a run's numbers of others say so."""
+    return "" if row.subset == "p3" else f" ({SUBSET_NAMES[row.subset]})"
 
 
 def _preset(row: Row) -> str:
@@ -174,9 +179,14 @@ def markdown(rows: Sequence[Row], subset: str) -> str:
     lines = [head, ["---"] * len(head)]
     for k, row in enumerate(rows):
         cells = [marks.get(placed.get((k, c), 0), "{}").format(told(row.values.get(c))) for c in columns]
-        lines.append([row.system, *cells])
-    below = [f"\n{line}" for line in footnotes(rows)]
+        lines.append([_plain_in_markdown(row.system), *cells])
+    below = [f"\n{_plain_in_markdown(line)}" for line in footnotes(rows)]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *below]) + "\n"
+
+
+def _plain_in_markdown(text: str) -> str:
+    """A folder's name may have what ends a cell, or begins a tag."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def latex(rows: Sequence[Row], subset: str) -> str:
@@ -247,3 +257,31 @@ def as_html(rows: Sequence[Row], subset: str) -> str:
         )
     below = "".join(f"<p>{html.escape(line)}</p>" for line in footnotes(rows))
     return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>{below}"
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>MultiID-Bench</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #1b2027; background: #fff }
+table { border-collapse: collapse; margin-bottom: .5rem }
+th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #e3e6ea }
+td { font-variant-numeric: tabular-nums }
+th { font-weight: 500 } tbody th { text-align: left } tr.ours { background: #eef6f5 }
+.first { font-weight: 700 } .second { text-decoration: underline } .third { font-style: italic }
+p { color: #5d6670; font-size: .85rem; margin: .2rem 0 }
+</style>
+</head>
+<body>
+%s
+<p>Of each column the best is bold, the second underlined, the third in italics.</p>
+</body>
+</html>
+"""
+
+
+def page(parts: Sequence[str]) -> str:
+    """Headings and tables of `as_html` as a page by itself."""
+    return _PAGE.replace("%s", "\n".join(parts))

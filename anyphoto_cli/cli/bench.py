@@ -52,7 +52,7 @@ def score(
     precision: Precision = None,
     subset: Subset = None,
     workers: Annotated[int | None, typer.Option(help="Processes; default: one, on a CPU one for four cores.",
-                                                metavar="N")] = None,
+                                                metavar="N", min=1)] = None,
     device: Device = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -64,11 +64,13 @@ def score(
     """
     console.hush_libraries(verbose)
     from anyphoto_cli.bench.cases import only_subsets, read_cases
+    from anyphoto_cli.bench.results import need_folder
 
     config = _scoring(protocol, face_pack, clip, aesthetic, aesthetic_head, aesthetic_encoder, precision, device)
     cases = only_subsets(read_cases(bench), tuple(subset or ()))
     if results is not None and not results.is_dir():
         raise InputError("no such folder", file=results, field="--results")
+    need_folder(out)
     return _score(cases, results, out, config, {}, console.Terminal(quiet or as_json), as_json, workers)
 
 
@@ -100,7 +102,8 @@ def run(
     shard: Annotated[str, typer.Option(help="The i-th of n shares of the cases.", metavar="I/N")] = "1/1",
     executor: Annotated[Literal["local", "ray"], typer.Option(help="Workers on this machine, or a Ray cluster whose "
                                                               "machines all see the folders.")] = "local",
-    workers: Annotated[int | None, typer.Option(help="Default: one a GPU, or one; for scores as `score`.", metavar="N")
+    workers: Annotated[int | None, typer.Option(help="Default: one a GPU, or one; for scores as `score`.", metavar="N",
+                                                min=1)
                        ] = None,
     ray_address: Annotated[str | None, typer.Option(help="Of the cluster; default: Ray's own.", metavar="HOST:PORT")
                            ] = None,
@@ -265,6 +268,9 @@ def table(
         if name not in tables.SUBSET_NAMES:
             raise InputError(f"{name!r} is no subset", field="--subset", remedy="Known: p1, p2, p3")
     if ablation:
+        if len(subset or ()) > 1 or not published:
+            told = ("--subset", "takes one") if published else ("--no-published", "leaves nothing to lay runs beside")
+            raise InputError(f"with --ablation {told[1]}", field=told[0])
         ours = rows_for((subset or ["p3"])[0], runs or [], not plain, with_published=False)
         made = [(title, tables.ABLATION, rows) for title, rows in tables.ablation_tables(ours).items()]
     else:
@@ -283,9 +289,10 @@ def _as_text(made: list[tuple[str, str, Any]], form: Format) -> str:
         return json.dumps(rows, indent=2) + "\n"
     if form == "csv":  # one table for programs, whatever it is of
         return "".join(tables.comma_separated(rows, name, head=not k) for k, (_, name, rows) in enumerate(made))
+    if form == "html":
+        return tables.page([f"<h2>{title}</h2>\n{tables.as_html(rows, name)}" for title, name, rows in made])
     writers = {
         "markdown": ("## {}\n\n", tables.markdown), "latex": ("% {}\n", tables.latex),
-        "html": ("<h2>{}</h2>\n", tables.as_html),
     }  # fmt: skip
     heading, write = writers[form]
     return "\n".join(heading.format(title) + write(rows, name) for title, name, rows in made)

@@ -74,6 +74,8 @@ class InsightFacePack:
     def _detect_one(self, picture: Picture, side: int) -> list[Face]:
         import cv2
 
+        if side * min(picture.shape[:2]) < max(picture.shape[:2]):  # at `side` its shorter side would be no pixel
+            return []
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)  # five times as fast as turning the axis round
         boxes, points = self._detector.detect(bgr, input_size=(side, side))
         if points is None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import tempfile
+from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from anyphoto_cli.registry import find, names
 from anyphoto_cli.seams import FaceAnalyzer
 
 DEFAULT_PACK = "antelopev2"
+PUBLISHED = ("antelopev2", "buffalo_l", "buffalo_m", "buffalo_s", "buffalo_sc")
+"""What insightface gives by name."""
 
 
 def open_faces(
@@ -47,7 +50,10 @@ def _plugged(name: str, device: str) -> Any:
 
 
 def find_pack(pack: str | Path) -> Path:
-    """The folder that holds a pack's ONNX files; a named insightface pack is downloaded when it is not there."""
+    """The folder that holds a pack's ONNX files; a named insightface pack is downloaded when it is not there.
+
+    Raises InputError for a name that nobody knows, EnvironmentFault where the download fails.
+    """
     text = str(pack)
     if text in names("face_packs"):
         folder: Path = find("face_packs", text)()
@@ -56,6 +62,11 @@ def find_pack(pack: str | Path) -> Path:
         return _folder_with_models(Path(text), "--face-pack")
     if (installed := installed_pack(text)) is not None:
         return installed
+    if text not in PUBLISHED:
+        known = [*names("face_packs"), *PUBLISHED]
+        close = get_close_matches(text, known, 1)
+        remedy = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}; or give a folder"
+        raise InputError(f"{text!r} is no face pack", field="--face-pack", remedy=remedy)
     with one_at_a_time(f"face-pack-{text}"):
         installed = installed_pack(text)  # by whoever was first
         return installed if installed is not None else _download(text)

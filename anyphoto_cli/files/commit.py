@@ -18,8 +18,14 @@ from anyphoto_cli.errors import EnvironmentFault
 def committed(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` only once the block has ended well.
 
-    Raises EnvironmentFault with the path when the disk is full, read-only or gone.
+    A link stays one, and its target is the file; a pipe or a device is written to as it is. Raises EnvironmentFault
+    with the path when the disk is full, read-only or gone.
     """
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with _straight_into(path) as file:
+            yield file
+        return
     # Named before it is made: a signal may arrive right after the making, and must find what to remove.
     made = path.parent / f".{path.name[:40]}.{secrets.token_hex(6)}.tmp"
     try:
@@ -35,6 +41,15 @@ def committed(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             made.unlink()
+
+
+@contextmanager
+def _straight_into(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with path.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise EnvironmentFault(f"cannot write here ({error.strerror})", file=path) from error
 
 
 def sweep(folder: Path) -> None:

@@ -131,10 +131,80 @@ def test_lines_and_what_is_wrong_with_them(files):
     assert [case.id for case in cases.cases] == ["a", "e"] and cases.count == 7
     assert [one.reason for one in cases.broken] == [
         "another case has the same id", "asks for 0 people; the benchmark has 1 to 4",
-        "line 4 of cases.jsonl is no case (KeyError)", "line 5 of cases.jsonl is no case (JSONDecodeError)",
+        "line 4 of cases.jsonl is no case (KeyError: 'references')",
+        "line 5 of cases.jsonl is no case (JSONDecodeError: Expecting value: line 1 column 1 (char 0))",
         "asks for 5 people; the benchmark has 1 to 4",
     ]  # fmt: skip
     assert cases.cases[1].gt is None and cases.cases[1].boxes[1].x1 == 9
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"landmarks": [[[float("nan"), 1]] * 5] * 2}, "nan is no place"),
+        ({"landmarks": [[[float("inf"), 1]] * 5] * 2}, "inf is no place"),
+        ({"boxes": [[0, 0, float("nan"), 5]]}, "nan is no place"),
+        ({"width": 128, "height": 0}, "a picture of 128 x 0 px is none"),
+        ({"width": -128, "height": 128}, "a picture of -128 x 128 px is none"),
+        ({"prompt": None}, "None is no text"), ({"id": None}, "None is no text"), ({"id": True}, "True is no text"),
+        ({"id": ".."}, "its id '..' is no name for a file"), ({"id": ""}, "its id '' is no name"),
+        ({"id": "x" * 300}, "is no name for a file"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_broken_and_stops_nobody(files, told, why):
+    good = {"id": "a", "prompt": "two", "references": ["refs/0.png", "refs/1.png"]}
+    file = files / "cases.jsonl"
+    file.write_text("\n".join(map(json.dumps, [good, good | {"id": "b"} | told])))
+    cases = read_cases(file)
+    assert [case.id for case in cases.cases] == ["a"] and why in cases.broken[0].reason
+
+
+def test_lines_are_utf_8_with_or_without_a_mark_and_end_at_newlines_alone(files):
+    good = {"id": 7, "prompt": "é", "references": ["refs/0.png"]}
+    texts = [json.dumps(good | {"id": k, "prompt": f"a\u2028b\x85{k}"}, ensure_ascii=False) for k in range(3)]
+    file = files / "cases.jsonl"
+    file.write_bytes("\r\n".join(texts).encode("utf-8-sig"))
+    cases = read_cases(file)
+    assert [case.id for case in cases.cases] == ["0", "1", "2"] and not cases.broken
+    for encoding in ("latin-1", "utf-16"):
+        file.write_bytes(json.dumps(good, ensure_ascii=False).encode(encoding))
+        with pytest.raises(InputError, match=r"cases.jsonl: is not UTF-8 text \(byte \d+\). Save it as UTF-8"):
+            read_cases(file)
+
+
+def test_boxes_of_another_form_cost_one_case_of_a_tree(files):
+    (files / "p1" / "untar").mkdir(parents=True)
+    for k in range(2):
+        shutil.copy(files / "gt.png", files / "p1" / "untar" / f"{k}.png")
+        shutil.copy(files / "refs" / "0.png", files / "p1" / "untar" / f"r{k}.png")
+    entries = [{"ori_img_path": f"{k}.png", "image_paths": [f"r{k}.png"], "prompt": "x"} for k in range(2)]
+    (files / "p1.json").write_text(json.dumps(entries))
+    (files / "p1" / "untar" / "0.json").write_text("[1, 2]")
+    cases = read_cases(files)
+    assert [case.id for case in cases.cases] == ["1"] and "is damaged" in cases.broken[0].reason
+
+
+def test_damaged_pages_of_a_parquet_file_are_told_with_the_file(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "rows.parquet"
+    parquet.write_table(pa.Table.from_pylist(hub_rows() * 20), file, compression="none")
+    data = bytearray(file.read_bytes())
+    data[8:40] = bytes(32)  # the first page's head; the file's own, at its end, is whole
+    file.write_bytes(data)
+    with pytest.raises(InputError, match="rows.parquet: cannot be read: its data are damaged"):
+        read_cases(file)
+
+
+def test_a_core_install_says_what_parquet_needs(run, tmp_path, monkeypatch):
+    import sys
+
+    from anyphoto_cli.bench.sources import open_rows
+
+    open_rows.cache_clear()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    code, _, err = run("bench", "score", tmp_path / "rows.parquet", "-o", tmp_path / "s", "--face-pack", "mini")
+    assert code == 1 and "pyarrow is not installed" in err and 'pip install "anyphoto[bench]"' in err
 
 
 def test_what_is_no_benchmark(files, tmp_path):

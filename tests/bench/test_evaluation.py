@@ -17,6 +17,7 @@ from anyphoto_cli.bench.results import LINES, all_lines
 from anyphoto_cli.config.bench import PROTOCOLS, BenchConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
+from anyphoto_cli.runtime.progress import Listener
 from tests.bench.test_models import clip_folder  # noqa: F401 - a fixture
 
 MINI = BenchConfig(face_packs=("mini",), clip=None, batch=3)
@@ -44,6 +45,16 @@ def bench(tmp_path_factory):
 def models(tmp_path_factory):
     """They remember what they saw, from test to test."""
     return open_models(MINI, tmp_path_factory.mktemp("seen"))
+
+
+class Heard(Listener):
+    """Keeps its cautions."""
+
+    def __init__(self):
+        self.cautions = []
+
+    def caution(self, text):
+        self.cautions.append(text)
 
 
 def rows(out) -> list[dict]:
@@ -103,6 +114,77 @@ def test_nobody_found_is_counted_and_in_no_mean(run, bench, tmp_path):
     whole = json.loads(said)["subsets"]["all"]
     assert code == 3 and (whole["no face"], whole["scored"], whole["cases"]) == (8, 0, 8)
     assert whole["metrics"]["sim_gt"]["mean"] is None and whole["coverage"] == 0
+
+
+def test_people_of_pictures_that_are_not_there_are_not_at_their_places(bench, models, tmp_path):
+    (tmp_path / "empty").mkdir()
+    cases = read_cases(bench / "cases.jsonl")
+    whole = evaluate(cases, tmp_path / "empty", tmp_path / "s", MINI, models)["subsets"]["all"]
+    people = sum(case.people for case in cases.cases)
+    assert (whole["missing"], whole["coverage"], whole["expected_faces"]) == (8, 0, people)
+    evaluate(cases, None, tmp_path / "own", MINI, models)
+    told = "names no picture, nor was a folder of results given"
+    assert {row["reason"] for row in rows(tmp_path / "own")} == {told}
+
+
+def test_a_picture_too_thin_for_a_face_is_one_without(bench, models, tmp_path):
+    """At the detector's size its shorter side would be no pixel."""
+    cases = read_cases(bench / "cases.jsonl")
+    made = shutil.copytree(bench / "gt", tmp_path / "gt")
+    for case, size in zip(cases.cases, ((1, 5000), (5000, 1)), strict=False):
+        Image.new("RGB", size).save(made / f"{case.id}.png")
+    whole = evaluate(cases, made, tmp_path / "s", MINI, models)["subsets"]["all"]
+    assert (whole["no face"], whole["scored"]) == (2, 6)
+
+
+def test_what_was_not_available_may_be_measured_later(bench, clip_folder, tmp_path):  # noqa: F811
+    """And what was measured may not go; a folder in which nothing was scored is bound to nothing."""
+    cases, out, heard = read_cases(bench / "cases.jsonl"), tmp_path / "s", Heard()
+
+    def score(results="gt", **told):
+        config = MINI.model_copy(update=told)
+        return evaluate(cases, bench / results, out, config, open_models(config), heard)["subsets"]["all"]
+
+    (tmp_path / "empty").mkdir()
+    score(tmp_path / "empty", least_score=0.9)
+    assert score(clip=str(tmp_path / "nowhere"))["metrics"]["clip_i"]["mean"] is None
+    assert not heard.cautions
+    whole = score(clip=str(clip_folder))
+    assert whole["metrics"]["clip_i"]["n"] == 8 and "clip_i, clip_t can be measured now" in heard.cautions[-1]
+    with pytest.raises(InputError, match="clip: holds scores made with"):
+        score(clip=None)
+    with pytest.raises(InputError, match="least_score: holds scores made with 0.45"):
+        score(clip=str(clip_folder), least_score=0.9)
+
+
+def test_another_benchmark_in_the_same_folder_is_told(bench, models, tmp_path):
+    cases, heard = read_cases(bench / "cases.jsonl"), Heard()
+    evaluate(cases, bench / "gt", tmp_path, MINI, models)
+    evaluate(replace(cases, cases=cases.cases[:3]), bench / "gt", tmp_path, MINI, models, heard)
+    assert "5 lines are of cases that this benchmark does not hold" in heard.cautions[0]
+
+
+def test_damaged_files_of_a_folder_are_told_or_done_again(bench, models, tmp_path):
+    cases = read_cases(bench / "cases.jsonl")
+    evaluate(cases, bench / "gt", tmp_path, MINI, models)
+    lines = (tmp_path / LINES).read_bytes()
+    (tmp_path / LINES).write_bytes(b'{"x": 5}\n\xff\xfe\n' + lines)
+    evaluate(cases, bench / "gt", tmp_path, MINI, models)
+    assert (tmp_path / LINES).read_bytes() == lines
+    for text in ("{", "[]"):
+        (tmp_path / "bench.json").write_text(text)
+        with pytest.raises(InputError, match="bench.json: (cannot be read|is no record)"):
+            evaluate(cases, bench / "gt", tmp_path, MINI, models)
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    (["--device", "tpu"], "'tpu' is no device"), (["--workers", "0"], "--workers"), (["--workers", "-3"], "--workers"),
+    (["--face-pack", "minni"], "'minni' is no face pack. Did you mean mini"),
+])  # fmt: skip
+def test_options_that_are_none_are_refused(run, bench, tmp_path, options, told):
+    code, _, err = run("bench", "score", bench / "cases.jsonl", "-o", tmp_path / "s", "--clip", "none", "--face-pack",
+                       "mini", *options)  # fmt: skip
+    assert code == 2 and told in err and not (tmp_path / "s").exists()
 
 
 def test_a_cut_off_run_goes_on_and_bad_cases_stop_nobody(bench, tmp_path):

@@ -129,5 +129,11 @@ def test_the_format_asked_for_reaches_both_encoders(clip_folder, tmp_path, monke
 
     heard = {}
     monkeypatch.setattr(aesthetics, "Aesthetics", lambda *args, **more: heard.update(more))
-    config = BenchConfig(face_packs=("mini",), clip=str(clip_folder), aesthetic_head="head.pth", precision="bfloat16")
+    config = BenchConfig(face_packs=("mini",), clip=str(clip_folder), aesthetic_head=str(tmp_path / "head.pth"),
+                         precision="bfloat16")  # fmt: skip
+    from anyphoto_cli.errors import InputError
+
+    with pytest.raises(InputError, match="head.pth: --aesthetic-head: no such file"):
+        open_models(config)
+    (tmp_path / "head.pth").touch()
     assert open_models(config).clip._model.dtype == torch.bfloat16 and heard["precision"] == "bfloat16"

@@ -333,6 +333,22 @@ def test_refusals(run, drawn, tmp_path, options, told):
     assert "Traceback" not in err
 
 
+def test_settings_with_which_nothing_was_made_bind_nobody(drawn, tmp_path):
+    """A mistyped face pack ends before the first picture: put right, the same folder does."""
+    cases = read_cases(drawn / "cases.jsonl")
+    one = replace(cases, cases=cases.cases[:1])
+    with pytest.raises(InputError, match="'minni' is no face pack. Did you mean mini"):
+        render_cases(one, tmp_path / "run", QUICK.model_copy(update={"model_face_pack": "minni"}))
+    assert render_cases(one, tmp_path / "run", QUICK) == 0
+    with pytest.raises(InputError, match="steps: holds pictures made with 1"):
+        render_cases(one, tmp_path / "run", QUICK.model_copy(update={"steps": 2}))
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(InputError, match="run.json: cannot be read"):
+        render_cases(one, tmp_path / "run", QUICK)
+    with pytest.raises(InputError, match="--out: is no folder"):
+        render_cases(one, drawn / "cases.jsonl", QUICK)
+
+
 @pytest.fixture(scope="module")
 def kontext(tmp_path_factory):
     """FLUX.1 Kontext has the parts of FLUX.1-dev: a random one of stamp size."""

@@ -78,7 +78,8 @@ def test_five_formats_say_the_same(tmp_path):
     rows = [*published_rows("p3"), Row("my_run <1> & co", "p3", {"sim_gt": 0.5, "clip_t": None}, note='says "hi"')]
     text = tables.markdown(rows, "p3")
     assert "| AnyPhoto | <u>0.424</u> | **0.587** |" in text and "Sim(GT) ↑" in text and "CP ↓" in text
-    assert "| my_run <1> & co | **0.500** | n/a |" in text
+    assert "| my_run &lt;1> & co | **0.500** | n/a |" in text
+    assert "| a\\|b |" in tables.markdown([Row("a|b", "p3", {"sim_gt": 0.5})], "p3")
     tex = tables.latex(rows, "p3")
     assert r"my\_run <1> \& co & \textbf{0.500}" in tex and tex.count(r"\\") == len(rows) + 1
     parsed = list(csv.DictReader(io.StringIO(tables.comma_separated(rows, "p3"))))
@@ -91,6 +92,49 @@ def test_five_formats_say_the_same(tmp_path):
         and 'title="says &quot;hi&quot;"' in page
         and page.count("<tr") == len(rows) + 1
     )
+
+
+def test_a_run_has_one_colour_in_all_panels_and_may_be_called_anything(tmp_path, recwarn):
+    from anyphoto_cli.bench.charts import _colours, write_charts
+
+    parts = sum_up([], {"buffalo_l": "x"}, {})
+    part = sum_up([{"subset": "p1", "status": "missing"}], {"mini": "x"}, {})["subsets"]["p1"]
+    for name, subsets in (("名前 one", ["p2", "p3"]), ("other", ["p1", "p2", "p3"])):
+        (tmp_path / name).mkdir()
+        told = json.dumps(parts | {"subsets": dict.fromkeys(subsets, part), "face_models": {"mini": "x"}})
+        (tmp_path / name / "summary.json").write_text(told)
+    runs = [tmp_path / "名前 one", tmp_path / "other"]
+    for order in (runs, runs[::-1]):
+        colours = _colours(tables_for(order))
+        assert sorted(colours) == ["other", "名前 one"] and len(set(colours.values())) == 2
+    write_charts(runs, tmp_path / "charts")
+    assert not [one for one in recwarn if "Glyph" in str(one.message)]
+
+
+def test_what_leaves_nothing_to_show_is_told(run, tmp_path):
+    (tmp_path / "s").mkdir()
+    part = sum_up([{"subset": "", "status": "broken"}], {"mini": "x"}, {})
+    (tmp_path / "s" / "summary.json").write_text(json.dumps(part))
+    for command, told in (
+        (["table", tmp_path / "s"], "holds no case of p1, p2 or p3"), (["chart", tmp_path / "s"], "holds no case of p1"),
+        (["table", tmp_path / "s", "--subset", "p2", "--no-published"], "holds no case of p2"),
+        (["table", "--no-published"], "--no-published: leaves no row to show"),
+        (["table", "--ablation", "--subset", "p1", "--subset", "p2"], "--subset: with --ablation takes one"),
+        (["table", "--ablation", "--no-published"], "--no-published: with --ablation leaves nothing"),
+    ):  # fmt: skip
+        code, said, err = run("bench", *command)
+        assert code == 2 and told in err and not said, err
+    del part["subsets"]["all"]["metrics"]["aesthetic"]
+    (tmp_path / "s" / "summary.json").write_text(json.dumps(part))
+    code, _, err = run("bench", "table", tmp_path / "s")
+    assert code == 2 and "summary.json is not whole" in err
+
+
+def test_the_html_table_is_a_page_that_marks_the_best(run, tmp_path):
+    code, _, err = run("bench", "table", "--subset", "p1", "--format", "html", "-o", tmp_path / "t.html")
+    text = (tmp_path / "t.html").read_text(encoding="utf-8")
+    assert code == 0 and text.startswith("<!doctype html>") and 'charset="utf-8"' in text, err
+    assert ".first { font-weight: 700 }" in text and 'class="first"' in text and text.count("<table>") == 1
 
 
 @pytest.mark.parametrize("subset", ["p1", "p2", "p3"])
@@ -136,7 +180,7 @@ def test_runs_of_one_name_are_told_apart_and_keep_their_own_whiskers(tmp_path):
     assert [pair.tolist() for pair in whiskers] == [pytest.approx(row.intervals["sim_gt"]) for row in rows]
     told = ablation_tables(rows_for("p1", runs, False, with_published=False))
     assert [row.system for row in told["Table A: attention"] if row.subset != ABLATION] == [
-        "isolated, x/full, ours", "isolated, y/full, ours",
+        "isolated, x/full, ours (one person)", "isolated, y/full, ours (one person)",
     ]  # fmt: skip
 
 

@@ -5,7 +5,17 @@ Source of the method: the AnyPhoto paper (arXiv 2603.14770).
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anyphoto_cli.config.method import MethodConfig
+    from anyphoto_cli.errors import EnvironmentFault, InputError
+    from anyphoto_cli.faces.packs import open_faces
+    from anyphoto_cli.layout.check import check_layout
+    from anyphoto_cli.layout.schema import Layout, load_layout
+    from anyphoto_cli.model.pipeline import AnyPhotoPipeline
+    from anyphoto_cli.model.transformer import AnyPhotoTransformer
+    from anyphoto_cli.seams import FaceAnalyzer
 
 __version__ = "0.1.0"
 
@@ -21,13 +31,18 @@ _PUBLIC = {
     "InputError": "errors",
     "EnvironmentFault": "errors",
 }
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "AnyPhotoPipeline", "AnyPhotoTransformer", "EnvironmentFault", "FaceAnalyzer", "InputError", "Layout",
+    "MethodConfig", "__version__", "check_layout", "load_layout", "open_faces",
+]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+if not TYPE_CHECKING:  # a type checker would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from anyphoto_cli.bench.standing import tables_for
 from anyphoto_cli.bench.tables import GATES, SUBSET_NAMES, TITLES, UNRANKED, Row
 from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.files.commit import committed
+from anyphoto_cli.files.quiet import unheard
 
 OURS = ("#0f766e", "#c2410c", "#4338ca", "#be185d", "#4d7c0f", "#0369a1")
 GREY, BEST = "#9aa3ad", 6
@@ -24,13 +24,12 @@ def write_charts(runs: Sequence[Path], folder: Path, filtered: bool = True) -> l
     """
     tables = tables_for(runs, (), filtered)
     files = []
-    with warnings.catch_warnings():
-        # A run's name may have letters that matplotlib's font lacks: boxes then, and no lines about it.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        for name, figure in (("scatter.png", _scatter(tables)), ("bars.png", _bars(tables, filtered))):
-            with committed(folder / name) as out:
-                figure.savefig(out, format="png", metadata={"Software": None})
-            files.append(folder / name)
+    # A run's name may have letters that matplotlib's font lacks: boxes then, and no lines about it.
+    unheard("Glyph .* missing from font")
+    for name, figure in (("scatter.png", _scatter(tables)), ("bars.png", _bars(tables, filtered))):
+        with committed(folder / name) as out:
+            figure.savefig(out, format="png", metadata={"Software": None})
+        files.append(folder / name)
     return files
 
 

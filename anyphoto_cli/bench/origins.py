@@ -90,7 +90,7 @@ class Origins:
 
     def _write(self, case: Case, told: Mapping[str, Any]) -> None:
         with committed(self._folder / f"{case.id}.json") as file:
-            file.write((json.dumps(told, ensure_ascii=False) + "\n").encode())
+            file.write((json.dumps(told, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def _layout_of(picture: Source) -> str | None:

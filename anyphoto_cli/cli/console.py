@@ -27,6 +27,11 @@ from anyphoto_cli.runtime.signals import signals_wait
 _EVERY_S = 30.0
 
 
+def _on_a_terminal(stream: Any) -> bool:
+    """A stream that was closed is None."""
+    return stream is not None and bool(stream.isatty())
+
+
 def result(line: str) -> None:
     """One line of the result, to stdout; never wrapped, never taken for markup."""
     print(one_line(line))
@@ -87,7 +92,7 @@ class Terminal(Listener):
 
     def begin(self, pictures: int, steps: int) -> None:
         """Show the bar."""
-        if self._quiet or not sys.stderr.isatty():
+        if self._quiet or not _on_a_terminal(sys.stderr):
             return
         counted = (TextColumn("Rendering"), BarColumn(), MofNCompleteColumn(), TextColumn("steps,"))
         timed = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))
@@ -98,7 +103,7 @@ class Terminal(Listener):
         self._count = _Count(label, total, done)
         if done:
             self.notice(f"{label}: going on after {done} of {total}")
-        if self._quiet or not sys.stderr.isatty():
+        if self._quiet or not _on_a_terminal(sys.stderr):
             return
         counted = (TextColumn(one_line(label)), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
         timed = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("to go"))
@@ -106,7 +111,7 @@ class Terminal(Listener):
 
     def _where(self) -> dict[str, Any]:
         # Results printed beside a bar stand above it on a terminal; in a file or a pipe they stay stdout's.
-        return {"console": self._console, "transient": True, "redirect_stdout": sys.stdout.isatty()}
+        return {"console": self._console, "transient": True, "redirect_stdout": _on_a_terminal(sys.stdout)}
 
     def _show(self, bar: Progress, total: int, done: int) -> Any:
         self._bar = bar
@@ -159,4 +164,4 @@ def hush_libraries(verbose: bool) -> None:
     for variable in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
         os.environ.setdefault(variable, "error")
     # Weight shards load in seconds; only downloads keep their bars.
-    os.environ.setdefault("TQDM_DISABLE", "0" if sys.stderr.isatty() else "1")
+    os.environ.setdefault("TQDM_DISABLE", "0" if _on_a_terminal(sys.stderr) else "1")

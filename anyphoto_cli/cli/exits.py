@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from typer.exceptions import Abort, TyperException
@@ -23,6 +24,10 @@ def exit_code_of(run: Callable[[], Any], arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")
     as_json = "--json" in arguments
     try:
+        Path.cwd()
+    except OSError:  # torch could not be loaded there, and says so in words of its own
+        return _fail("the current folder is gone. Change into one that is there", 1, as_json, None)
+    try:
         with terminate_as_exception(), bars.taken_away():
             code = run()
     except AnyPhotoError as error:
@@ -39,6 +44,10 @@ def exit_code_of(run: Callable[[], Any], arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except SystemExit as ended:
+        if isinstance(ended.__context__, OSError):  # who read along has read enough; rich and click call that 1
+            return 0
+        return ended.code if isinstance(ended.code, int) else 1
     except OSError as error:  # a full disk behind stdout, say
         return _fail(f"the machine refused: {error}", 1, as_json=False, error=None)
     if code == INTERRUPTED:

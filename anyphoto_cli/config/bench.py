@@ -11,10 +11,13 @@ from anyphoto_cli.config.generate import MAX_STRENGTH, Memory
 PROTOCOLS: dict[str, dict[str, object]] = {
     "anyphoto": {},
     "withanyone": {
-        "face_packs": ("buffalo_l", "facenet", "adaface"), "pad_references": "always", "least_score": 0.45,
-        "clip": "openai/clip-vit-base-patch16", "aesthetic": "v2.5",
+        "face_packs": ("buffalo_l", "facenet", "adaface"),
+        "pad_references": "always",
+        "least_score": 0.45,
+        "clip": "openai/clip-vit-base-patch16",
+        "aesthetic": "v2.5",
     },
-}  # fmt: skip
+}
 """Settings by name. withanyone: that paper's evaluator, three face models pooled, references padded; the published rows
 were made so. anyphoto: the defaults here, one face model.
 """
@@ -26,30 +29,36 @@ class BenchConfig(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     face_packs: tuple[str, ...] = Field(
-        ("buffalo_l",), min_length=1, strict=False,
+        default=("buffalo_l",),
+        min_length=1,
+        strict=False,
         description="Face models, as insightface packs: names or folders. The first one's detector says who stands "
         "where; values of all are pooled. Not the pack a model was trained with: that flatters it.",
-    )  # fmt: skip
-    least_score: float = Field(0.45, ge=0, le=1, description="Lowest detection score of a face. WithAnyone's.")
+    )
+    least_score: float = Field(default=0.45, ge=0, le=1, description="Lowest detection score of a face. WithAnyone's.")
     same_person: float = Field(
-        0.4, ge=-1, le=1, description="Cosine from which two faces are one person's, to count doubles. Ours."
+        default=0.4, ge=-1, le=1, description="Cosine from which two faces are one person's, to count doubles. Ours."
     )
     pad_references: Literal["needed", "always"] = Field(
-        "needed", description="References in the middle of a black square before faces are looked for: where none is "
+        default="needed",
+        description="References in the middle of a black square before faces are looked for: where none is "
         "found otherwise, or always, as WithAnyone's evaluator does.",
-    )  # fmt: skip
-    clip: str | None = Field(
-        "openai/clip-vit-base-patch16", description="CLIP by hub id or folder; null: no CLIP-I and CLIP-T."
     )
-    aesthetic: Literal["v2.5", "laion"] = Field("v2.5", description="Which aesthetic predictor.")
-    aesthetic_head: str | None = Field(None, description="File of its head; null: no Aes.")
-    aesthetic_encoder: str | None = Field(None, description="Its picture encoder by hub id or folder; null: its own.")
+    clip: str | None = Field(
+        default="openai/clip-vit-base-patch16", description="CLIP by hub id or folder; null: no CLIP-I and CLIP-T."
+    )
+    aesthetic: Literal["v2.5", "laion"] = Field(default="v2.5", description="Which aesthetic predictor.")
+    aesthetic_head: str | None = Field(default=None, description="File of its head; null: no Aes.")
+    aesthetic_encoder: str | None = Field(
+        default=None, description="Its picture encoder by hub id or folder; null: its own."
+    )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Number format of CLIP and of the aesthetic encoder. bfloat16: faster on GPUs and on "
+        default="float32",
+        description="Number format of CLIP and of the aesthetic encoder. bfloat16: faster on GPUs and on "
         "CPUs that know it, features off by some thousandths.",
-    )  # fmt: skip
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1.")
-    batch: int = Field(16, ge=1, le=1024, description="Cases that are read and scored together.")
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1.")
+    batch: int = Field(default=16, ge=1, le=1024, description="Cases that are read and scored together.")
 
 
 class RunConfig(BaseModel):
@@ -58,43 +67,45 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     system: str = Field(
-        "anyphoto",
+        default="anyphoto",
         description="Who makes them: anyphoto, or a baseline: flux (by the prompt alone), flux-kontext, "
         "qwen-image-edit, omnigen.",
     )
     model: str | None = Field(
-        None, min_length=1, description="Its weights: a name, hub id or folder; null: mini, or the baseline's own."
+        default=None,
+        min_length=1,
+        description="Its weights: a name, hub id or folder; null: mini, or the baseline's own.",
     )
     adapter: str | None = Field(
-        None, min_length=1, description="AnyPhoto weights, as for generate: a folder, a hub id, or none."
+        default=None, min_length=1, description="AnyPhoto weights, as for generate: a folder, a hub id, or none."
     )
     model_face_pack: str | None = Field(
-        None, description="Face models that find people for the layouts and embed them; null: the model's own."
+        default=None, description="Face models that find people for the layouts and embed them; null: the model's own."
     )
     layout_from: Literal["gt", "reference"] = Field(
-        "gt", description="Where the faces go: as in the real photo, or each as its reference has it."
+        default="gt", description="Where the faces go: as in the real photo, or each as its reference has it."
     )
     side: int | None = Field(
-        None,
+        default=None,
         ge=64,
         le=2048,
         description="About side x side pixels; null: 512, or the base's own where that is less; for "
         "baselines but flux 1024, what they were trained on.",
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Of every picture.")
-    steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps; null: the base's own.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Of every picture.")
+    steps: int | None = Field(default=None, ge=1, le=1000, description="Denoising steps; null: the base's own.")
     guidance_scale: float | None = Field(
-        None, ge=0, le=100, strict=False, description="Guidance, as the system defines it; null: its own."
+        default=None, ge=0, le=100, strict=False, description="Guidance, as the system defines it; null: its own."
     )
     strength: float | None = Field(
-        None,
+        default=None,
         ge=0,
         le=MAX_STRENGTH,
         strict=False,
         description="How much pictures look at each face (anyphoto alone); null: 1.",
     )
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1.")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="Number format of the weights."
+        default="auto", description="Number format of the weights."
     )
-    memory: Memory = Field("auto", description="How to fit the model.")
+    memory: Memory = Field(default="auto", description="How to fit the model.")

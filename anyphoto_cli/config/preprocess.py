@@ -11,7 +11,7 @@ STAGES = ("detect", "match", "caption", "pack")
 
 
 def _key(stage: str, default: Any, description: str, **rules: Any) -> Any:
-    return Field(default, description=description, json_schema_extra={"stage": stage}, **rules)
+    return Field(default=default, description=description, json_schema_extra={"stage": stage}, **rules)
 
 
 class PreprocessConfig(BaseModel):
@@ -98,12 +98,14 @@ class RunOptions(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     executor: Literal["local", "ray", "here"] = Field(
-        "local", description="local: processes on this machine; ray: a Ray cluster; here: this very process."
+        default="local", description="local: processes on this machine; ray: a Ray cluster; here: this very process."
     )
-    workers: int = Field(0, ge=0, le=1024, description="Worker processes; 0: one a core, or one a GPU.")
-    device: str = Field("auto", description="auto, cpu, cuda.")
-    batch: int = Field(8, ge=1, le=256, description="Pictures a model sees at once.")
-    ray_address: str | None = Field(None, description="A running Ray cluster; default: one is started here.")
-    caption_concurrency: int = Field(32, ge=1, le=4096, description="Requests to the caption server at a time.")
-    caption_deadline: float = Field(300.0, gt=0, description="Seconds a caption may take, retries included.")
-    max_failed: float = Field(0.5, ge=0, le=1, description="Stop when more than this share of the photos fails.")
+    workers: int = Field(default=0, ge=0, le=1024, description="Worker processes; 0: one a core, or one a GPU.")
+    device: str = Field(default="auto", description="auto, cpu, cuda.")
+    batch: int = Field(default=8, ge=1, le=256, description="Pictures a model sees at once.")
+    ray_address: str | None = Field(default=None, description="A running Ray cluster; default: one is started here.")
+    caption_concurrency: int = Field(default=32, ge=1, le=4096, description="Requests to the caption server at a time.")
+    caption_deadline: float = Field(default=300.0, gt=0, description="Seconds a caption may take, retries included.")
+    max_failed: float = Field(
+        default=0.5, ge=0, le=1, description="Stop when more than this share of the photos fails."
+    )

@@ -11,10 +11,10 @@ class VerifyConfig(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     threshold: float | None = Field(
-        None, ge=-1, le=1,
+        default=None, ge=-1, le=1,
         description="Least cosine to the reference. Default: the face pack's calibration; without one no judgement.",
     )  # fmt: skip
     off_by: float = Field(
-        0.25, gt=0, le=1, description="How far a face may lie from its place, in heights of the face asked for."
+        default=0.25, gt=0, le=1, description="How far a face may lie from its place, in heights of the face asked for."
     )
-    least_score: float = Field(0.5, ge=0, le=1, description="Detection score from which something is a face.")
+    least_score: float = Field(default=0.5, ge=0, le=1, description="Detection score from which something is a face.")

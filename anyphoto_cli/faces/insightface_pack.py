@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import sha256_of
+from anyphoto_cli.files.quiet import without_prints
 from anyphoto_cli.types import Box, Embeddings, Face, Picture
 
 BATCH = {"cuda": 64, "cpu": 1}
@@ -34,7 +33,7 @@ class InsightFacePack:
 
         try:
             # insightface prints what it loads; stdout belongs to our results.
-            with contextlib.redirect_stdout(io.StringIO()):
+            with without_prints():
                 analysis = FaceAnalysis(
                     name=str(folder), allowed_modules=["detection", "recognition"], providers=self.providers,
                     sess_options=session_options(threads),
@@ -103,6 +102,7 @@ def session_options(threads: int) -> Any:
     """threads: of one model; 0: one a core. Where several processes share a machine, 1 is twice as fast."""
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # faces are at stake: nothing about them leaves the machine
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return options

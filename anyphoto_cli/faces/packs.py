@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from typing import Any
 
 from anyphoto_cli.config.home import anyphoto_home, one_at_a_time
 from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.files.quiet import without_prints
 from anyphoto_cli.registry import find, names
 from anyphoto_cli.seams import FaceAnalyzer
 
@@ -125,7 +125,7 @@ def _download(name: str) -> Path:
         models.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(dir=models, prefix=f".{name}-") as temporary,
-            contextlib.redirect_stdout(sys.stderr),  # stdout belongs to our results
+            without_prints(sys.stderr),  # stdout belongs to our results
         ):
             Path(ensure_available("models", name, root=temporary)).replace(models / name)
     except Exception as error:  # requests, zipfile and insightface raise their own kinds

@@ -16,13 +16,13 @@ from __future__ import annotations
 import io
 import os
 import stat
-import warnings
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.files.quiet import unheard
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,16 +55,15 @@ def decode(data: bytes, path: Path) -> Image.Image:
     if not data:
         raise InputError("is empty", file=path)
     formats = _formats(data, path)
+    unheard(module=r"PIL\.")  # of odd metadata, mostly
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=formats)
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_many_pixels(path, image.width, image.height)
-            image.load()
-            profile = image.info.get("icc_profile")
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_srgb(_to_rgb(image, path), profile)
+        image = Image.open(io.BytesIO(data), formats=formats)
+        if image.width * image.height > MAX_PIXELS:
+            raise _too_many_pixels(path, image.width, image.height)
+        image.load()
+        profile = image.info.get("icc_profile")
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_srgb(_to_rgb(image, path), profile)
     except Image.DecompressionBombError as error:
         raise InputError("has far more pixels than a photo", file=path, remedy="Limit: 64 megapixels") from error
     except UnidentifiedImageError as error:

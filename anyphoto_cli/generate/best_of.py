@@ -54,7 +54,7 @@ class Kept:
 
 
 def render_best(
-    layouts: Sequence[Path | str],
+    layouts: Path | str | Sequence[Path | str],
     out: Path,
     config: GenerateConfig,
     choice: Choice,
@@ -131,7 +131,9 @@ class _One:
             remedy = "Choose another --out, or replace it with --overwrite"
             raise InputError("exists and was made from something else", file=target, remedy=remedy)
         written = {
-            target.with_name(target.stem + BESIDE): (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
+            target.with_name(target.stem + BESIDE): (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode(
+                "utf-8", "backslashreplace"
+            )
         }
         if best.annotated is not None:
             written[target.with_name(target.stem + DRAWN)] = best.annotated.read_bytes()

@@ -57,7 +57,7 @@ class Refusals:
 
 
 def read_layouts(
-    layouts: Sequence[Path | str], refs_root: Path | None, refusals: Refusals, listener: Listener
+    layouts: Path | str | Sequence[Path | str], refs_root: Path | None, refusals: Refusals, listener: Listener
 ) -> list[Layout]:
     """Layouts in the order given, checked; folders stand for their *.json, sorted. Needs no torch: bad input is refused
     in a second. Raises InputError unless refusals may go on.
@@ -112,10 +112,12 @@ def unusual(layout: Layout, base: Base) -> list[str]:
     return found
 
 
-def layout_files(layouts: Sequence[Path | str]) -> list[Path]:
-    """Files as they are, folders as their *.json. Raises InputError for an empty folder, or two layouts of one name."""
+def layout_files(layouts: Path | str | Sequence[Path | str]) -> list[Path]:
+    """One or several: files as they are, folders as their *.json. Raises InputError for an empty folder, or two layouts
+    of one name.
+    """
     files: list[Path] = []
-    for path in map(Path, layouts):
+    for path in map(Path, [layouts] if isinstance(layouts, str | Path) else layouts):
         found = [file for file in sorted(path.glob("*.json")) if not file.name.endswith(".verify.json")]
         found = found if path.is_dir() else [path]
         if not found:

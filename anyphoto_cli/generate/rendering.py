@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ class _Task:
 
 
 def render(
-    layouts: Sequence[Path | str],
+    layouts: Path | str | Sequence[Path | str],
     out: Path | str,
     config: GenerateConfig | None = None,
     *,
@@ -77,6 +78,7 @@ def render(
     Pictures that exist and were made from the same layout, references and weights are skipped; others of the same name
     are refused unless `overwrite`. keep_going: refused layouts are left out and reported. dry_run: nothing is made.
     models: opened by an earlier call with the same config (`find_models`); default: this call finds and opens its own.
+    Calls in several threads render one after another.
     Raises InputError before a model is loaded, EnvironmentFault when a model or memory is lacking.
     """
     config, listener, out = config or GenerateConfig(), listener or Listener(), Path(out)
@@ -235,6 +237,15 @@ def _render_all(tasks: Sequence[_Task], models: RenderModels, listener: Listener
     """One model for all, text and faces encoded once a layout, `config.batch` pictures a call."""
     if not tasks:
         return
+    with _ONE_AT_A_TIME:
+        _render_held(tasks, models, listener)
+
+
+_ONE_AT_A_TIME = threading.RLock()
+"""Opening a model borrows torch's default device, and a scheduler counts its steps: neither is for two threads."""
+
+
+def _render_held(tasks: Sequence[_Task], models: RenderModels, listener: Listener) -> None:
     renderer = models.renderer(listener)
     listener.begin(len(tasks), sum(renderer.calls(task.job.layout) for task in tasks))
     try:

@@ -117,7 +117,7 @@ class Looker:
         }
         beside = (out or file.parent) / file.name
         with committed(beside.with_name(file.stem + BESIDE)) as written:
-            written.write((json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode())
+            written.write((json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
         drawn = None
         if annotate:
             drawn, buffer = beside.with_name(file.stem + DRAWN), io.BytesIO()

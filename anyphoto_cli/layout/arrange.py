@@ -32,12 +32,14 @@ _TILT = 6.0
 def arrange(count: int, width: int, height: int, preset: str = "row", seed: int = 0) -> list[Points]:
     """[5, 2] landmarks of `count` upright faces, px, from left to right. width, height: of the picture, px.
 
-    Raises InputError for an unknown preset, or more faces than fit.
+    Raises InputError for an unknown preset, a seed below 0, or more faces than fit.
     """
     if not 1 <= count <= MAX_FACES:
         raise InputError(f"{count} people: give 1 to {MAX_FACES}", field="--people")
     if preset not in PRESETS:
         raise InputError(f"{preset!r} is no preset", field="--preset", remedy=f"Presets: {', '.join(PRESETS)}")
+    if seed < 0:
+        raise InputError(f"{seed} is below 0", field="--seed")
     rng = np.random.default_rng([seed, count])
     middles = _in_px(PRESETS[preset](count, width / height), width, height)
     middles = _with_room(middles, width, height)

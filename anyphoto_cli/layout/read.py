@@ -44,7 +44,7 @@ def parse_json(text: str, file: str) -> Any:
         for key, value in pairs:
             if key in found:
                 found.setdefault(_REFUSED, (key, "this key stands twice", "Keep one of them"))
-            if any(isinstance(part, str) and not _storable(part) for part in (key, value)):
+            if any(isinstance(part, str) and not is_storable(part) for part in (key, value)):
                 found.setdefault(_REFUSED, (key, "has characters that cannot be stored", ""))
             found[key] = value
         return found
@@ -84,7 +84,8 @@ def _first_refused(value: Any, where: str = "") -> tuple[str, str, str] | None:
     return next((found for place, part in parts if (found := _first_refused(part, place))), None)
 
 
-def _storable(text: str) -> bool:
+def is_storable(text: str) -> bool:
+    """Whether it can stand in UTF-8 and in a picture's metadata."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 

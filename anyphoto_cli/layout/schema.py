@@ -48,18 +48,18 @@ class LayoutFace(_Strict):
         description="Picture of the person: a path inside the layout's folder (or inside --refs-root)."
     )
     landmarks: FivePoints | None = Field(
-        None,
+        default=None,
         description=f"Where the face goes: five points in pixels of the target picture. {LANDMARK_ORDER}.",
     )
     bbox: Rectangle | None = Field(
-        None, description="Instead of landmarks: x0, y0, x1, y1; the face stands upright in the middle of it."
+        default=None, description="Instead of landmarks: x0, y0, x1, y1; the face stands upright in the middle of it."
     )
     reference_landmarks: FivePoints | None = Field(
-        None,
+        default=None,
         description="The five points in the reference picture; they win over detection, and need no detector.",
     )
     strength: FiniteFloat | None = Field(
-        None,
+        default=None,
         ge=0,
         le=MAX_STRENGTH,
         description="How much the picture looks at this face: below 1 leaves more to the prompt, 0 leaves the person "
@@ -87,17 +87,17 @@ class Layout(_Strict):
     prompt: Text = Field(description="What the picture shows.")
     width: int = Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=TOKEN_PX, description="Pixels, a multiple of 16.")
     height: int = Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=TOKEN_PX, description="Pixels, a multiple of 16.")
-    seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of the first picture; 0 when left out.")
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="Seed of the first picture; 0 when left out.")
     faces: tuple[LayoutFace, ...] = Field(max_length=MAX_FACES, description="The people, in any order.")
     negative_prompt: str | None = Field(
-        None, max_length=10_000, description="What the picture must not show; needs true_cfg_scale above 1."
+        default=None, max_length=10_000, description="What the picture must not show; needs true_cfg_scale above 1."
     )
-    steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps; 28 when left out.")
-    guidance_scale: FiniteFloat = Field(3.5, ge=0, le=100, description="FLUX's distilled guidance.")
+    steps: int | None = Field(default=None, ge=1, le=1000, description="Denoising steps; 28 when left out.")
+    guidance_scale: FiniteFloat = Field(default=3.5, ge=0, le=100, description="FLUX's distilled guidance.")
     true_cfg_scale: FiniteFloat = Field(
-        1.0, ge=1, le=100, description="Classifier-free guidance; above 1 every step costs twice."
+        default=1.0, ge=1, le=100, description="Classifier-free guidance; above 1 every step costs twice."
     )
-    num_images: int = Field(1, ge=1, le=10_000, description="How many pictures; the k-th has seed + k.")
+    num_images: int = Field(default=1, ge=1, le=10_000, description="How many pictures; the k-th has seed + k.")
 
     _file: Path | None = PrivateAttr(None)
     _refs_root: Path | None = PrivateAttr(None)

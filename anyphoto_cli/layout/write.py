@@ -15,6 +15,7 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import decode, read_bytes
 from anyphoto_cli.geometry import TOKEN_PX
+from anyphoto_cli.layout.read import is_storable
 from anyphoto_cli.layout.schema import Layout, parse_layout
 from anyphoto_cli.types import Points
 
@@ -68,6 +69,9 @@ def _beside(file: Path, one: Placed, copies: dict[Path, bytes]) -> str:
     folder = file.parent.resolve()
     if one.reference is None:
         return f"{_slug(one.name)}.jpg"
+    if not is_storable(str(one.reference)):
+        remedy = "Rename it: a layout is UTF-8"
+        raise InputError("has a name that is no text", file=one.reference, remedy=remedy)
     content = read_bytes(one.reference)
     decode(content, one.reference)  # raises for what is no picture
     real = Path(os.path.realpath(one.reference))

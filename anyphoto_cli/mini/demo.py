@@ -10,9 +10,11 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.mini import shipped
@@ -37,9 +39,10 @@ def run_demo(out: Path, steps: int = 40, adapter: Path | None = None, listener: 
     """Write everything below `out`, the page last. steps: of training. adapter: to train on from; None: the one that
     came with the package, or a fresh one.
 
-    Raises EnvironmentFault where a command fails, with its last line.
+    Raises EnvironmentFault where a package is missing, or a command fails, with its last line.
     """
     listener = listener or Listener()
+    _need_packages()
     out.mkdir(parents=True, exist_ok=True)
     told: list[tuple[str, float]] = []
 
@@ -65,6 +68,14 @@ def run_demo(out: Path, steps: int = 40, adapter: Path | None = None, listener: 
     with committed(out / PAGE) as file:
         file.write(page(out, told))
     return Done(out / PAGE, tuple(told))
+
+
+def _need_packages() -> None:
+    """Raises EnvironmentFault for what a later command would miss."""
+    wanted = ("imagehash", "webdataset", "jinja2", "matplotlib", "tensorboard")
+    if missing := [name for name in wanted if find_spec(name) is None]:
+        remedy = 'Run: pip install "anyphoto[preprocess,train,bench]"'
+        raise EnvironmentFault(f"the demo needs {missing[0]}", remedy=remedy)
 
 
 def write_layouts(held_out: Path, folder: Path) -> None:

@@ -43,15 +43,17 @@ class AdapterCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")  # later versions may say more
 
-    format_version: int = Field(FORMAT_VERSION, ge=1)
+    format_version: int = Field(default=FORMAT_VERSION, ge=1)
     anyphoto_version: str = __version__
     base_model: str = Field(description="Hub id or name of the base it was trained on.")
-    base_revision: str = Field("", description="Commit or content hash of that base.")
+    base_revision: str = Field(default="", description="Commit or content hash of that base.")
     face_pack: FacePackCard
-    embedding: int = Field(512, ge=1, le=65536, description="Width of the recogniser's vectors.")
-    train_step: int = Field(0, description="Optimiser steps; 0: untrained.")
+    embedding: int = Field(default=512, ge=1, le=65536, description="Width of the recogniser's vectors.")
+    train_step: int = Field(default=0, description="Optimiser steps; 0: untrained.")
     method: MethodConfig = MethodConfig()
-    start: StartCard | None = Field(None, description="Where export took the weights part of the way between two.")
+    start: StartCard | None = Field(
+        default=None, description="Where export took the weights part of the way between two."
+    )
     files: dict[str, str] = Field(default_factory=dict, description="File name -> sha256.")
 
     @property

@@ -236,7 +236,8 @@ class AnyPhotoPipeline(FluxPipeline):
         max_sequence_length: int | None = None,
         cache_threshold: float | None = None,
     ) -> FluxPipelineOutput | tuple[Any]:
-        """Render. Everything but `faces` means what it means in FluxPipeline.
+        """Render. Everything but `faces` means what it means in FluxPipeline, of whose arguments `negative_prompt_2`,
+        `joint_attention_kwargs` and those of IP-Adapters are not taken.
 
         faces: prepared for this width and height, or encoded already: the same people in every picture of the call, or
         `LocationTokens` for each. max_sequence_length: T5 tokens; `text_length` when None. cache_threshold: skip blocks

@@ -5,7 +5,6 @@ Styles, and step-distilled "turbo" LoRAs. What AnyPhoto weights do beside them n
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import sha256_of
+from anyphoto_cli.files.quiet import unheard
 from anyphoto_cli.model.adapter import CARD_FILE, PROJECTOR_FILE
 from anyphoto_cli.model.hub import hub_folder
 
@@ -78,10 +78,9 @@ def load_style_loras(pipeline: Any, loras: Sequence[StyleLora]) -> None:
     names = [f"style_{k}" for k in range(len(loras))]
     for name, lora in zip(names, loras, strict=True):
         try:
-            with warnings.catch_warnings():
-                # Beside AnyPhoto weights it is never the first: that is what is meant here.
-                warnings.filterwarnings("ignore", "Already found a `peft_config`")
-                pipeline.load_lora_weights(str(lora.file.parent), weight_name=lora.file.name, adapter_name=name)
+            # Beside AnyPhoto weights it is never the first: that is what is meant here.
+            unheard("Already found a `peft_config`")
+            pipeline.load_lora_weights(str(lora.file.parent), weight_name=lora.file.name, adapter_name=name)
         except (ValueError, RuntimeError, KeyError, IndexError, AttributeError, OSError) as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             raise InputError(f"does not fit this base model ({line})", file=lora.file, field=FIELD) from error

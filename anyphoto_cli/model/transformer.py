@@ -117,9 +117,17 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         self.method = method
 
     def remove_anyphoto(self) -> None:
-        """Take the adapter out again; other LoRAs stay."""
+        """Take the adapter out again; other LoRAs stay. Without any the layers are FLUX's own, as before it came."""
         self.delete_adapters(ADAPTER)
+        if not getattr(self, "peft_config", None):
+            self.unload_lora()
         self.method, self.id_projector, self.card = MethodConfig(), None, None
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As diffusers; refused while AnyPhoto weights are in it, whose layers no FLUX transformer has."""
+        if self.id_projector is not None:
+            raise ValueError("AnyPhoto weights are not part of a base: unload_anyphoto() before it is saved")
+        super().save_pretrained(*args, **kwargs)
 
     def compile_blocks(self, **options: Any) -> None:
         """torch.compile of the two kinds of blocks, once each for all layouts: face sizes and numbers of people do not

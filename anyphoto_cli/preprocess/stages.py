@@ -40,7 +40,7 @@ from anyphoto_cli.seams import Captioner
 
 
 def run(
-    sources: Path | Sequence[Path],
+    sources: Path | str | Sequence[Path | str],
     out: Path,
     refs: Path | None = None,
     config: PreprocessConfig | None = None,
@@ -56,7 +56,7 @@ def run(
     sources: folders, tars, or lists. Raises InputError for bad input or options that a run in `out` did not begin
     with, EnvironmentFault for what the machine or a server lacks; what is finished stays.
     """
-    given = [sources] if isinstance(sources, Path) else list(sources)
+    given = [Path(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
     config, options, listener = config or PreprocessConfig(), options or RunOptions(), listener or Listener()
     check_input(given, out, refs, config, stages)
     exclusions = read_exclusions(exclude) if exclude else Exclusions()

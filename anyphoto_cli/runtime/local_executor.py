@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from anyphoto_cli.errors import AnyPhotoError, EnvironmentFault
@@ -113,14 +115,23 @@ def _bury(pool: _Pool, index: int) -> None:
     assert number is not None
     pool.deaths[number, place] += 1
     if place < 0 and pool.deaths[number, place] >= _DEATHS:
-        raise EnvironmentFault(
-            f"workers end before they begin (exit code {worker.process.exitcode})",
-            remedy="Give fewer --workers: this is mostly a lack of memory",
-        )
+        code = worker.process.exitcode
+        # A worker imports the script that began it; one without the guard begins anew there, and Python ends it.
+        remedy = (
+            'A script must do this below if __name__ == "__main__":, as workers import it'
+            if code == 1 and _began_in_a_script() else "Give fewer --workers: this is mostly a lack of memory"
+        )  # fmt: skip
+        raise EnvironmentFault(f"workers end before they begin (exit code {code})", remedy=remedy)
     worker.pipe.close()
     pool.waiting.append(number)
     pool.workers[index] = _start(pool.job, index)
     _give(pool, index)
+
+
+def _began_in_a_script() -> bool:
+    """Whether this process runs a file of somebody else's, not a command of ours."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return file is not None and Path(file).stem not in ("anyphoto", "__main__")
 
 
 def _stop(pool: _Pool) -> None:

@@ -75,4 +75,4 @@ def keep_options(folder: Path, part: str, options: Mapping[str, Any], begun: boo
     if record.get(part) != dict(options):
         with committed(folder / RECORD) as out:
             text = json.dumps({**record, part: dict(options)}, indent=2, sort_keys=True, ensure_ascii=False)
-            out.write((text + "\n").encode())
+            out.write((text + "\n").encode("utf-8", "backslashreplace"))

@@ -268,6 +268,44 @@ def test_signals_keep_what_is_finished(tmp_path, number, code, words):
     assert 2 <= len(pictures) < 500 and all(p.suffix == ".png" and not p.name.startswith(".") for p in pictures)
 
 
+@pytest.mark.parametrize("words", ["doctor", "generate --help", "layout schema"])
+def test_who_reads_only_the_first_line_is_no_failure(words):
+    command = f"set -o pipefail; {sys.executable} -m anyphoto_cli {words} | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and not done.stderr and len(done.stdout.splitlines()) == 1
+
+
+def test_a_closed_stderr_is_no_failure(tmp_path):
+    file = small_layout(tmp_path)
+    for words in ("doctor", f"generate {file} -o {tmp_path}/out"):
+        command = f"{sys.executable} -m anyphoto_cli {words} 2>&-"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0 and done.stdout, words
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path, run, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    code, said, err = run("doctor")
+    assert (code, said) == (1, "") and err == "Error: the current folder is gone. Change into one that is there\n"
+
+
+def test_names_that_are_no_utf_8_are_written_down_or_told(tmp_path, run):
+    """Verdicts are JSON, where such a name is escaped; a layout cannot hold one."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    file = small_layout(folder).rename(folder / os.fsdecode(b"caf\xe9.json"))
+    code, _, err = run("generate", file, "-o", tmp_path / "out", "--steps", "1", "--model", "mini", "--verify")
+    [verdict] = (tmp_path / "out").glob("*.verify.json")
+    assert code in (0, 3) and "Traceback" not in err
+    assert json.loads(verdict.read_text(encoding="utf-8"))["picture"].startswith("caf\udce9")
+    (folder / "ana.png").rename(folder / os.fsdecode(b"an\xe9.png"))
+    reference = folder / os.fsdecode(b"an\xe9.png")
+    code, _, err = run("layout", "arrange", reference, "--size", "128x128", "-o", folder / "two.json")
+    assert code == 2 and "has a name that is no text. Rename it" in err and not (folder / "two.json").exists()
+
+
 def test_shell_completion_knows_commands_and_options():
     environment = os.environ | {"_ANYPHOTO_COMPLETE": "complete_bash", "COMP_WORDS": "anyphoto gen", "COMP_CWORD": "1"}
     done = subprocess.run(

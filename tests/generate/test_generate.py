@@ -157,6 +157,29 @@ def test_several_layouts_a_folder_and_refusals(tmp_path):
         render([tmp_path / "a.json", tmp_path / "other" / "a.json"], tmp_path / "out", toy())
 
 
+def test_one_path_is_one_layout(layout_file, tmp_path):
+    """Not a list of its letters."""
+    result = render(str(layout_file), tmp_path / "out", toy(), dry_run=True)
+    assert [one.path.name for one in result.pictures] == ["trip_seed0.png"]
+
+
+def test_calls_in_several_threads_render_one_after_another(layout_file, tmp_path):
+    """With models of their own and with shared ones: the same pictures as alone, and no foreign errors."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from anyphoto_cli.generate import find_models
+
+    [alone] = render([layout_file], tmp_path / "alone", toy()).pictures
+    shared = find_models(toy())
+    with ThreadPoolExecutor(4) as threads:
+        calls = [
+            threads.submit(render, [layout_file], tmp_path / str(k), toy(), models=shared if k % 2 else None)
+            for k in range(4)
+        ]
+        made = [call.result().pictures[0] for call in calls]
+    assert all(np.array_equal(pixels(one.path), pixels(alone.path)) for one in made)
+
+
 def test_dry_run_makes_nothing(layout_file, tmp_path):
     result = render([layout_file], tmp_path / "out", toy(num_images=2), dry_run=True)
     assert [p.path.name for p in result.pictures] == ["trip_seed0.png", "trip_seed1.png"]

@@ -57,6 +57,21 @@ def picture(pipeline, faces=(), seed=0, **more):
     return pipeline("two friends", faces=faces, generator=generator, **SMALL | more).images[0]
 
 
+def test_a_pipeline_whose_adapter_was_taken_out_is_saved_as_the_base_it_was(folder, tmp_path):
+    """And one that has it is not saved as a base: no FLUX transformer has such layers."""
+    pipeline = opened(folder)
+    before, names = picture(pipeline), set(pipeline.transformer.state_dict())
+    pipeline.transformer.add_anyphoto(METHOD)
+    with pytest.raises(ValueError, match=r"unload_anyphoto\(\) before it is saved"):
+        pipeline.save_pretrained(tmp_path / "with")
+    pipeline.unload_anyphoto()
+    assert set(pipeline.transformer.state_dict()) == names
+    pipeline.save_pretrained(tmp_path / "base")
+    assert np.array_equal(picture(opened(tmp_path / "base")), before)
+    stock = opened(tmp_path / "base", FluxPipeline).transformer
+    assert all(torch.equal(one, stock.state_dict()[name]) for name, one in pipeline.transformer.state_dict().items())
+
+
 def trained(pipeline, method=METHOD):
     """An adapter of random numbers."""
     pipeline.transformer.add_anyphoto(method)

@@ -300,3 +300,20 @@ def test_a_photo_that_kills_its_worker_costs_itself_alone(tmp_path):
 
     found = dict(run_local(DeadlyJob(tmp_path), [0, 1, 2], workers=2))
     assert found == {0: [0, 1, 2, 3], 1: [0, 1, 3], 2: [0, 1, 2, 3]}
+
+
+def test_a_script_without_the_guard_is_told_of_it(tmp_path):
+    """Workers import the script; what it begins there anew, Python ends."""
+    import subprocess
+    import sys
+
+    script = tmp_path / "mine.py"
+    begin = "import sys; sys.path.insert(0, {root!r})\n{guard}    from anyphoto_cli.runtime.local_executor import run_local\n"
+    begin += "    from tests.preprocess.deadly import DeadlyJob\n    print(len(list(run_local(DeadlyJob({out!r}), [0], 1))))\n"
+    for guard, told in (
+        ('if __name__ == "__main__":\n', "1"),
+        ("if True:\n", "A script must do this below if __name__ =="),
+    ):
+        script.write_text(begin.format(root=str(ROOT), guard=guard, out=str(tmp_path)))
+        done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+        assert told in done.stdout + done.stderr and (done.returncode == 0) == (guard != "if True:\n"), done.stderr

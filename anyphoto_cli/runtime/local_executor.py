@@ -18,6 +18,7 @@ from typing import Any
 
 from anyphoto_cli.errors import AnyPhotoError, EnvironmentFault
 from anyphoto_cli.runtime.jobs import CAREFULLY, Job
+from anyphoto_cli.runtime.signals import interrupts_wait
 
 HANGS_AFTER_S = 600.0
 _DEATHS = 2
@@ -62,7 +63,8 @@ def _start(job: Job, index: int) -> _Worker:
     ours, theirs = context.Pipe()
     place = context.Value("q", -1, lock=False)
     process = context.Process(target=_work, args=(job, index, theirs, place), daemon=True)
-    process.start()
+    with interrupts_wait():  # it would end in a traceback while it still imports
+        process.start()
     theirs.close()
     return _Worker(process, ours, place)
 
@@ -149,6 +151,7 @@ def _stop(pool: _Pool) -> None:
 def _work(job: Job, index: int, pipe: Connection, place: Any) -> None:
     """What a worker does until its pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_follow_parent, daemon=True).start()
 

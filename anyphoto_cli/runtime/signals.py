@@ -73,6 +73,19 @@ def signals_wait() -> Iterator[None]:
 
 
 @contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Ctrl-C comes after the block. A process that is started in it does not hear it until it says so itself."""
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # starting it lets SIGINT through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def children_deaf() -> Iterator[None]:
     """Processes that are started in the block do not hear signals of STOPPING: they end with whoever started them.
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -304,9 +305,6 @@ def test_a_photo_that_kills_its_worker_costs_itself_alone(tmp_path):
 
 def test_a_script_without_the_guard_is_told_of_it(tmp_path):
     """Workers import the script; what it begins there anew, Python ends."""
-    import subprocess
-    import sys
-
     script = tmp_path / "mine.py"
     begin = "import sys; sys.path.insert(0, {root!r})\n{guard}    from anyphoto_cli.runtime.local_executor import run_local\n"
     begin += "    from tests.preprocess.deadly import DeadlyJob\n    print(len(list(run_local(DeadlyJob({out!r}), [0], 1))))\n"
@@ -317,3 +315,29 @@ def test_a_script_without_the_guard_is_told_of_it(tmp_path):
         script.write_text(begin.format(root=str(ROOT), guard=guard, out=str(tmp_path)))
         done = subprocess.run([sys.executable, script], capture_output=True, text=True)
         assert told in done.stdout + done.stderr and (done.returncode == 0) == (guard != "if True:\n"), done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for children in /proc")
+def test_ctrl_c_is_not_heard_by_workers_that_still_begin(tmp_path):
+    """It goes to the whole group; whoever began them ends them, without their tracebacks."""
+    import signal
+    import time
+
+    script = tmp_path / "mine.py"
+    script.write_text(f"""import time
+time.sleep(1)  # workers, too, take a while to begin
+if __name__ == "__main__":
+    import sys; sys.path.insert(0, {str(ROOT)!r})
+    from anyphoto_cli.runtime.local_executor import run_local
+    from tests.preprocess.deadly import DeadlyJob
+    print("now", flush=True)
+    print(len(list(run_local(DeadlyJob({str(tmp_path)!r}), [0, 2], 2))))
+""")
+    run = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout.readline() == "now\n"
+    time.sleep(0.5)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGINT)
+    said, err = run.communicate(timeout=60)
+    assert len(children) >= 2 and said == "2\n" and not err, err

@@ -77,7 +77,8 @@ def test_too_many_bad_shards_and_a_shard_that_breaks_between_two_starts(mini_sha
 
 
 def test_a_sharded_base_trains_to_the_same_numbers(mini_shards, tmp_path, examples):
-    more = {"max_train_steps": 2, "validation_steps": 2, "validation_layouts": (str(examples / "two_friends.json"),)}
+    more = {"max_train_steps": 2, "validation_steps": 2, "validation_layouts": (str(examples / "two_friends.json"),),
+            "mixed_precision": "bf16"}  # fmt: skip
     whole, parts = config(mini_shards, tmp_path / "whole", **more), config(mini_shards, tmp_path / "parts", **more)
     done = launched(whole, tmp_path, processes=2)
     assert done.returncode == 0, done.stderr

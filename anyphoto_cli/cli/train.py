@@ -117,7 +117,10 @@ def run(
 @app.command(epilog=f"Example: anyphoto train init --shards data -o run.yaml\n\n{DOCS}")
 def init(
     out: Annotated[Path, typer.Option("--out", "-o", help="The YAML file to write.", metavar="FILE")],
-    shards: Annotated[Path, typer.Option(help="What preprocess wrote.", metavar="DIR")] = Path("data"),
+    shards: Annotated[
+        list[Path] | None,
+        typer.Option(help="What preprocess wrote; may be given several times. Default: data.", metavar="DIR"),
+    ] = None,
     output_dir: Annotated[Path, typer.Option(help="Where the run will go.", metavar="DIR")] = Path("run"),
     model: Annotated[str, typer.Option(help="Base model.", metavar="NAME|ID|DIR")] = "flux-dev",
     face_pack: Annotated[
@@ -137,7 +140,9 @@ def init(
 
     if out.exists() and not overwrite:
         raise InputError("exists", file=out, field="--out", remedy="Name another file, or give --overwrite")
-    given: dict[str, Any] = {"output_dir": str(output_dir), "data.shards": str(shards), "model": model}
+    folders = [str(folder) for folder in shards or ("data",)]
+    told = folders[0] if len(folders) == 1 else folders
+    given: dict[str, Any] = {"output_dir": str(output_dir), "data.shards": told, "model": model}
     if face_pack is not None:
         given["face_pack"] = face_pack
     if model in ("mini", "tiny-random"):

@@ -5,6 +5,7 @@ Every key says where its default comes from: the paper, or ours where the paper 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -34,7 +35,10 @@ class DataConfig(BaseModel):
 
     model_config = _STRICT
 
-    shards: str = Field(min_length=1, description="Folder that preprocess wrote: manifest.json, shards/, bank/.")
+    shards: str | tuple[str, ...] = Field(
+        min_length=1,
+        description="Folder that preprocess wrote: manifest.json, shards/, bank/. Or a list of such folders.",
+    )
     resolution: int = Field(
         default=512, ge=64, le=4096, multiple_of=16, description="Side of the training crops, px. Ours."
     )
@@ -67,6 +71,11 @@ class DataConfig(BaseModel):
     workers: int = Field(
         default=2, ge=0, le=256, description="Processes that prepare samples; 0: the training process itself."
     )
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Of the shards: one or several."""
+        return tuple(map(Path, (self.shards,) if isinstance(self.shards, str) else self.shards))
 
     @field_validator("degradations")
     @classmethod

@@ -9,7 +9,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,32 +33,36 @@ TRIES = 64
 
 
 class ShardedSamples:
-    """All samples of a preprocessed folder that show somebody of the bank, by number.
+    """All samples of preprocessed folders that show somebody of their folder's bank, by number.
 
-    folder: with manifest.json, shards/ and bank/. cache: where indices are kept. bad_shards: the share of missing or
-    damaged shards that is borne; complaints: what is wrong with those, a line each; left_out: their names. Raises
-    InputError for more of them, and where no sample shows anybody.
+    folders: one or several, with manifest.json, shards/ and bank/ each. cache: where indices are kept. bad_shards: the
+    share of missing or damaged shards that is borne; complaints: what is wrong with those, a line each; left_out: their
+    names. Raises InputError for more of them, where no sample shows anybody, and for a folder that is named twice.
     """
 
-    def __init__(self, folder: Path, cache: Path | None = None, bad_shards: float = 0.0) -> None:
-        records = read_manifest(folder).shards
+    def __init__(self, folders: Path | Sequence[Path], cache: Path | None = None, bad_shards: float = 0.0) -> None:
+        self.folders = [folders] if isinstance(folders, Path) else list(folders)
+        _refuse_one_twice(self.folders)
+        manifests = [read_manifest(folder).shards for folder in self.folders]
+        most = bad_shards * sum(map(len, manifests))
         self.indices: list[ShardIndex] = []
         self.complaints: list[str] = []
         self.left_out: list[str] = []
-        for record in records:
+        for folder, record in ((f, r) for f, records in zip(self.folders, manifests, strict=True) for r in records):
             try:
                 self.indices.append(index_shard(folder / "shards", record, cache))
             except InputError as error:
-                self.left_out.append(record.name)
+                self.left_out.append(record.name if len(manifests) == 1 else f"{folder.name}/{record.name}")
                 self.complaints.append(f"{error}; left out, with its {record.samples} samples")
-                if len(self.left_out) > bad_shards * len(records):
+                if len(self.left_out) > most:
                     raise
         usable = [np.flatnonzero(index.faces > 0) for index in self.indices]
         self._shard = np.repeat(np.arange(len(usable)), [len(places) for places in usable])
         self._place = np.concatenate([np.zeros(0, np.int64), *usable]).astype(np.int64)
         if not len(self._place):
             remedy = "Look at report.html of preprocess: nobody was recognised"
-            raise InputError("holds no sample with a known face", file=folder, field="data.shards", remedy=remedy)
+            what = "holds no sample with a known face"
+            raise InputError(what, file=self.folders[0], field="data.shards", remedy=remedy)
 
     def __len__(self) -> int:
         """Samples."""
@@ -81,10 +85,22 @@ class ShardedSamples:
         """The shard that a sample lies in."""
         return self.indices[int(self._shard[number])].file
 
+    def folder_of(self, number: int) -> Path:
+        """The preprocessed folder that a sample is of, whose bank knows its people."""
+        return self.file_of(number).parent.parent
+
     def read(self, number: int) -> tuple[Any, bytes, Any]:
         """(record, jpeg, embeddings) of one."""
         index = self.indices[int(self._shard[number])]
         return decode_sample(index.read(int(self._place[number])), index.file.name)
+
+
+def _refuse_one_twice(folders: Sequence[Path]) -> None:
+    seen: set[Path] = set()
+    for folder in folders:
+        if folder.resolve() in seen:
+            raise InputError("is named twice", file=folder, field="data.shards", remedy="Its samples count once")
+        seen.add(folder.resolve())
 
 
 class Examples(Dataset[list[Example]]):
@@ -94,8 +110,9 @@ class Examples(Dataset[list[Example]]):
         self._samples, self._config = samples, config
 
     @cached_property
-    def _bank(self) -> Bank:
-        return Bank(Path(self._config.data.shards) / "bank", self._config.method.patch_size)
+    def _banks(self) -> dict[Path, Bank]:
+        """By folder: a name in two of them may be two people."""
+        return {folder: Bank(folder / "bank", self._config.method.patch_size) for folder in self._samples.folders}
 
     def __getitem__(self, asked: tuple[int, list[int]]) -> list[Example]:
         """What cannot be read is an `_Unread` in its place: a loader process would make a page of an error."""
@@ -115,7 +132,8 @@ class Examples(Dataset[list[Example]]):
             record, jpeg, embeddings = self._samples.read(other % count)
             seed = (config.seed, micro, other % count)
             try:
-                example = make_example(record, jpeg, embeddings, self._bank, data, method, p=p, seed=seed)
+                bank = self._banks[self._samples.folder_of(other % count)]
+                example = make_example(record, jpeg, embeddings, bank, data, method, p=p, seed=seed)
             except OSError as error:  # Pillow's own are such
                 what = f"its sample {record.key} holds no picture ({type(error).__name__})"
                 raise InputError(what, file=self._samples.file_of(other % count), remedy=AGAIN) from error
@@ -123,7 +141,7 @@ class Examples(Dataset[list[Example]]):
                 return example
         remedy = "Are the faces larger than a token at this resolution? Is the bank the shards' own?"
         what = f"{min(TRIES, count)} samples in a row show nobody of the bank in their crop"
-        raise InputError(what, file=data.shards, field="data.shards", remedy=remedy)
+        raise InputError(what, file=self._samples.folder_of(number), field="data.shards", remedy=remedy)
 
 
 class _Unread(list[Example]):
@@ -156,7 +174,7 @@ def batches(samples: ShardedSamples, config: TrainConfig, first: int, rank: int,
     plan = Plan(samples.costs, config.train_batch_size, world, config.seed)
     if not plan.steps:
         what = f"{len(samples)} samples do not fill a step of {world} x {config.train_batch_size}"
-        raise InputError(what, file=config.data.shards, field="train_batch_size")
+        raise InputError(what, file=samples.folders[0], field="train_batch_size")
     loader: DataLoader[list[Example]] = DataLoader(
         Examples(samples, config), batch_size=None, sampler=_Order(plan, first, rank), collate_fn=_as_it_is,
         num_workers=config.data.workers, prefetch_factor=2 if config.data.workers else None,

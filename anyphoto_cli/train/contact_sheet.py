@@ -25,7 +25,7 @@ def write_contact_sheet(config: TrainConfig, out: Path, step: int = 0, rows: int
     """One row an example: the picture with its faces, then each identity's canvas. Raises as training does."""
     from PIL import Image
 
-    samples = ShardedSamples(Path(config.data.shards), bad_shards=config.data.bad_shards)
+    samples = ShardedSamples(config.data.folders, bad_shards=config.data.bad_shards)
     plan = Plan(samples.costs, 1, 1, config.seed)
     source, made = Examples(samples, config), []
     for micro, numbers in plan.from_step(step * config.gradient_accumulation_steps, 0):

@@ -14,7 +14,6 @@ from anyphoto_cli.data.bank import read_index
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.train.activations import kept_gigabytes
 from anyphoto_cli.train.batches import ShardedSamples
-from anyphoto_cli.train.examples import Bank
 from anyphoto_cli.train.face_check import check_faces
 from anyphoto_cli.train.optimiser import trained_parameters
 
@@ -69,10 +68,9 @@ class Estimate:
 def estimate(config: TrainConfig, listener: Listener | None = None) -> Estimate:
     """Raises as `run` does for shards that do not fit; the base's weights are not loaded, nor downloaded."""
     (listener or Listener()).stage("Reading the shards")
-    samples = ShardedSamples(Path(config.data.shards), bad_shards=config.data.bad_shards)
-    shards = Path(config.data.shards)
-    photos = read_index(shards / "bank")[1]["references"]
-    check_faces(config, Bank(shards / "bank", config.method.patch_size), shards, download=False)
+    samples = ShardedSamples(config.data.folders, bad_shards=config.data.bad_shards)
+    photos = [count for folder in samples.folders for count in read_index(folder / "bank")[1]["references"]]
+    check_faces(config, download=False)
     transformer = _skeleton(config)
     trained = sum(p.numel() for p in trained_parameters(transformer).values())
     whole = sum(p.numel() for p in transformer.parameters())

@@ -258,9 +258,14 @@ def _config_of(run: Path) -> dict[str, Any]:
 
 def _samples_of(config: Mapping[str, Any]) -> int:
     try:
-        return read_manifest(Path(config["data"]["shards"])).samples
+        return sum(read_manifest(folder).samples for folder in _folders(config["data"]["shards"]))
     except (InputError, KeyError):  # gone, or somewhere else
         return 0
+
+
+def _folders(shards: Any) -> list[Path]:
+    """As a run's config.json tells them: one, or a list."""
+    return [Path(folder) for folder in ([shards] if isinstance(shards, str) else shards)]
 
 
 def _prompt(file: Path) -> str:
@@ -277,7 +282,8 @@ def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(kept.get(key), str) and (Path(kept[key]).exists() or Path(kept[key]).is_absolute()):
             kept[key] = Path(kept[key]).name
     if "data" in kept:
-        kept["data"] = {**kept["data"], "shards": Path(kept["data"].get("shards", "")).name}
+        names = [folder.name for folder in _folders(kept["data"].get("shards", ""))]
+        kept["data"] = {**kept["data"], "shards": names[0] if len(names) == 1 else names}
     if isinstance(kept.get("loss"), dict) and kept["loss"].get("face_vae"):
         kept["loss"] = {**kept["loss"], "face_vae": Path(kept["loss"]["face_vae"]).name}
     return kept

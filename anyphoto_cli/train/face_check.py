@@ -12,16 +12,19 @@ from anyphoto_cli.registry import names
 from anyphoto_cli.train.examples import Bank
 
 
-def check_faces(config: TrainConfig, bank: Bank, shards: Path, download: bool = True) -> None:
-    """Raises InputError where the shards were made with another face pack than the run's. download: whether a pack that
-    is not on this machine may be fetched; else nothing is compared.
+def check_faces(config: TrainConfig, download: bool = True) -> None:
+    """Raises InputError where shards were made with another face pack than the run's, or their bank has patches of
+    another size than the method wants. download: whether a pack that is not on this machine may be fetched; else faces
+    are not compared.
     """
+    banks = {folder: Bank(folder / "bank", config.method.patch_size) for folder in config.data.folders}
     pack = config.face_pack or bases.resolve_base(config.model).face_pack
     here = pack in names("face_packs") or Path(pack).is_dir() or installed_pack(pack) is not None
     if not (here or download):
         return
     opened = open_faces(pack)
-    if bank.faces_sha256 != opened.sha256:
-        what = f"were made with another face pack than {opened.name}"
-        remedy = "Embeddings of two packs do not mix: name the shards' own with face_pack"
-        raise InputError(what, file=shards, field="face_pack", remedy=remedy)
+    for folder, bank in banks.items():
+        if bank.faces_sha256 != opened.sha256:
+            what = f"were made with another face pack than {opened.name}"
+            remedy = "Embeddings of two packs do not mix: name the shards' own with face_pack"
+            raise InputError(what, file=folder, field="face_pack", remedy=remedy)

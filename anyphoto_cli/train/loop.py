@@ -26,7 +26,7 @@ from anyphoto_cli.train.batches import ShardedSamples, batches
 from anyphoto_cli.train.changes import OPTION, check_allowed
 from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, save_checkpoint
 from anyphoto_cli.train.distributed import Averager, Ranks, joined
-from anyphoto_cli.train.examples import Bank, Example
+from anyphoto_cli.train.examples import Example
 from anyphoto_cli.train.face_check import check_faces
 from anyphoto_cli.train.frozen import Encoded, encode_batch
 from anyphoto_cli.train.metrics import Meter, spoken
@@ -116,11 +116,9 @@ def run(
 
 
 def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener, stop: Callable[[], bool]) -> Trained:
-    shards = Path(config.data.shards)
     listener.stage("Reading the shards")
     samples = _read_shards(config, ranks, listener)
-    bank = Bank(shards / "bank", config.method.patch_size)
-    check_faces(config, bank, shards)
+    check_faces(config)
     text = _cached_text(config, samples, ranks, listener) if config.text_embeddings == "cached" else None
     listener.stage("Loading the base and a fresh adapter")
     models = open_models(config, ranks, text)
@@ -175,16 +173,16 @@ def _read_shards(config: TrainConfig, ranks: Ranks, listener: Listener) -> Shard
 
     What one rank cannot read ends the run on all of them: nobody waits for who is gone.
     """
-    shards, cache = Path(config.data.shards), Path(config.output_dir) / "index"
+    cache = Path(config.output_dir) / "index"
     for turn in (True, False):
         if ranks.first is turn:
-            samples = ShardedSamples(shards, cache, config.data.bad_shards)
+            samples = ShardedSamples(config.data.folders, cache, config.data.bad_shards)
         ranks.wait()
     for complaint in samples.complaints:
         listener.caution(complaint)
     if ranks.any(ranks.sum([len(samples)])[0] != ranks.world * len(samples)):
         remedy = "Do all machines see the same files, whole?"
-        raise InputError("differ between the ranks", file=shards, field="data.shards", remedy=remedy)
+        raise InputError("differ between the ranks", file=samples.folders[0], field="data.shards", remedy=remedy)
     return samples
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.data.shards import MANIFEST
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.model.adapter import CARD_FILE, copy_weights, read_card, read_weights
@@ -26,10 +27,10 @@ from anyphoto_cli.train.optimiser import Optimiser
 
 def facts_of(config: TrainConfig, ranks: Ranks, models: Models, samples: ShardedSamples) -> dict[str, Any]:
     """What a run that goes on must have in common with the one that began, flat."""
-    manifest = Path(config.data.shards) / "manifest.json"
+    manifests = b"".join((folder / MANIFEST).read_bytes() for folder in config.data.folders)
     return flat(config.told()) | {
         "world size": ranks.world, "threads": torch.get_num_threads() if models.parts.device.type == "cpu" else 0,
-        "shards' manifest": hashlib.sha256(manifest.read_bytes()).hexdigest(), "base": models.card.base_revision,
+        "shards' manifest": hashlib.sha256(manifests).hexdigest(), "base": models.card.base_revision,
         "face pack": models.card.face_pack.sha256, "shards left out": samples.left_out,
     }  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Run benchmarks, print tables, write JSON and Markdown under docs/performance/.
 
-python -m benchmarks [startup] [preprocess] [attention] [generate] [memory] [train] [launches] [bench] [scale]
+python -m benchmarks [startup] [preprocess] [attention] [generate] [memory] [train] [launches] [counts] [bench] [scale]
 python -m benchmarks attention generate pictures train train-compiled kernels ladder --device cuda
 
 python -m benchmarks together --device cuda      all of these but the ladder in one process, for a card lent for minutes
@@ -22,6 +22,7 @@ from pathlib import Path
 from benchmarks import (
     attention,
     bench,
+    counts,
     generate,
     kernels,
     ladder,
@@ -78,6 +79,7 @@ PARTS: dict[str, tuple[str, str, Callable[[list[str]], tuple[str, dict[str, Rows
     "train-compiled": ("Training step, compiled", train.LIMITS, train.measure_compiled),
     "kernels": ("Where a step's time goes", kernels.LIMITS, kernels.measure),
     "launches": ("What the host does for a step", launches.LIMITS, launches.measure),
+    "counts": ("Operations of a training step", counts.LIMITS, counts.measure),
     "ladder": ("Memory, measured", ladder.LIMITS, ladder.measure),
     "bench": ("Bench", bench.LIMITS, lambda given: (QUIET.format(bench.ROUNDS), bench.measure())),
     "scale": ("Scale", scale.LIMITS, scale.measure),

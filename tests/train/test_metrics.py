@@ -1,0 +1,105 @@
+"""What is told of a run, by hand: a line of metrics, validation's scores, the table of a sweep."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anyphoto_cli.config.train import DataConfig, LossConfig, TrainConfig
+from anyphoto_cli.layout.schema import load_layout
+from anyphoto_cli.train import metrics, validation
+from anyphoto_cli.train.distributed import Ranks
+from anyphoto_cli.train.metrics import Meter
+from anyphoto_cli.train.objective import Terms
+from anyphoto_cli.train.sweep import Planned, table
+from anyphoto_cli.train.validation import FaceScore, Validation, summary, validate
+from tests.conftest import small_layout
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = SimpleNamespace(seconds=100.0)
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    monkeypatch.setattr(metrics, "step_flops", lambda *_: 0.0)
+    return now
+
+
+def meter(**more):
+    told = TrainConfig(output_dir="run", data=DataConfig(shards="data"), loss=LossConfig(face_weight=0.5), **more)
+    return Meter(told, Ranks(), None, torch.device("cpu"))
+
+
+def terms(flow, face=0.0, valid=0, cosines=0.0, time=0.5):
+    return Terms(torch.tensor(flow), *map(torch.tensor, (flow, face)), valid, torch.tensor(cosines), face > 0, time)
+
+
+SAMPLES = [SimpleNamespace(masks=np.ones((1, 2, 2), bool))] * 2
+
+
+def test_a_line_is_the_mean_of_what_was_done_and_faces_of_what_was_asked(clock):
+    told = meter(max_train_steps=100)
+    told.add(terms(1.0, 0.8, 3, 1.2, time=0.2), SAMPLES)
+    told.add(terms(3.0, 0.4, 1, 0.2, time=0.4), SAMPLES)
+    told.add(terms(5.0, time=0.9), SAMPLES)
+    clock.seconds += 12
+    line = told.line(5, norm=7.0, rate=0.1)
+    wanted = {"step": 5, "flow": 3.0, "face": 0.6, "loss": 3.3, "faces": 4, "cosine": 0.35, "t": 0.5, "norm": 7.0,
+              "lr": 0.1, "samples_per_s": 0.5}  # fmt: skip
+    assert {key: line[key] for key in wanted} == pytest.approx(wanted, abs=1e-6)
+    told.add(terms(2.0), SAMPLES)
+    clock.seconds += 1
+    line = told.line(6, norm=7.0, rate=0.1)
+    assert (line["flow"], line["face"], line["faces"], line["samples_per_s"]) == (2.0, 0.0, 0.0, 2.0)
+
+
+def test_a_line_tells_the_p_of_its_own_step(clock):
+    told, found = meter(max_train_steps=100), []
+    for step in (5, 6, 10, 11):  # done so far: the fifth is number 4, before the first milestone
+        told.add(terms(1.0), SAMPLES)
+        found.append(told.line(step, 0.0, 0.0)["p"])
+    assert found == pytest.approx([0.0, 0.1, 0.1, 0.2])
+
+
+def test_validation_renders_what_the_layout_says(tmp_path, monkeypatch):
+    layouts = (
+        load_layout(small_layout(tmp_path, "a.json", seed=11, guidance_scale=2.5)),
+        load_layout(small_layout(tmp_path, "b.json", seed=12, guidance_scale=4.5, steps=9)),
+    )
+    conditions = tuple(SimpleNamespace(faces=layout.file.stem) for layout in layouts)
+    asked = []
+
+    def pipeline(**given):
+        asked.append(given)
+        return SimpleNamespace(images=[Image.new("RGB", (128, 128))])
+
+    pipeline.set_progress_bar_config = lambda **_: None
+    monkeypatch.setattr(validation, "score_faces", lambda picture, layout, *_: [layout.file.stem])
+    scores = validate(Validation(layouts, conditions, None), pipeline, lambda prompts: (prompts, None), None, 5)
+    keys = ("faces", "guidance_scale", "num_inference_steps", "prompt_embeds", "height")
+    assert [[given[key] for key in keys] for given in asked] == [
+        ["a", 2.5, 2, ["two friends"], 128], ["b", 4.5, 9, ["two friends"], 128],
+    ]  # fmt: skip
+    assert [given["generator"].initial_seed() for given in asked] == [11, 12] and scores == ["a", "b"]
+
+
+def test_faces_that_were_not_found_count_as_such_and_in_no_mean():
+    told = summary([FaceScore("a", "ana", np.nan, np.nan), FaceScore("a", "ben", 0.5, 0.2)])
+    assert told == {"validation_found": 0.5, "validation_cosine": 0.5, "validation_error": 0.2}
+    nobody = summary([FaceScore("a", "ana", np.nan, np.nan)])
+    assert nobody["validation_found"] == 0 and np.isnan(nobody["validation_cosine"])
+
+
+def test_a_sweep_is_compared_by_its_last_lines(tmp_path):
+    lines = [{"step": n, "flow": n / 10, "cosine": None if n == 8 else n / 100} for n in range(1, 9)]
+    lines[3:3] = [{"step": 3, "validation_found": 0.1, "validation_cosine": 0.9}]
+    lines += [{"step": 8, "validation_found": 0.7, "validation_cosine": None}]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs = [Planned(name, {"seed": 3}, TrainConfig(output_dir=str(tmp_path / name), data=DataConfig(shards="data")))
+            for name in ("run", "not_begun")]  # fmt: skip
+    [row] = table(runs)
+    assert row == {"seed": 3, "step": 8, "flow": 0.6, "face": None, "cosine": 0.05, "validation_found": 0.7,
+                   "validation_cosine": 0.9, "validation_error": None}  # fmt: skip

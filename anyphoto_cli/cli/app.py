@@ -49,7 +49,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # the list of commands answers at once; typer's rich help alone costs 60 ms to import
     # Every option can stand in the environment: ANYPHOTO_GENERATE_STEPS=8.
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "ANYPHOTO"},
-    epilog=f"Start with: anyphoto doctor, then: anyphoto mini demo -o demo\n\n{DOCS}",
+    epilog="Start with: anyphoto mini examples, then: anyphoto generate examples/three_friends.json --annotate\n\n"
+    f"{DOCS}",
 )
 
 

@@ -1,4 +1,4 @@
-"""`anyphoto mini`: photos of the small world."""
+"""`anyphoto mini`: the small world."""
 
 from __future__ import annotations
 
@@ -75,6 +75,18 @@ def sheet(
     with committed(out) as file:
         file.write(as_png(world_sheet(seed, scale=2)))
     console.result(str(out))
+    return 0
+
+
+@app.command(epilog=f"Example: anyphoto mini examples\n\n{DOCS}")
+def examples(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.", metavar="DIR")] = Path("examples"),
+) -> int:
+    """Write layouts of two and of three drawn people, with a portrait of each, to render at once."""
+    from anyphoto_cli.mini.examples import write_examples
+
+    for file in write_examples(out):
+        console.result(f"anyphoto generate {file}")
     return 0
 
 

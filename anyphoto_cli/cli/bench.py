@@ -107,7 +107,12 @@ def run(
                        ] = None,
     ray_address: Annotated[str | None, typer.Option(help="Of the cluster; default: Ray's own.", metavar="HOST:PORT")
                            ] = None,
-    scored: Annotated[bool, typer.Option("--score/--no-score", help="Score when all pictures are there.")] = True,
+    scored: Annotated[
+        bool,
+        typer.Option(
+            "--score/--no-score", envvar="ANYPHOTO_BENCH_RUN_SCORE", help="Score when all pictures are there."
+        ),
+    ] = True,
     protocol: Protocol = "anyphoto",
     face_pack: Scorer = None,
     clip: ClipModel = None,
@@ -247,7 +252,9 @@ def _three(value: float | None) -> str:
 )
 def table(
     runs: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Folders of scores.")] = None,
-    form: Annotated[Format, typer.Option("--format", help="How it is written.")] = "markdown",
+    form: Annotated[
+        Format, typer.Option("--format", envvar="ANYPHOTO_BENCH_TABLE_FORMAT", help="How it is written.")
+    ] = "markdown",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A file; else it is printed.", metavar="FILE")] = None,
     subset: Subset = None,
     plain: Annotated[bool, typer.Option("--plain", help="Plain means; else without outliers, as published.")] = False,

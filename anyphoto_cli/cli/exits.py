@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +23,14 @@ def exit_code_of(run: Callable[[], Any], arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names in other scripts must print under LC_ALL=C too
             stream.reconfigure(errors="backslashreplace")
-    as_json = "--json" in arguments
+    as_json = "--json" in arguments or os.environ.get("ANYPHOTO_JSON", "").lower() in (
+        "1",
+        "true",
+        "t",
+        "yes",
+        "y",
+        "on",
+    )
     try:
         Path.cwd()
     except OSError:  # torch could not be loaded there, and says so in words of its own

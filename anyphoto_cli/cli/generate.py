@@ -105,7 +105,10 @@ def generate(
         typer.Option("--out", "-o", help="Folder for the pictures; default: out, with --from the PNG's own."),
     ] = None,
     again: Annotated[
-        Path | None, typer.Option("--from", help="Render the picture of this PNG once more.", metavar="PNG")
+        Path | None,
+        typer.Option(
+            "--from", envvar="ANYPHOTO_GENERATE_FROM", help="Render the picture of this PNG once more.", metavar="PNG"
+        ),
     ] = None,
     model: Annotated[str | None, described(GenerateConfig, "model", metavar="NAME|ID|DIR")] = None,
     adapter: Annotated[str | None, described(GenerateConfig, "adapter", metavar="DIR|ID")] = None,

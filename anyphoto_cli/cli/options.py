@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Json = Annotated[bool, typer.Option("--json", envvar="ANYPHOTO_JSON", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only warnings and the result.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Let the libraries talk, too.")]
 FacePack = Annotated[

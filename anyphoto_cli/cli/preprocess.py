@@ -62,11 +62,22 @@ def preprocess(
     patch_size: Annotated[int | None, _key("patch_size", metavar="PX")] = None,
     shard_size: Annotated[int | None, _key("shard_size", metavar="N")] = None,
     file: Annotated[
-        Path | None, typer.Option("--config", help="A YAML file with keys of the configuration.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            "--config",
+            envvar="ANYPHOTO_PREPROCESS_CONFIG",
+            help="A YAML file with keys of the configuration.",
+            metavar="FILE",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any other key of the configuration: --set min_face=64.", metavar="KEY=VALUE"),
+        typer.Option(
+            "--set",
+            envvar="ANYPHOTO_PREPROCESS_SET",
+            help="Any other key of the configuration: --set min_face=64.",
+            metavar="KEY=VALUE",
+        ),
     ] = None,
     executor: Annotated[str | None, _option("executor", metavar="local|ray")] = None,
     ray_address: Annotated[str | None, _option("ray_address", metavar="ADDRESS")] = None,

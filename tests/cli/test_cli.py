@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -348,3 +349,24 @@ def test_a_run_that_ends_under_a_bar_gives_the_cursor_back_and_stdout_its_lines(
         assert code == 2 and b"y.png: is not a picture" in sent and "x.png: did not pass" in said
     else:
         assert code == {signal.SIGINT: 130, signal.SIGTERM: 143}[ended]
+
+
+@pytest.mark.parametrize("words", [
+    "generate", "verify", "provenance", "preprocess", "export", "bench score", "bench run", "bench table", "bench chart",
+    "layout check", "layout preview", "layout arrange", "layout from-photo", "layout edit", "train init", "train preview",
+    "train plot", "train sweep", "faces calibrate", "mini photos", "mini demo", "mini examples",
+])  # fmt: skip
+def test_an_option_is_called_in_the_environment_as_on_the_command_line(run, words, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    rows = re.findall(r"--([a-z0-9-]+) .*env var: ANYPHOTO_([A-Z0-9_]+)", run(*words.split(), "--help")[1])
+    assert rows
+    for option, name in rows:  # by the command's name, or for all commands
+        assert name in {told.upper().translate(str.maketrans(" -", "__")) for told in (option, f"{words} {option}")}
+
+
+def test_json_may_be_asked_for_in_the_environment_also_for_errors(run, monkeypatch, examples):
+    monkeypatch.setenv("ANYPHOTO_JSON", "1")
+    code, said, _ = run("layout", "check", examples / "two_people.json")
+    assert code == 0 and json.loads(said)
+    code, said, _ = run("layout", "check", "nowhere.json")
+    assert code == 2 and json.loads(said)["error"]["code"] == 2

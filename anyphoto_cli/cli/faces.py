@@ -36,10 +36,12 @@ def calibrate(
     `verify`, `generate --verify` and `layout from-photo` take it for this very pack, by its hash. Fifteen people with
     two photos each are few; more are better.
     """
+    from anyphoto_cli.data.bank import list_references
     from anyphoto_cli.faces.packs import DEFAULT_PACK, open_faces
     from anyphoto_cli.generate.calibrating import calibrate as measure
 
     console.hush_libraries(False)
+    list_references(refs)  # before a face model that may have to be fetched
     found, file = measure(refs, open_faces(face_pack or DEFAULT_PACK), out, console.Terminal(quiet or as_json))
     if as_json:
         console.document({"file": str(file), **found.model_dump()})

@@ -156,15 +156,15 @@ def from_photo(
 ) -> int:  # fmt: skip
     """Write a layout with the faces of a photo as its places: known people by name, the others to be filled in."""
     from anyphoto_cli.faces.packs import DEFAULT_PACK, open_faces
-    from anyphoto_cli.generate.from_photo import layout_from_photo
+    from anyphoto_cli.generate.from_photo import check_asked, layout_from_photo
     from anyphoto_cli.layout.write import parse_size
 
     console.hush_libraries(False)
-    caption = _captioner(captioner, caption_url) if captioner else None
+    caption, asked = _captioner(captioner, caption_url) if captioner else None, parse_size(size) if size else None
+    check_asked(photo, out, refs, overwrite)
     layout, slots = layout_from_photo(
-        photo, out, open_faces(face_pack or DEFAULT_PACK), refs=refs, prompt=prompt, caption=caption,
-        size=parse_size(size) if size else None, threshold=threshold, overwrite=overwrite,
-        listener=console.Terminal(quiet=as_json),
+        photo, out, open_faces(face_pack or DEFAULT_PACK), refs=refs, prompt=prompt, caption=caption, size=asked,
+        threshold=threshold, overwrite=overwrite, listener=console.Terminal(quiet=as_json),
     )  # fmt: skip
     _written(out, layout, slots, as_json)
     return 0
@@ -202,7 +202,11 @@ def _told_at_once(line: str) -> None:
 def _captioner(name: str, url: str | None) -> Any:
     """[H, W, 3] -> one sentence, by a captioner of `preprocess`."""
     from anyphoto_cli.preprocess.captioning import caption_one
+    from anyphoto_cli.registry import names
 
+    if name not in (known := names("captioners")):
+        remedy = f"Captioners: {', '.join(known)}"
+        raise InputError(f"{name!r} is no captioner", field="--captioner", remedy=remedy)
     return lambda picture: caption_one(name, url, picture)
 
 

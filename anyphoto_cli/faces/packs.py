@@ -62,14 +62,24 @@ def find_pack(pack: str | Path) -> Path:
         return _folder_with_models(Path(text), "--face-pack")
     if (installed := installed_pack(text)) is not None:
         return installed
-    if text not in PUBLISHED:
-        known = [*names("face_packs"), *PUBLISHED]
-        close = get_close_matches(text, known, 1)
-        remedy = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}; or give a folder"
-        raise InputError(f"{text!r} is no face pack", field="--face-pack", remedy=remedy)
+    check_name(text)
     with one_at_a_time(f"face-pack-{text}"):
         installed = installed_pack(text)  # by whoever was first
         return installed if installed is not None else _download(text)
+
+
+def check_name(pack: str | Path) -> None:
+    """Raises InputError for a name that nobody knows, or a folder that is not there. Nothing is opened or fetched."""
+    text = str(pack)
+    if os.sep in text or text.startswith(".") or Path(text).is_dir():
+        if not Path(text).is_dir():
+            raise InputError("no such folder", file=text, field="--face-pack")
+        return
+    known = [*names("face_packs"), *PUBLISHED]
+    if text not in known and installed_pack(text) is None:
+        close = get_close_matches(text, known, 1)
+        remedy = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}; or give a folder"
+        raise InputError(f"{text!r} is no face pack", field="--face-pack", remedy=remedy)
 
 
 def installed_pack(name: str) -> Path | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from anyphoto_cli.data.bank import list_references
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.faces.calibration import calibrated, find_calibration
 from anyphoto_cli.faces.norm_crop import norm_crop
@@ -16,7 +17,7 @@ from anyphoto_cli.generate.known_people import Known, known_people
 from anyphoto_cli.geometry import fitting_size
 from anyphoto_cli.layout.head_count import counted
 from anyphoto_cli.layout.schema import Layout
-from anyphoto_cli.layout.write import Placed, write_layout
+from anyphoto_cli.layout.write import Placed, check_target, write_layout
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.seams import FaceAnalyzer
 from anyphoto_cli.types import Face, Picture
@@ -24,6 +25,14 @@ from anyphoto_cli.types import Face, Picture
 LEAST_SCORE = 0.5
 SIDE, DRAWN_SIDE = 1024, 256
 """Layouts have about SIDE x SIDE pixels; photos of at most DRAWN_SIDE px keep their size: they are drawn ones."""
+
+
+def check_asked(photo: Path, out: Path, refs: Path | None = None, overwrite: bool = False) -> None:
+    """What can be told without a face model, which may have to be fetched first. Raises InputError."""
+    read_picture(photo)
+    check_target(out, overwrite)
+    if refs is not None:
+        list_references(refs)
 
 
 def layout_from_photo(

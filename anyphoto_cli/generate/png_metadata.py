@@ -60,8 +60,11 @@ def read_record(path: Path) -> dict[str, Any]:
     """The record of a picture that anyphoto made. Raises InputError for any other file."""
     try:
         with Image.open(path, formats=("PNG",)) as image:
-            image.load()
-            text = image.info[KEY]
+            # Before the pixels, which may be damaged: what it says of itself stands first.
+            text = image.info.get(KEY)
+            if text is None:
+                image.load()
+                text = image.info[KEY]
     except (OSError, SyntaxError, ValueError, KeyError, AttributeError) as error:
         what = "no such file" if isinstance(error, FileNotFoundError) else "holds no anyphoto record"
         raise InputError(what, file=path, remedy="Give a PNG that anyphoto generate wrote") from error

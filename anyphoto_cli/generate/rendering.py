@@ -290,14 +290,21 @@ def recorded_layout(record: dict[str, Any], picture: Path, refs_root: Path | Non
 def _refuse_changes(record: dict[str, Any], now: dict[str, Any], picture: Path) -> None:
     """What made the picture must still be there, unchanged. Raises InputError naming what is not."""
     for key in ("references", "model", "adapter", "loras", "face_pack", "precision"):
-        if record.get(key) != now.get(key):
+        if _content(record.get(key), key) != _content(now.get(key), key):
             what = "was made with other LoRAs" if key == "loras" else f"was made with another {key.replace('_', ' ')}"
             if key == "references":
                 changed = [r for r in record[key] if record[key][r] != now[key].get(r)]
                 what = f"was made with other references: {', '.join(changed)}"
             raise InputError(what, file=picture, remedy="The same picture needs the same files")
-    if record["fingerprint"] != now["fingerprint"]:
+    if record["fingerprint"] != fingerprint_of({**now, "loras": record.get("loras")}):
         raise InputError("is damaged or was edited", file=picture, field="record.layout")
+
+
+def _content(told: Any, key: str) -> Any:
+    """LoRAs are their bytes and scales, wherever they lie."""
+    if key != "loras" or not isinstance(told, list):
+        return told
+    return [{name: value for name, value in one.items() if name != "name"} for one in told]
 
 
 def _same_pixels(a: Path, b: Path) -> bool:

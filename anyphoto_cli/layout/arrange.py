@@ -54,8 +54,8 @@ def arrange(count: int, width: int, height: int, preset: str = "row", seed: int 
 
 
 def _row(count: int, proportion: float) -> Middles:
-    """Side by side, in two rows from five people on in a square picture; those behind stand in the gaps."""
-    most = max(round(4 * proportion), 2)
+    """Side by side, in two rows from four people on in a square picture; those behind stand in the gaps."""
+    most = max(round(3 * proportion), 2)
     rows = -(-count // most)
     return _stacked([count // rows + (row >= rows - count % rows) for row in range(rows)], proportion)
 

@@ -37,10 +37,7 @@ def write_layout(
     A place to be filled names a picture that is not there yet. Raises InputError where `file` exists, or is wrong, and
     for a reference that is no picture.
     """
-    if file.suffix != ".json":
-        raise InputError("does not end in .json", file=file, field="--out")
-    if file.exists() and not overwrite:
-        raise InputError("exists", file=file, field="--out", remedy="Replace it with --overwrite, or name another file")
+    check_target(file, overwrite)
     copies: dict[Path, bytes] = {}
     faces = [
         {"name": one.name, "reference": _beside(file, one, copies), "landmarks": _rounded(one.landmarks)}
@@ -56,6 +53,14 @@ def write_layout(
     with committed(file) as out:
         out.write(as_text(document).encode())
     return layout
+
+
+def check_target(file: Path, overwrite: bool = False) -> None:
+    """Raises InputError where a layout must not be written."""
+    if file.suffix != ".json":
+        raise InputError("does not end in .json", file=file, field="--out")
+    if file.exists() and not overwrite:
+        raise InputError("exists", file=file, field="--out", remedy="Replace it with --overwrite, or name another file")
 
 
 def as_text(document: Any) -> str:

@@ -14,6 +14,7 @@ import queue
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,8 +72,8 @@ class _Reporter(Listener):
 
     wants_preview = True
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, look: Callable[[Path], None]) -> None:
+        self._job, self._look = job, look
 
     def stage(self, text: str) -> None:
         """What takes a while before the first step."""
@@ -88,6 +89,10 @@ class _Reporter(Listener):
             raise Cancelled
         self._job.set(steps=self._job.steps + 1)
 
+    def picture(self, path: Path, skipped: bool) -> None:
+        """Judged at once: the render may be cancelled in the next one."""
+        self._look(path)
+
     def preview(self, picture: Picture) -> None:
         """As an address that a page can show."""
         self._job.set(preview=_png_address(picture))
@@ -101,6 +106,8 @@ class Jobs:
         self._waiting: queue.Queue[tuple[Job, dict[str, Any]] | None] = queue.Queue()
         self._jobs: dict[str, Job] = {}
         self._models: Any = None
+        self.closing = False
+        """The editor ends: who watches is let go."""
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="renders", daemon=True)
         self._thread.start()
@@ -134,7 +141,18 @@ class Jobs:
         if job is None or job.over:
             return False
         job.stop.set()
+        with job.changed:
+            waiting = job.state == "waiting"
+            if waiting:  # it need not come up first
+                job.state = "cancelled"
+                job.changed.notify_all()
+        if waiting:
+            _forget(job.folder)
         return True
+
+    def running(self) -> list[dict[str, Any]]:
+        """What is rendered or waits, the oldest first."""
+        return [job.shown() for job in list(self._jobs.values()) if not job.over]
 
     def history(self) -> list[dict[str, Any]]:
         """Everything that lies there, the newest first."""
@@ -153,6 +171,7 @@ class Jobs:
 
     def close(self) -> None:
         """End the thread after the step under way."""
+        self.closing = True
         for job in self._jobs.values():
             job.stop.set()
         self._waiting.put(None)
@@ -162,8 +181,8 @@ class Jobs:
         while (asked := self._waiting.get()) is not None:
             job, _ = asked
             try:
-                if job.stop.is_set():
-                    raise Cancelled
+                if not self._begin(job):
+                    continue
                 self._render(job)
                 job.set(state="done")
             except Cancelled:
@@ -178,23 +197,34 @@ class Jobs:
                 _forget(job.folder)
                 job.set(state="failed", told=f"{type(error).__name__}: {error}"[:300])
 
+    def _begin(self, job: Job) -> bool:
+        """False for one that was cancelled while it waited."""
+        with job.changed:
+            if job.over:
+                return False
+            job.state = "rendering"
+            job.changed.notify_all()
+        if job.stop.is_set():  # the editor ends
+            raise Cancelled
+        return True
+
     def _render(self, job: Job) -> None:
         from anyphoto_cli.generate.rendering import find_models, render
         from anyphoto_cli.generate.verifying import Looker
         from anyphoto_cli.layout.schema import load_layout
 
-        reporter = _Reporter(job)
-        job.set(state="rendering")
-        reporter.stage("Loading the model")
+        job.set(told="Loading the model")
         if self._models is None:
             self._models = find_models(self._config)
         file, root = job.folder / LAYOUT, self._layout.parent
-        rendered = render([file], job.folder, self._config, refs_root=root, listener=reporter, models=self._models)
-        layout = load_layout(file, root)
-        looker = Looker(None, _verify_config(), self._models.analyzer)
-        for picture in rendered.pictures:
+        layout, looker = load_layout(file, root), Looker(None, _verify_config(), self._models.analyzer)
+
+        def look(picture: Path) -> None:
             if layout.faces and self._models.analyzer.detects:
-                looker.look(picture.path, layout)
+                looker.look(picture, layout)
+
+        reporter = _Reporter(job, look)
+        rendered = render([file], job.folder, self._config, refs_root=root, listener=reporter, models=self._models)
         job.set(results=[_result(picture.path) for picture in rendered.pictures], preview="")
 
 
@@ -205,12 +235,15 @@ def _verify_config() -> Any:
 
 
 def watch(job: Job, wait: Callable[[], bool], every_s: float = 15.0) -> Iterator[dict[str, Any]]:
-    """What a job shows, now and at each change until it is over. wait: False ends it. Beats every `every_s` seconds."""
+    """What a job shows, now and at each change until it is over, and every `every_s` seconds. wait: False ends it, half
+    a second later at most.
+    """
     last: dict[str, Any] = {}
     while wait():
         with job.changed:
-            if job.shown() == last and not job.over:
-                job.changed.wait(every_s)
+            due = time.monotonic() + every_s
+            while job.shown() == last and not job.over and wait() and time.monotonic() < due:
+                job.changed.wait(0.5)
             last = job.shown()
         yield last
         if job.over:
@@ -229,11 +262,14 @@ def _pictures(folder: Path) -> list[Path]:
 def _result(picture: Path) -> dict[str, Any]:
     """One picture for the page: its name, seed, score and a line a face."""
     beside = picture.with_name(picture.stem + ".verify.json")
-    told: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    faces = [
-        {"name": face["name"], "state": face["state"], "cosine": face.get("cosine"), "like": face.get("like", "")}
-        for face in told.get("faces", [])
-    ]
+    try:
+        told: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
+        faces = [
+            {"name": face["name"], "state": face["state"], "cosine": face.get("cosine"), "like": face.get("like", "")}
+            for face in told.get("faces", [])
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or damaged: one without a verdict
+        told, faces = {}, []
     return {"picture": f"{picture.parent.name}/{picture.name}", "seed": int(picture.stem.rpartition("_seed")[2]),
             "score": told.get("score"), "passed": told.get("passed"), "faces": faces,
             "extra": len(told.get("extra", []))}  # fmt: skip

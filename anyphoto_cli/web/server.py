@@ -129,8 +129,8 @@ class _Routes:
         return _json(job.shown(), 202)
 
     async def history(self, request: Any) -> Any:
-        """Everything rendered, the newest first."""
-        return _json({"renders": await _threaded(self._jobs.history)})
+        """Everything rendered, the newest first; and what is under way."""
+        return _json({"renders": await _threaded(self._jobs.history), "running": self._jobs.running()})
 
     async def cancel(self, request: Any) -> Any:
         """Stop a render after the step under way."""
@@ -146,7 +146,7 @@ class _Routes:
         there = [True]
 
         async def lines() -> AsyncIterator[str]:
-            changes = watch(job, lambda: there[0], every_s=5.0)
+            changes = watch(job, lambda: there[0] and not self._jobs.closing, every_s=5.0)
             try:
                 while (shown := await _threaded(next, changes, None)) is not None:
                     yield f"data: {json.dumps(shown)}\n\n"
@@ -182,33 +182,46 @@ def serve(
     tell(address(number, token))
     if open_browser:
         webbrowser.open(address(number, token))
-    server = uvicorn.Server(
+
+    class Server(uvicorn.Server):
+        """Which ends open event streams before it asks connections to close, and leaves Ctrl-C to be."""
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            jobs.closing = True
+            super().handle_exit(sig, frame)
+
+    server = Server(
         uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", timeout_keep_alive=5,
                        timeout_graceful_shutdown=2, server_header=False, limit_concurrency=64)
     )  # fmt: skip
     try:
         server.run(sockets=[listening])
+    except KeyboardInterrupt:  # how an editor ends
+        pass
     finally:
         jobs.close()
 
 
 def open_workspace(layout: Path, config: GenerateConfig) -> Workspace:
     """Looks at references as a render would: by the adapter's face pack and method. Raises InputError for an unknown
-    model or adapter, EnvironmentFault where the hub cannot give the adapter.
+    model, adapter, face pack or device, EnvironmentFault where the hub cannot give the adapter.
     """
     from anyphoto_cli.config.method import MethodConfig
-    from anyphoto_cli.faces.packs import open_faces
+    from anyphoto_cli.faces.packs import check_name, open_faces
     from anyphoto_cli.model.adapter_card import adapter_folder, read_card
     from anyphoto_cli.model.bases import resolve_base
+    from anyphoto_cli.model.memory import pick_device
 
     if layout.suffix != ".json":
         raise InputError("does not end in .json", file=layout, field="LAYOUT")
     if not layout.parent.is_dir():
         raise InputError("no such folder", file=layout.parent, field="LAYOUT")
+    pick_device(config.device)
     base = resolve_base(config.model)
     folder = adapter_folder(config.adapter, base)
     card = read_card(folder) if folder else None
     pack = config.face_pack or (card.face_pack.name if card else base.face_pack)
+    check_name(pack)
     return Workspace(layout, base, lambda: open_faces(pack), card.method if card else MethodConfig())
 
 

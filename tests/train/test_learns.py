@@ -16,8 +16,8 @@ from anyphoto_cli.train.models import open_models
 from anyphoto_cli.train.objective import objective
 
 PHOTOS = ("kit_with_rose.jpg", "obama_and_biden.jpg", "two_people.jpg", "johnsnow_test1.jpg")
-MARGIN = 0.05
-"""Of cosine. The shipped VAE, which knows drawn people only, takes real faces of 40 px to .56 of themselves."""
+MARGIN = 0.02
+"""Of cosine: it gains .04 to .07, by how numbers are rounded. The shipped VAE, which knows drawn people only, takes real faces of 40 px to .56 of themselves."""
 
 
 @pytest.fixture(scope="module")

@@ -78,6 +78,28 @@ def test_references_are_looked_at_with_the_adapters_own_pack_and_method(friends,
         open_workspace(friends, GenerateConfig(model="mini", adapter=str(tmp_path / "gone")))
 
 
+@pytest.mark.parametrize("told", ["{oops", "[]", '{"faces": [{"name": "Mia"}]}'])
+def test_a_damaged_verdict_is_none_and_hides_nothing(friends, told):
+    folder = friends.parent / "two_friends_pictures" / "001"
+    folder.mkdir(parents=True)
+    (folder / "layout_seed7.png").write_bytes(b"")
+    (folder / "layout_seed7.verify.json").write_text(told)
+    jobs = Jobs(friends, GenerateConfig(model="mini"))
+    try:
+        [render] = jobs.history()
+        assert render["results"][0]["faces"] == [] and render["results"][0]["score"] is None
+    finally:
+        jobs.close()
+
+
+@pytest.mark.parametrize(("option", "told"), [
+    ({"device": "gpu"}, "'gpu' is no device"), ({"face_pack": "minni"}, "'minni' is no face pack. Did you mean mini"),
+])  # fmt: skip
+def test_options_that_are_none_are_refused_at_the_start(friends, option, told):
+    with pytest.raises(InputError, match=told):
+        open_workspace(friends, GenerateConfig(model="mini", **option))
+
+
 def test_other_pictures_beside_renders_are_not_taken_for_them(friends):
     folder = friends.parent / "two_friends_pictures" / "001"
     folder.mkdir(parents=True)

@@ -13,34 +13,42 @@ async function answered(response) {
   return value;
 }
 
+const GONE = "The editor no longer answers. Start it again: anyphoto layout edit FILE";
+const ask = (path, options) => fetch(path, options).catch(() => { throw new Error(GONE); });
+
 const send = (path, value, method = "POST") =>
-  fetch(path, { method, headers: { "content-type": "application/json" }, body: JSON.stringify(value) }).then(answered);
+  ask(path, { method, headers: { "content-type": "application/json" }, body: JSON.stringify(value) }).then(answered);
 
 export const api = {
-  layout: () => fetch("/api/layout").then(answered),
+  layout: () => ask("/api/layout").then(answered),
   check: (document) => send("/api/check", { document }),
   arrange: (document, preset, seed) => send("/api/arrange", { document, preset, seed }),
   save: (document, read, replace) => send("/api/save", { document, read, replace }),
-  reference: (path) => fetch(`/api/reference?path=${encodeURIComponent(path)}`).then(answered),
+  reference: (path) => ask(`/api/reference?path=${encodeURIComponent(path)}`).then(answered),
   render: (document) => send("/api/renders", { document }),
-  history: () => fetch("/api/renders").then(answered),
+  history: () => ask("/api/renders").then(answered),
   cancel: (id) => send(`/api/renders/${id}`, {}, "DELETE"),
   upload(file) {
     // The server hangs up on larger ones, which a browser tells as nothing but a failure.
     if (file.size > MOST_UPLOAD) return Promise.reject(new Error("larger than 20 MB"));
     const form = new FormData();
     form.append("file", file, file.name);
-    return fetch("/api/references", { method: "POST", body: form }).then(answered);
+    return ask("/api/references", { method: "POST", body: form }).then(answered);
   },
   watch(id, show) {
     const events = new EventSource(`/api/renders/${id}`);
+    let failures = 0;
     events.onmessage = (event) => {
+      failures = 0;
       const job = JSON.parse(event.data);
       if (["done", "failed", "cancelled"].includes(job.state)) events.close();
       show(job);
     };
     events.onerror = () => {
-      if (events.readyState === EventSource.CLOSED) show({ id, state: "failed", told: "The editor no longer answers." });
+      failures += 1;  // a browser tries again by itself, for ever
+      if (events.readyState !== EventSource.CLOSED && failures < 2) return;
+      events.close();
+      show({ id, state: "failed", told: GONE });
     };
     return events;
   },

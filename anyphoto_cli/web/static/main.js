@@ -55,7 +55,7 @@ async function start() {
 
 function show(state, stage) {
   stage.draw();
-  drawPeople(at("people"), state);
+  drawPeople(at("people"), state, at("add"));
   at("empty").hidden = state.document.faces.length > 0;
   at("undo").disabled = !state.past.length;
   at("redo").disabled = !state.future.length;
@@ -99,13 +99,19 @@ function warn(checked) {
   at("render").disabled = Boolean(checked.error) || !at("progress").hidden;
 }
 
+const looking = new Set();
 async function look(state, draw) {
   for (const { reference } of state.document.faces) {
-    if (state.references.has(reference)) continue;
-    state.references.set(reference, undefined);
+    const known = state.references.get(reference);
+    // One that could not be read may be there by now; while it is looked for, it is asked for once.
+    if (state.references.has(reference) && !(known && known.problem && !known.width)) continue;
+    if (known === undefined) state.references.set(reference, undefined);
+    if (looking.has(reference)) continue;
+    looking.add(reference);
     api.reference(reference)
       .catch((error) => ({ width: 0, problem: error.message }))
-      .then((found) => { state.references.set(reference, found); draw(); });
+      .then((found) => { state.references.set(reference, found); draw(); })
+      .finally(() => looking.delete(reference));
   }
 }
 
@@ -123,6 +129,8 @@ function bindFields(state) {
 }
 
 async function save(state, replace = false) {
+  // What is being typed is part of it.
+  if (document.activeElement?.matches("input, textarea")) document.activeElement.dispatchEvent(new Event("change"));
   state.commit();
   try {
     ({ read: state.read } = await api.save(state.document, state.read, replace));

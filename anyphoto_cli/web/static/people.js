@@ -8,40 +8,69 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-// How much the picture looks at a face; empty is 1, and not in the file.
-function strengthOf(state, face, index) {
-  const field = element("input", { type: "number", step: "0.1", min: "0", max: "4", placeholder: "1",
-    value: face.strength ?? "", ariaLabel: `Strength of ${face.name}`,
-    title: "How much the picture looks at this face: below 1 leaves more to the prompt, 0 leaves the person out" });
-  field.addEventListener("change", () => state.change((layout) => {
-    if (field.value === "") delete layout.faces[index].strength;
-    else layout.faces[index].strength = Number(field.value);
+// Rows stay the same elements from one drawing to the next: an element that is replaced loses the focus.
+function newRow(state, index) {
+  const blank = element("span", { className: "blank" });
+  const picture = element("img", { alt: "", width: 54, height: 54, hidden: true });
+  const name = element("input", { maxLength: 200, ariaLabel: `Name of person ${index + 1}` });
+  name.addEventListener("focus", () => state.choose(index));
+  name.addEventListener("change", () => state.change((layout) => {
+    layout.faces[index].name = name.value.trim() || layout.faces[index].name;
   }));
-  return field;
+  const remove = element("button", { type: "button", className: "small", textContent: "Remove" });
+  remove.addEventListener("click", (event) => {
+    event.stopPropagation();
+    state.change((layout) => { layout.faces.splice(index, 1); });
+  });
+  // How much the picture looks at a face; empty is 1, and not in the file.
+  const strength = element("input", { type: "number", step: "0.1", min: "0", max: "4", placeholder: "1",
+    title: "How much the picture looks at this face: below 1 leaves more to the prompt, 0 leaves the person out" });
+  strength.addEventListener("change", () => state.change((layout) => {
+    if (strength.value === "") delete layout.faces[index].strength;
+    else layout.faces[index].strength = Number(strength.value);
+  }));
+  const small = element("small");
+  const row = element("li", {}, blank, picture, name, remove, small,
+    element("label", { className: "strength" }, "Strength ", strength));
+  row.addEventListener("click", () => state.choose(index));
+  row.parts = { blank, picture, name, remove, strength, small };
+  return row;
 }
 
-export function drawPeople(list, state) {
-  const rows = state.document.faces.map((face, index) => {
-    const known = state.references.get(face.reference);
-    const picture = known && known.width
-      ? element("img", { src: partOf(known.problem ? "shown" : "patch", face.reference), alt: "", width: 54, height: 54,
-        title: `${face.reference}, ${known.width} x ${known.height} px` })
-      : element("span", { className: "blank" });
-    const name = element("input", { value: face.name, maxLength: 200, ariaLabel: `Name of person ${index + 1}` });
-    name.addEventListener("focus", () => state.choose(index));
-    name.addEventListener("change", () => state.change((layout) => {
-      const called = name.value.trim() || face.name;
-      layout.faces[index].name = called;
-    }));
-    const remove = element("button", { type: "button", className: "small", textContent: "Remove" });
-    remove.setAttribute("aria-label", `Remove ${face.name}`);
-    remove.addEventListener("click", () => state.change((layout) => { layout.faces.splice(index, 1); }));
-    const told = known ? known.problem || known.told : "looking for the face ...";
-    const small = element("small", { textContent: told, className: known?.problem ? "problem" : "" });
-    const row = element("li", { className: index === state.chosen ? "chosen" : "" }, picture, name, remove, small,
-      element("label", { className: "strength" }, "Strength ", strengthOf(state, face, index)));
-    row.addEventListener("click", () => state.choose(index));
-    return row;
-  });
-  list.replaceChildren(...rows);
+// What somebody is typing stays as it is until it is a change.
+function put(field, value) {
+  if (document.activeElement !== field || field.value === field.defaultValue) field.value = value;
+  field.defaultValue = value;
+}
+
+function fill(row, state, face, index) {
+  const { blank, picture, name, remove, strength, small } = row.parts;
+  const known = state.references.get(face.reference);
+  const seen = Boolean(known && known.width);
+  if (seen) {
+    const source = partOf(known.problem ? "shown" : "patch", face.reference);
+    if (picture.getAttribute("src") !== source) picture.src = source;
+    picture.title = `${face.reference}, ${known.width} x ${known.height} px`;
+  }
+  picture.hidden = !seen;
+  blank.hidden = seen;
+  put(name, face.name);
+  put(strength, face.strength ?? "");
+  strength.ariaLabel = `Strength of ${face.name}`;
+  remove.setAttribute("aria-label", `Remove ${face.name}`);
+  small.textContent = known ? known.problem || known.told : "looking for the face ...";
+  small.className = known?.problem ? "problem" : "";
+  row.className = index === state.chosen ? "chosen" : "";
+}
+
+export function drawPeople(list, state, next) {
+  const { faces } = state.document;
+  while (list.childElementCount > faces.length) {
+    const gone = list.lastElementChild;
+    const focused = gone.contains(document.activeElement);
+    gone.remove();
+    if (focused) (list.lastElementChild?.parts.remove ?? next).focus();
+  }
+  while (list.childElementCount < faces.length) list.append(newRow(state, list.childElementCount));
+  faces.forEach((face, index) => fill(list.children[index], state, face, index));
 }

@@ -13,13 +13,16 @@ export class Results {
 
   async ask() {
     try {
-      const job = await api.render(this.state.document);
-      this.job = job.id;
-      this.show(job);
-      api.watch(job.id, (now) => this.show(now));
+      this.follow(await api.render(this.state.document));
     } catch (error) {
       this.complain(error);
     }
+  }
+
+  follow(job) {
+    this.job = job.id;
+    this.show(job);
+    api.watch(job.id, (now) => this.show(now));
   }
 
   show(job) {
@@ -41,10 +44,11 @@ export class Results {
 
   async refresh() {
     try {
-      const { renders } = await api.history();
+      const { renders, running } = await api.history();
       const items = renders.flatMap((render) => render.results).map((result) => this.item(result));
       this.page.history.replaceChildren(...items);
       this.page.results.hidden = !items.length;
+      if (!this.job && running.length) this.follow(running[0]);  // another tab's, or from before a reload
     } catch (error) {
       this.complain(error);
     }

@@ -122,12 +122,18 @@ export class Stage {
     const angle = angleOf(face.landmarks);
     const [x, y] = [(x0 + x1) / 2, (y0 + y1) / 2];
     const arm = (y1 - y0) / 2 + 24 * unit;
-    const [kx, ky] = [x + Math.sin(angle) * arm, y - Math.cos(angle) * arm];
+    const { width, height } = this.state.document;
+    const tip = (way) => [x + way * Math.sin(angle) * arm, y - way * Math.cos(angle) * arm];
+    const out = ([tx, ty]) => Math.max(-tx, -ty, tx - width, ty - height);
+    const way = out(tip(1)) > 0 && out(tip(-1)) < out(tip(1)) ? -1 : 1;  // below, where there is more room than above
+    const within = (value, most) => Math.min(Math.max(value, 9 * unit), most - 9 * unit);
+    const [kx, ky] = [within(tip(way)[0], width), within(tip(way)[1], height)];
     this.over.setAttribute("data-index", index);
     this.over.style.setProperty("--c", COLOURS[index % COLOURS.length]);
-    make("line", { x1: x, y1: y0, x2: kx, y2: ky, class: "stem" }, this.over);
+    make("line", { x1: x, y1: way > 0 ? y0 : y1, x2: kx, y2: ky, class: "stem" }, this.over);
     make("circle", { cx: kx, cy: ky, r: 9 * unit, class: "handle turn", "data-do": "turn" }, this.over);
-    make("rect", { x: x1 - 9 * unit, y: y1 - 9 * unit, width: 18 * unit, height: 18 * unit, rx: 4 * unit, class: "handle",
+    const [cx, cy] = [within(x1, width), within(y1, height)];
+    make("rect", { x: cx - 9 * unit, y: cy - 9 * unit, width: 18 * unit, height: 18 * unit, rx: 4 * unit, class: "handle",
       "data-do": "scale" }, this.over);
   }
 
@@ -138,30 +144,39 @@ export class Stage {
 
   down(event) {
     const group = event.target.closest("[data-index]");
-    if (!group || event.button) return;
+    if (!group || event.button || this.drag) return;  // a second finger moves nothing
     event.preventDefault();
     const index = Number(group.dataset.index);
     this.state.choose(index);
     const points = this.state.document.faces[index].landmarks;
-    this.drag = { index, points, from: this.at(event), doing: event.target.dataset.do || "move", middle: middleOf(points) };
+    this.drag = { index, points, from: this.at(event), doing: event.target.dataset.do || "move", middle: middleOf(points),
+      pointer: event.pointerId };
     this.svg.setPointerCapture(event.pointerId);
     this.focus(index);
   }
 
   move(event) {
-    if (!this.drag) return;
+    if (!this.drag || event.pointerId !== this.drag.pointer) return;
     const { index, points, from, doing, middle } = this.drag;
+    if (!this.state.document.faces[index]) return;  // removed meanwhile
     const now = this.at(event);
     const away = ([x, y]) => Math.hypot(x - middle[0], y - middle[1]);
     const turn = ([x, y]) => Math.atan2(y - middle[1], x - middle[0]);
-    let placed = moved(points, now[0] - from[0], now[1] - from[1]);
+    let placed = this.inside(points, now[0] - from[0], now[1] - from[1]);
     if (doing === "scale") placed = changed(points, Math.max(away(now) / Math.max(away(from), 1), 0.1), 0);
     if (doing === "turn") placed = changed(points, 1, turn(now) - turn(from));
     this.state.live((layout) => { layout.faces[index].landmarks = placed; });
   }
 
-  up() {
-    if (!this.drag) return;
+  // Moved, its middle inside the picture: what lies outside could not be taken hold of again.
+  inside(points, dx, dy) {
+    const { width, height } = this.state.document;
+    const [x, y] = middleOf(points);
+    return moved(points, Math.min(Math.max(x + dx, 0), width) - x, Math.min(Math.max(y + dy, 0), height) - y);
+  }
+
+  up(event) {
+    if (!this.drag || event.pointerId !== this.drag.pointer) return;
     this.drag = null;
     this.state.commit();
   }
@@ -173,8 +188,8 @@ export class Stage {
     const points = this.state.document.faces[index].landmarks;
     const far = event.shiftKey ? TOKEN : Math.max(1, Math.round(this.state.document.width / 512));
     const placed = {
-      ArrowLeft: () => moved(points, -far, 0), ArrowRight: () => moved(points, far, 0),
-      ArrowUp: () => moved(points, 0, -far), ArrowDown: () => moved(points, 0, far),
+      ArrowLeft: () => this.inside(points, -far, 0), ArrowRight: () => this.inside(points, far, 0),
+      ArrowUp: () => this.inside(points, 0, -far), ArrowDown: () => this.inside(points, 0, far),
       "+": () => changed(points, 1.04, 0), "=": () => changed(points, 1.04, 0), "-": () => changed(points, 1 / 1.04, 0),
       "[": () => changed(points, 1, -0.05), "]": () => changed(points, 1, 0.05),
     }[event.key];
@@ -184,6 +199,9 @@ export class Stage {
     } else if (event.key === "Delete" || event.key === "Backspace") {
       event.preventDefault();
       this.state.change((layout) => { layout.faces.splice(index, 1); });
+      const left = this.people.childElementCount;
+      if (left) this.focus(Math.min(index, left - 1));
+      else document.getElementById("add").focus();
     }
   }
 }

@@ -1,6 +1,7 @@
 """Rendering several pictures at once, first-block caching, and other people's LoRAs beside AnyPhoto weights."""
 
 import json
+import shutil
 from unittest import mock
 
 import numpy as np
@@ -140,6 +141,10 @@ def test_beside_an_adapter_it_is_recorded_and_rendered_again(style, adapter, lay
     assert f"  LoRA: {style} at 1, {lora['sha256']}" in run("provenance", made.path)[1].replace("\n", "")
     again, same = render_again(made.path)
     assert same and again.path.name == f"{made.path.stem}_again.png"
+    moved = shutil.copytree(style, tmp_path / "moved")  # the same bytes are the same LoRA, wherever they lie
+    assert render_again(made.path, tmp_path / "from_moved", config=toy(lora=(str(moved),)))[1]
+    with pytest.raises(InputError, match="was made with other LoRAs"):
+        render_again(made.path, tmp_path / "weaker", config=toy(lora=(f"{moved}@0.5",)))
     with pytest.raises(InputError, match="exists and was made from something else"):
         render([layout_file], tmp_path / "out", toy(adapter=str(adapter)))
     [without] = render([layout_file], tmp_path / "without", toy(adapter=str(adapter))).pictures

@@ -119,6 +119,17 @@ def test_a_record_that_cannot_be_read_is_damaged(run, signed, tmp_path):
     assert code == 2 and "record: is damaged or was edited" in err
 
 
+def test_a_record_is_read_also_where_the_pixels_are_damaged(run, signed, tmp_path):
+    _, plain = signed
+    whole = plain.read_bytes()
+    at = whole.index(b"IDAT") + 40
+    for name, data in (("cut.png", whole[:at]), ("torn.png", whole[:at] + bytes(200) + whole[at + 200 :])):
+        (tmp_path / name).write_bytes(data)
+        found = read_provenance(tmp_path / name)
+        assert found.record is not None and found.intact
+        assert "seed 0" in run("provenance", tmp_path / name)[1]
+
+
 def test_with_a_certificate_of_ones_own(run, layout_file, tmp_path):
     certificate, key = make_test_certificate()
     (tmp_path / "cert.pem").write_text(certificate)

@@ -37,6 +37,19 @@ def test_inside_apart_and_upright(count, width, height, preset, seed):
             assert away > 1.3
 
 
+@pytest.mark.parametrize("size", [(128, 128), (192, 128), (1024, 1024)])
+@pytest.mark.parametrize("preset", ["row", "portrait"])
+def test_where_more_people_fit_fewer_do(preset, size):
+    fits = []
+    for count in range(1, 9):
+        try:
+            arrange(count, *size, preset)
+            fits.append(count)
+        except InputError:
+            pass
+    assert fits == list(range(1, len(fits) + 1)) and len(fits) >= 6
+
+
 def test_another_seed_moves_them_and_a_preset_is_told_from_another():
     one, two = arrange(3, 1024, 768, "row", 0), arrange(3, 1024, 768, "row", 1)
     assert not np.allclose(one[0], two[0])
@@ -64,6 +77,24 @@ def test_sizes_that_are_none(text, told):
 def test_everybody_has_a_name_of_their_own(tmp_path):
     files = [tmp_path / name for name in ("ana.jpg", "ben_k.png", "sub/ana.png", "other/ana.jpg")]
     assert names_of(files) == ["ana", "ben k", "ana 2", "ana 3"]
+
+
+@pytest.mark.parametrize("words, told", [
+    (["from-photo", "nope.jpg"], "nope.jpg: cannot be opened"), (["from-photo", "{photo}", "--refs", "nope"], "nope: "),
+    (["from-photo", "{photo}", "--size", "3x3"], "--size"), (["from-photo", "{photo}", "-o", "x.txt"], "does not end in .json"),
+    (["from-photo", "{photo}", "--captioner", "nope"], "--captioner: 'nope' is no captioner"),
+])  # fmt: skip
+def test_what_is_wrong_is_told_before_a_face_pack_is_fetched(run, tmp_path, monkeypatch, examples, words, told):
+    from anyphoto_cli.faces import packs
+
+    monkeypatch.delenv("ANYPHOTO_FACE_PACK", raising=False)
+    monkeypatch.setattr(packs, "open_faces", lambda *_, **__: pytest.fail("opened"))
+    monkeypatch.chdir(tmp_path)
+    photo = examples / "drawn_people" / "mia.png"
+    code, _, err = run("layout", *(word.format(photo=photo) for word in words))
+    assert code == 2 and told in err, err
+    code, _, err = run("faces", "calibrate", "nope")
+    assert code == 2 and "nope" in err
 
 
 def test_two_selfies_become_a_layout_that_can_be_rendered(run, tmp_path):

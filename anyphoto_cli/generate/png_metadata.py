@@ -56,15 +56,15 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """The record of a picture that anyphoto made. Raises InputError for any other file."""
+def read_record(path: Path, whole: bool = True) -> dict[str, Any]:
+    """The record of a picture that anyphoto made. whole: one whose pixels are damaged is none, though its record stands
+    before them. Raises InputError for any other file.
+    """
     try:
         with Image.open(path, formats=("PNG",)) as image:
-            # Before the pixels, which may be damaged: what it says of itself stands first.
-            text = image.info.get(KEY)
-            if text is None:
+            if whole or KEY not in image.info:
                 image.load()
-                text = image.info[KEY]
+            text = image.info[KEY]
     except (OSError, SyntaxError, ValueError, KeyError, AttributeError) as error:
         what = "no such file" if isinstance(error, FileNotFoundError) else "holds no anyphoto record"
         raise InputError(what, file=path, remedy="Give a PNG that anyphoto generate wrote") from error

@@ -139,7 +139,7 @@ def read_provenance(file: Path | str) -> Provenance:
         decode(data, file)  # raises for what is no picture
     damaged = False
     try:
-        record: dict[str, Any] | None = read_record(file)
+        record: dict[str, Any] | None = read_record(file, whole=False)
     except InputError as error:
         record, damaged = None, error.field.startswith("record")
     intact = record is not None and fingerprint_of(record) == record["fingerprint"]

@@ -128,6 +128,8 @@ def test_a_record_is_read_also_where_the_pixels_are_damaged(run, signed, tmp_pat
         found = read_provenance(tmp_path / name)
         assert found.record is not None and found.intact
         assert "seed 0" in run("provenance", tmp_path / name)[1]
+        code, _, err = run("generate", "--from", tmp_path / name)
+        assert code == 2 and "holds no anyphoto record" in err  # it is no picture to compare with
 
 
 def test_with_a_certificate_of_ones_own(run, layout_file, tmp_path):

@@ -161,7 +161,7 @@ def from_photo(
 
     console.hush_libraries(False)
     caption, asked = _captioner(captioner, caption_url) if captioner else None, parse_size(size) if size else None
-    check_asked(photo, out, refs, overwrite)
+    check_asked(photo, out, refs, overwrite, threshold)
     layout, slots = layout_from_photo(
         photo, out, open_faces(face_pack or DEFAULT_PACK), refs=refs, prompt=prompt, caption=caption, size=asked,
         threshold=threshold, overwrite=overwrite, listener=console.Terminal(quiet=as_json),

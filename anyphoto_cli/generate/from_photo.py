@@ -27,8 +27,12 @@ SIDE, DRAWN_SIDE = 1024, 256
 """Layouts have about SIDE x SIDE pixels; photos of at most DRAWN_SIDE px keep their size: they are drawn ones."""
 
 
-def check_asked(photo: Path, out: Path, refs: Path | None = None, overwrite: bool = False) -> None:
+def check_asked(
+    photo: Path, out: Path, refs: Path | None = None, overwrite: bool = False, threshold: float | None = None
+) -> None:  # fmt: skip
     """What can be told without a face model, which may have to be fetched first. Raises InputError."""
+    if threshold is not None and refs is None:
+        raise InputError("is for known people", field="--threshold", remedy="Name them with --refs")
     read_picture(photo)
     check_target(out, overwrite)
     if refs is not None:

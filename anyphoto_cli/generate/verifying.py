@@ -50,10 +50,10 @@ def verify_files(
 ) -> list[Verified]:
     """Look at pictures from anywhere. layout: of all of them; None: each picture's own, as `generate` wrote it in.
 
-    face_pack: None: the one a picture was made with. Writes <picture>.verify.json, and .verify.png where asked to,
-    beside the picture or into `out`; such copies among `pictures` are left out. Raises InputError for files that are no
-    pictures, or say nothing of a layout, and for two pictures whose verdicts would be one file. on_verified: hears each
-    verdict as soon as it is written, also those before a file that is no picture.
+    face_pack: None: the one a picture was made with, else mini's, which is told. Writes <picture>.verify.json, and
+    .verify.png where asked to, beside the picture or into `out`; such copies among `pictures` are left out. Raises
+    InputError for files that are no pictures, or say nothing of a layout, and for two pictures whose verdicts would be
+    one file. on_verified: hears each verdict as soon as it is written, also those before a file that is no picture.
     """
     listener, config = listener or Listener(), config or VerifyConfig()
     given = load_layout(layout, refs_root) if layout is not None else None
@@ -61,7 +61,9 @@ def verify_files(
     files = _to_look_at([Path(file) for file in pictures], out)
     listener.work("Verifying", len(files))
     for file in files:
-        asked, pack = (given, None) if given is not None else _own_layout(file, refs_root, listener)
+        asked, pack = (given, _own_pack(file)) if given is not None else _own_layout(file, refs_root, listener)
+        if not (face_pack or pack):
+            listener.caution(_DRAWN_ONLY)
         done.append(looker.look(file, asked, pack, annotate, out))
         on_verified(done[-1])
         listener.done(1)
@@ -84,6 +86,20 @@ def _to_look_at(files: Sequence[Path], out: Path | None) -> list[Path]:
             what = f"would have its verdict in the same file as {other}, {file.stem + BESIDE}"
             raise InputError(what, file=file, remedy="Rename one, or look at them one by one with another --out")
     return kept
+
+
+_DRAWN_ONLY = (
+    "no face pack was named: the one that came with anyphoto looks, which knows drawn faces only. For photos: "
+    "--face-pack antelopev2"
+)
+
+
+def _own_pack(file: Path) -> str | None:
+    """The face pack of a picture's record; None for pictures from elsewhere."""
+    try:
+        return str(read_record(file)["face_pack"]["name"])
+    except InputError:
+        return None
 
 
 def _own_layout(file: Path, refs_root: Path | None, listener: Listener) -> tuple[Layout, str]:

@@ -171,6 +171,9 @@ def test_on_the_command_line(run, couple, photos, face_pack_folder, tmp_path):
     code, said, _ = run("verify", photo, "--layout", layout.file, "--face-pack", face_pack_folder, "--threshold", "0.99",
                         "--json", "-o", tmp_path)  # fmt: skip
     assert code == 3 and json.loads(said)["pictures"][0]["faces"][0]["state"] == "unlike"
+    assert "drawn faces only" not in err
+    err = run("verify", photo, "--layout", layout.file, "-o", tmp_path / "drawn")[2]
+    assert "no face pack was named: the one that came with anyphoto looks, which knows drawn faces only" in err
     code, _, err = run("verify", photo, "--face-pack", face_pack_folder)
     assert code == 2 and "says nothing of a layout" in err
     code, said, err = run("verify", photo, tmp_path / "none.png")  # told before the first is looked at

@@ -82,6 +82,7 @@ def test_everybody_has_a_name_of_their_own(tmp_path):
 @pytest.mark.parametrize("words, told", [
     (["from-photo", "nope.jpg"], "nope.jpg: cannot be opened"), (["from-photo", "{photo}", "--refs", "nope"], "nope: "),
     (["from-photo", "{photo}", "--size", "3x3"], "--size"), (["from-photo", "{photo}", "-o", "x.txt"], "does not end in .json"),
+    (["from-photo", "{photo}", "--threshold", "0.5"], "--threshold: is for known people. Name them with --refs"),
     (["from-photo", "{photo}", "--captioner", "nope"], "--captioner: 'nope' is no captioner"),
 ])  # fmt: skip
 def test_what_is_wrong_is_told_before_a_face_pack_is_fetched(run, tmp_path, monkeypatch, examples, words, told):

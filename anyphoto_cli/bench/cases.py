@@ -177,7 +177,7 @@ def _from_rows(files: list[Path]) -> Iterator[Case | Broken]:
         rows = open_rows(file)
         for number in range(len(rows)):
             row = rows.texts(number)
-            id_ = str(row.get("ID") or f"{file.stem}-{number:05d}")  # they have none of their own
+            id_ = str(row.get("ID") or f"{file.stem}-{number:05d}")  # older copies have no ID
             try:
                 references = tuple(
                     RowSource(file, number, "input_images", k) for k in range(rows.pictures(number, "input_images"))

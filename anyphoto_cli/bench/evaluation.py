@@ -26,7 +26,6 @@ from anyphoto_cli.bench.results import (
     Results,
     all_lines,
     claim,
-    settings_in,
     write_lines,
 )
 from anyphoto_cli.bench.scores import CaseScore, assignment, cosines, score_faces
@@ -38,6 +37,7 @@ from anyphoto_cli.faces.placement import placement
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import decode
 from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.runtime.run_record import read_record
 from anyphoto_cli.types import Picture
 
 
@@ -112,7 +112,7 @@ _RESTS_ON = {
 
 def _lacked(out: Path) -> list[str]:
     """What was n/a in a folder's scores."""
-    return list(settings_in(out / SETTINGS).get("not_available", [])) if (out / SETTINGS).is_file() else []
+    return list(read_record(out, SETTINGS).get("not_available", []))
 
 
 def _resting_on(lacked: Sequence[str], lacking: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from anyphoto_cli.bench.sources import FileSource, Source
 from anyphoto_cli.bench.summing import METRICS
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
+from anyphoto_cli.runtime.run_record import read_record
 
 LINES, SUMMARY, SETTINGS = "cases.jsonl", "summary.json", "bench.json"
 SCORES, RUN = "scores", "run.json"
@@ -105,7 +106,7 @@ def claim(
     the folder rests on.
     """
     need_folder(file.parent)
-    was = settings_in(file) if begun and file.is_file() else dict(kept)
+    was = (read_record(file.parent, file.name) if begun else {}) or dict(kept)
     known = {name: kept[name] for name in later if name in kept} | was | {n: kept[n] for n in free if n in kept}
     key = next((name for name in {**kept, **known} if known.get(name) != kept.get(name)), None)
     if key is not None:
@@ -114,14 +115,3 @@ def claim(
     if not begun or not file.is_file() or known != was:
         with committed(file) as written:
             written.write((json.dumps(kept, indent=2, sort_keys=True) + "\n").encode())
-
-
-def settings_in(file: Path) -> dict[str, Any]:
-    """What `claim` wrote. Raises InputError for another form."""
-    try:
-        was = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read ({type(error).__name__})", file=file) from error
-    if not isinstance(was, dict):
-        raise InputError("is no record of a run", file=file)
-    return was

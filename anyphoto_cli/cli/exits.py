@@ -16,6 +16,8 @@ from anyphoto_cli.errors import AnyPhotoError, one_line
 from anyphoto_cli.runtime.signals import Terminated, terminate_as_exception
 
 INTERRUPTED, TERMINATED = 130, 143
+_YES = frozenset({"1", "true", "t", "yes", "y", "on"})
+"""What typer takes for a flag that is set."""
 
 
 def exit_code_of(run: Callable[[], Any], arguments: Sequence[str]) -> int:
@@ -23,14 +25,7 @@ def exit_code_of(run: Callable[[], Any], arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names in other scripts must print under LC_ALL=C too
             stream.reconfigure(errors="backslashreplace")
-    as_json = "--json" in arguments or os.environ.get("ANYPHOTO_JSON", "").lower() in (
-        "1",
-        "true",
-        "t",
-        "yes",
-        "y",
-        "on",
-    )
+    as_json = "--json" in arguments or os.environ.get("ANYPHOTO_JSON", "").lower() in _YES
     try:
         Path.cwd()
     except OSError:  # torch could not be loaded there, and says so in words of its own

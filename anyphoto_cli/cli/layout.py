@@ -201,13 +201,11 @@ def _told_at_once(line: str) -> None:
 
 def _captioner(name: str, url: str | None) -> Any:
     """[H, W, 3] -> one sentence, by a captioner of `preprocess`."""
-    from anyphoto_cli.preprocess.captioning import caption_one
-    from anyphoto_cli.registry import names
+    from anyphoto_cli.config.preprocess import PreprocessConfig, RunOptions
+    from anyphoto_cli.preprocess.captioning import caption_one, open_captioner
 
-    if name not in (known := names("captioners")):
-        remedy = f"Captioners: {', '.join(known)}"
-        raise InputError(f"{name!r} is no captioner", field="--captioner", remedy=remedy)
-    return lambda picture: caption_one(name, url, picture)
+    captioner = open_captioner(PreprocessConfig(captioner=name, caption_url=url), RunOptions())
+    return lambda picture: caption_one(captioner, picture)
 
 
 def _written(out: Path, layout: Any, slots: int, as_json: bool) -> None:

@@ -5,6 +5,7 @@ Every key says where its default comes from: the paper, or ours where the paper 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,11 @@ DEGRADATION_RATES: dict[str, float] = {
     "resolution_loss": 0.3,
     "face_ageing": 0.05,
 }
+
+
+def folders_of(shards: str | Sequence[str]) -> tuple[Path, ...]:
+    """`data.shards` as a run's config.json has it, too: one, or a list."""
+    return tuple(map(Path, (shards,) if isinstance(shards, str) else shards))
 
 
 class DataConfig(BaseModel):
@@ -75,7 +81,7 @@ class DataConfig(BaseModel):
     @property
     def folders(self) -> tuple[Path, ...]:
         """Of the shards: one or several."""
-        return tuple(map(Path, (self.shards,) if isinstance(self.shards, str) else self.shards))
+        return folders_of(self.shards)
 
     @field_validator("degradations")
     @classmethod

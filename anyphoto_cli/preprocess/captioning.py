@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from anyphoto_cli.config.preprocess import PreprocessConfig
-from anyphoto_cli.errors import EnvironmentFault
+from anyphoto_cli.config.preprocess import PreprocessConfig, RunOptions
+from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.preprocess.loading import Unreadable, load_photo
 from anyphoto_cli.preprocess.selection import Selection
 from anyphoto_cli.preprocess.stage_run import too_many
 from anyphoto_cli.preprocess.work import PhotoList, Row, Work
+from anyphoto_cli.registry import find, names
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.seams import CaptionAnswer, Captioner, CaptionRequest
 from anyphoto_cli.types import Picture
@@ -183,13 +184,17 @@ def small_jpeg(picture: Picture) -> bytes:
     return buffer.getvalue()
 
 
-def caption_one(name: str, url: str | None, picture: Picture) -> str:
-    """One picture's caption, by a captioner of that name. Raises EnvironmentFault where it gives none."""
-    from anyphoto_cli.config.preprocess import RunOptions
-    from anyphoto_cli.registry import find
+def open_captioner(config: PreprocessConfig, options: RunOptions) -> Captioner:
+    """The one that the configuration names. Raises InputError where there is none of that name."""
+    if config.captioner not in (known := names("captioners")):
+        remedy = f"Captioners: {', '.join(known)}"
+        raise InputError(f"{config.captioner!r} is no captioner", field="--captioner", remedy=remedy)
+    opened: Captioner = find("captioners", config.captioner)(config, options)
+    return opened
 
-    config = PreprocessConfig(captioner=name, caption_url=url)
-    captioner: Captioner = find("captioners", name)(config, RunOptions())
+
+def caption_one(captioner: Captioner, picture: Picture) -> str:
+    """One picture's caption. Raises EnvironmentFault where it gives none."""
     [answer] = captioner.captions([CaptionRequest("0", small_jpeg(picture), 0)])
     if not answer.text:
         raise EnvironmentFault(f"{captioner.name} gave no caption ({answer.problem})", field="--captioner")

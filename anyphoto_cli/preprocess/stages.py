@@ -14,7 +14,7 @@ from anyphoto_cli.data.shards import MANIFEST, shard_name
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import sweep
 from anyphoto_cli.preprocess.bank_making import SHUNNED, make_bank, references_digest
-from anyphoto_cli.preprocess.captioning import caption_photos, forget_failed_answers, forget_unasked
+from anyphoto_cli.preprocess.captioning import caption_photos, forget_failed_answers, forget_unasked, open_captioner
 from anyphoto_cli.preprocess.detecting import open_detectors
 from anyphoto_cli.preprocess.exclusions import Exclusions, read_exclusions, unused_lines
 from anyphoto_cli.preprocess.finishing import Preprocessed, finish
@@ -31,12 +31,10 @@ from anyphoto_cli.preprocess.selection import (
 )
 from anyphoto_cli.preprocess.stage_run import StageRun, too_many
 from anyphoto_cli.preprocess.work import Work
-from anyphoto_cli.registry import find, names
 from anyphoto_cli.runtime.devices import free_workers, resolve_device
 from anyphoto_cli.runtime.jobs import run_here
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import keep_options, only_one, read_record
-from anyphoto_cli.seams import Captioner
 
 
 def run(
@@ -61,7 +59,7 @@ def run(
     check_input(given, out, refs, config, stages)
     exclusions = read_exclusions(exclude) if exclude else Exclusions()
     if "caption" in stages:
-        _captioner(config, options)
+        open_captioner(config, options)
     with only_one(out / "work"):
         sweep(out)
         config = _as_begun(config, out, stages)
@@ -239,20 +237,12 @@ def _caption(run: StageRun, retry_failed: bool) -> None:
     forget_unasked(run.photos, run.work, selection)
     if not run.left("caption"):
         return
-    captioner = _captioner(run.config, run.options)
+    captioner = open_captioner(run.config, run.options)
     try:
         most = run.options.max_failed
         caption_photos(run.photos, run.work, selection, captioner, run.config, run.listener, most_failed=most)
     finally:
         run.listener.end()
-
-
-def _captioner(config: PreprocessConfig, options: RunOptions) -> Captioner:
-    if config.captioner not in (known := names("captioners")):
-        remedy = f"Captioners: {', '.join(known)}"
-        raise InputError(f"{config.captioner!r} is no captioner", field="--captioner", remedy=remedy)
-    opened: Captioner = find("captioners", config.captioner)(config, options)
-    return opened
 
 
 def _selection(run: StageRun) -> Selection:

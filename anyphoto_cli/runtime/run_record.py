@@ -42,9 +42,11 @@ def only_one(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """What run.json holds; {} where there is none. Raises InputError for another form."""
-    file = folder / RECORD
+def read_record(folder: Path, name: str = RECORD) -> dict[str, Any]:
+    """What a folder's run.json, or the file of that name, holds; {} where there is none. Raises InputError for another
+    form.
+    """
+    file = folder / name
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from anyphoto_cli.config.train import folders_of
 from anyphoto_cli.data.shards import read_manifest
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import sha256_of, sync
@@ -258,14 +259,9 @@ def _config_of(run: Path) -> dict[str, Any]:
 
 def _samples_of(config: Mapping[str, Any]) -> int:
     try:
-        return sum(read_manifest(folder).samples for folder in _folders(config["data"]["shards"]))
+        return sum(read_manifest(folder).samples for folder in folders_of(config["data"]["shards"]))
     except (InputError, KeyError):  # gone, or somewhere else
         return 0
-
-
-def _folders(shards: Any) -> list[Path]:
-    """As a run's config.json tells them: one, or a list."""
-    return [Path(folder) for folder in ([shards] if isinstance(shards, str) else shards)]
 
 
 def _prompt(file: Path) -> str:
@@ -282,7 +278,7 @@ def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(kept.get(key), str) and (Path(kept[key]).exists() or Path(kept[key]).is_absolute()):
             kept[key] = Path(kept[key]).name
     if "data" in kept:
-        names = [folder.name for folder in _folders(kept["data"].get("shards", ""))]
+        names = [folder.name for folder in folders_of(kept["data"].get("shards", ""))]
         kept["data"] = {**kept["data"], "shards": names[0] if len(names) == 1 else names}
     if isinstance(kept.get("loss"), dict) and kept["loss"].get("face_vae"):
         kept["loss"] = {**kept["loss"], "face_vae": Path(kept["loss"]["face_vae"]).name}

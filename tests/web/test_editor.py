@@ -64,6 +64,14 @@ def saved(page, layout):
     return load_layout(layout)
 
 
+def render_for_long(page):
+    """Until it is under way."""
+    page.fill("#steps", "900")
+    page.locator("#steps").blur()
+    page.click("#render")
+    until(page, "document.getElementById('steps-done').value > 2")
+
+
 def drop(page, files, x, y):
     """Files dropped on the canvas, as a desktop does it."""
     import base64
@@ -226,10 +234,7 @@ def test_a_render_is_followed_from_wherever_the_page_is_opened(start, page, frie
     """After a reload, and in another tab, which may cancel it; one that waits need not come up first."""
     editor = start(friends)
     opened(page, editor)
-    page.fill("#steps", "900")
-    page.locator("#steps").blur()
-    page.click("#render")
-    until(page, "document.getElementById('steps-done').value > 2")
+    render_for_long(page)
     with page.expect_response(lambda answer: "/api/save" in answer.url):
         page.keyboard.press("Control+s")
     other = page.context.new_page()
@@ -259,10 +264,7 @@ def test_a_render_is_followed_from_wherever_the_page_is_opened(start, page, frie
 def test_an_editor_that_ended_says_so_on_the_page_and_leaves_no_traceback(start, page, friends):
     editor = start(friends)
     opened(page, editor)
-    page.fill("#steps", "900")
-    page.locator("#steps").blur()
-    page.click("#render")
-    until(page, "document.getElementById('steps-done').value > 2")
+    render_for_long(page)
     editor.process.send_signal(signal.SIGINT)
     _, err = editor.process.communicate(timeout=30)
     assert editor.process.returncode == 0 and "Traceback" not in err and "Error" not in err, err
@@ -364,10 +366,7 @@ def test_rendered_with_scores_and_kept(start, page, friends):
     assert load_layout(folder / "layout.json", friends.parent).steps == 3 and load_layout(friends).steps is None
     page.click("#render")
     until(page, "document.querySelectorAll('#history figure').length === 2")
-    page.fill("#steps", "900")
-    page.locator("#steps").blur()
-    page.click("#render")
-    until(page, "document.getElementById('steps-done').value > 2")
+    render_for_long(page)
     page.wait_for_selector("#preview:not([hidden])")
     page.click("#cancel")
     page.wait_for_selector("#progress", state="hidden", timeout=60_000)

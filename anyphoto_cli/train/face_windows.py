@@ -36,7 +36,7 @@ class DecodeCalls:
 
 
 CALLS = {"cuda": DecodeCalls(step=8, spare=2**16, at_once=2**18)}
-"""By kind of device. A GPU waits for its host, 335 launches a call, forward and backward; 2**16 px are 1.3 TFLOP to it.
+"""By kind of device. A GPU waits for its host, some 330 launches a call, both ways; 2**16 px are 1.3 TFLOP to it.
 A CPU would only have more to decode: each window is a call, as large as it must be.
 """
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anyphoto_cli.bench.clip_scores import not_there
+from anyphoto_cli.bench.clip_scores import not_there, pixel_values
 from anyphoto_cli.bench.memory import Memory
 from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.files.commit import sha256_of, sha256_of_state
@@ -78,10 +78,8 @@ class Aesthetics:
     def _look(self, pictures: Sequence[Picture]) -> NDArray[np.float64]:
         scores = []
         for places in batches(range(len(pictures)), self._batch):
-            part = [np.ascontiguousarray(pictures[k]) for k in places]
-            pixels = self._processor(images=part, return_tensors="pt").pixel_values.to(
-                self._device, self._encoder.dtype
-            )
+            part = [pictures[k] for k in places]
+            pixels = pixel_values(self._processor, part).to(self._device, self._encoder.dtype)
             answer = self._encoder(pixel_values=pixels)
             rows = answer.pooler_output if self._kind == "v2.5" else answer.image_embeds
             scores.append(chain(torch.nn.functional.normalize(rows.float(), dim=-1), self._layers))

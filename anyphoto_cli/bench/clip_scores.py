@@ -17,6 +17,10 @@ from anyphoto_cli.runtime.jobs import batches
 from anyphoto_cli.types import Picture
 
 CLIP = "openai/clip-vit-base-patch16"
+LONGEST = 16
+"""Times the short side, of the long one: what lies further out is no part of the middle square, nor of what its
+pixels are interpolated from.
+"""
 Rows = NDArray[np.float32]
 
 
@@ -61,8 +65,8 @@ class Clip:
     def _look(self, pictures: Sequence[Picture]) -> Rows:
         rows = []
         for places in batches(range(len(pictures)), self._batch):
-            part = [np.ascontiguousarray(pictures[k]) for k in places]
-            pixels = self._processor(images=part, return_tensors="pt").pixel_values.to(self._device, self._dtype)
+            part = [pictures[k] for k in places]
+            pixels = pixel_values(self._processor, part).to(self._device, self._dtype)
             rows.append(_unit(_features(self._model.get_image_features(pixel_values=pixels))))
         return np.concatenate(rows) if rows else np.zeros((0, self._model.config.projection_dim), np.float32)
 
@@ -75,6 +79,25 @@ class Clip:
             ).to(self._device)  # fmt: skip
             rows.append(_unit(_features(self._model.get_text_features(**given))))
         return np.concatenate(rows) if rows else np.zeros((0, self._model.config.projection_dim), np.float32)
+
+
+def pixel_values(processor: Any, pictures: Sequence[Picture]) -> torch.Tensor:
+    """[H, W, 3] RGB each -> [n, 3, h, w], as transformers' processor does it, in bounded memory."""
+    cropped = bool(getattr(processor, "do_center_crop", False))
+    given = [np.ascontiguousarray(_without_far_ends(one) if cropped else one) for one in pictures]
+    pixels: torch.Tensor = processor(images=given, return_tensors="pt").pixel_values
+    return pixels
+
+
+def _without_far_ends(picture: Picture) -> Picture:
+    """Of a strip what its middle square can be told from: the short side is enlarged to 224 px before the crop, and
+    the long one would grow with it, to gigabytes.
+    """
+    for axis in (0, 1):
+        too_long = picture.shape[axis] - LONGEST * picture.shape[1 - axis]
+        if (cut := (too_long + 1) // 2) > 0:  # as much on both sides: the middle stays the middle
+            picture = picture[cut:-cut] if axis == 0 else picture[:, cut:-cut]
+    return picture
 
 
 def not_there(what: str, option: str, source: str, error: Exception) -> EnvironmentFault:

@@ -23,6 +23,8 @@ COMMANDS = {
     "mini": "Draw photos and reference faces of the small world that the embedded model knows.",
     "doctor": "Say what this machine has and lacks, and what mends it.",
 }
+TEXTS = ("--prompt",)
+"""Options that may be told an empty text."""
 
 
 class Deferred(TyperCommand):
@@ -79,12 +81,31 @@ def _root(
     """Several real people, from one reference face each, at chosen places in one generated picture."""
 
 
+def refuse_empty_words(arguments: list[str]) -> None:
+    """An empty word is mostly a shell variable without a value; as a path it would mean the current folder.
+
+    Raises InputError. Texts may be empty.
+    """
+    from anyphoto_cli.errors import InputError
+
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        option, is_one, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        if (word == "" and before not in TEXTS) or (is_one and not value and option not in TEXTS):
+            shown = option if is_one else before
+            where = f"after {shown}" if shown.startswith("-") else "among the arguments"
+            raise InputError(f"an empty word {where}", remedy="Was a shell variable without a value meant?")
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command line and exit: 0 done, 1 environment fault, 2 bad input, 3 done with skips, 130/143 signals."""
     arguments = sys.argv[1:] if arguments is None else arguments
     from anyphoto_cli.cli.exits import exit_code_of
 
-    sys.exit(exit_code_of(lambda: app(arguments, prog_name="anyphoto", standalone_mode=False), arguments))
+    def run() -> object:
+        refuse_empty_words(arguments)
+        return app(arguments, prog_name="anyphoto", standalone_mode=False)
+
+    sys.exit(exit_code_of(run, arguments))
 
 
 if __name__ == "__main__":

@@ -242,7 +242,7 @@ def _analyzer(layout: Any, face_pack: str | None) -> Any:
 
 
 def _finder(layout: Any, face_pack: str | None) -> Any:
-    """Finds the face in a picture, by the named pack or the one that is installed; None where nothing is to be done."""
+    """Says which face of a picture is taken, by the named pack or the installed one; None: nothing is to be done."""
     from anyphoto_cli.faces.packs import DEFAULT_PACK, installed_pack, open_faces
     from anyphoto_cli.faces.reference_face import find_reference_face
 
@@ -251,7 +251,12 @@ def _finder(layout: Any, face_pack: str | None) -> Any:
     if pack is None:
         return None
     analyzer = open_faces(pack)
-    return lambda picture: find_reference_face(analyzer, picture).face.landmarks
+
+    def find(picture: Any) -> tuple[str, int]:
+        found = find_reference_face(analyzer, picture)
+        return found.choice, found.faces
+
+    return find
 
 
 def _as_document(file: Path, report: Any) -> dict[str, Any]:

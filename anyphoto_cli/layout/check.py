@@ -27,8 +27,8 @@ HEAVY_OVERLAP = 0.25
 MAX_OUTSIDE = 4
 """Points may lie at most this many canvas sides away."""
 
-FaceFinder = Callable[[Picture], Points]
-"""[H, W, 3] RGB -> [5, 2] landmarks of the face to use; raises InputError when there is none."""
+FaceFinder = Callable[[Picture], tuple[str, int]]
+"""[H, W, 3] RGB -> (a sentence on the face to use, how many the picture shows); InputError when there is none."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,15 @@ def check_layout(
     """
     method = method or MethodConfig()
     boxes = [_check_place(layout, i, face, method) for i, face in enumerate(layout.faces)]
-    sizes = [_check_reference(layout, i, find_face) if references else (0, 0) for i in range(len(layout.faces))]
+    cautions: list[Caution] = []
+    sizes = [
+        _check_reference(layout, i, find_face, cautions) if references else (0, 0) for i in range(len(layout.faces))
+    ]
     reports = tuple(
         FaceReport(face.name, box, _token_count(box, layout), size)
         for face, box, size in zip(layout.faces, boxes, sizes, strict=True)
     )
-    return LayoutReport(reports, tuple(_cautions(layout, reports)), find_face is not None)
+    return LayoutReport(reports, (*cautions, *_cautions(layout, reports)), find_face is not None)
 
 
 def _check_place(layout: Layout, index: int, face: LayoutFace, method: MethodConfig) -> Box:
@@ -119,8 +122,10 @@ def _check_points(points: Points, refuse: Callable[..., InputError]) -> None:
         raise refuse("left and right are exchanged", LANDMARK_ORDER)
 
 
-def _check_reference(layout: Layout, index: int, find_face: FaceFinder | None) -> tuple[int, int]:
-    """Width and height of the reference, px, after it was decoded whole."""
+def _check_reference(
+    layout: Layout, index: int, find_face: FaceFinder | None, cautions: list[Caution]
+) -> tuple[int, int]:
+    """Width and height of the reference, px, after it was decoded whole. Cautions where it shows several faces."""
     face, field = layout.faces[index], f"faces[{index}].reference"
     path = layout.reference_path(index)
     try:
@@ -133,11 +138,13 @@ def _check_reference(layout: Layout, index: int, find_face: FaceFinder | None) -
         _check_reference_landmarks(layout, index, width, height)
     elif find_face is not None:
         try:
-            find_face(picture)
+            choice, faces = find_face(picture)
         except InputError as error:
             raise InputError(
                 f"{face.reference}: {error.what}", file=layout.shown_name, field=field, remedy=error.remedy
             ) from error
+        if faces > 1:
+            cautions.append(Caution(field, f"{face.reference}: {choice}"))
     return width, height
 
 

@@ -1,6 +1,7 @@
 """CLIP and aesthetic scores on tiny models of the real classes, and the real LAION head."""
 
 from itertools import pairwise
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from transformers import (
 )
 
 from anyphoto_cli.bench.aesthetics import Aesthetics, read_head
-from anyphoto_cli.bench.clip_scores import Clip
+from anyphoto_cli.bench.clip_scores import Clip, pixel_values
 from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.model.tiny_random import _clip
 
@@ -64,6 +65,27 @@ def test_clip_s_features_are_transformers_own_and_batches_change_nothing(clip_fo
         EnvironmentFault, match="CLIP could not be loaded from /nowhere .*Give a folder of a copy: --clip"
     ):
         Clip("/nowhere")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_a_strip_only_its_middle_is_enlarged(clip_folder, turned):
+    """1 px high it would be 448,000 px wide at 224: 1.2 GB as float32; its middle square is what it was."""
+    rng = np.random.default_rng(1)
+    strip = rng.integers(0, 255, (3, 301, 3), dtype=np.uint8)
+    long = rng.integers(0, 255, (1, 2000, 3), dtype=np.uint8)
+    strip, long = (one.transpose(1, 0, 2) if turned else one for one in (strip, long))
+    processor = CLIPImageProcessor()
+    whole = processor(images=np.ascontiguousarray(strip), return_tensors="pt").pixel_values
+    away = (pixel_values(processor, [strip]) - whole).abs() * 255 * 0.26
+    assert away.max() < 4 and away.mean() < 1  # levels of grey: its length is rounded anew
+    seen = []
+    with mock.patch.object(
+        CLIPImageProcessor, "__call__", lambda self, images, **_: seen.extend(images) or mock.Mock()
+    ):
+        pixel_values(processor, [long])
+        pixel_values(CLIPImageProcessor(do_center_crop=False), [long])
+    assert [max(one.shape) for one in seen] == [16, 2000]
+    assert np.isfinite(Clip(str(clip_folder)).pictures([long])).all()
 
 
 def head(folder, *sizes, prefix="layers"):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,8 +144,6 @@ def test_check_preview_schema(run, layout_file, tmp_path):
 
 
 def test_check_looks_for_faces_where_a_pack_is_named(run, photos, face_pack_folder, tmp_path):
-    import shutil
-
     file = small_layout(tmp_path)
     value = json.loads(file.read_text())
     for face in value["faces"]:
@@ -156,6 +155,35 @@ def test_check_looks_for_faces_where_a_pack_is_named(run, photos, face_pack_fold
     assert code == 2 and err.startswith("Error: trip.json: faces[1].reference: ben.png: mbf512_scrfd2.5g found no face")
     shutil.copy(photos / "refs" / "biden" / "biden.jpg", tmp_path / "ben.png")
     assert run("layout", "check", file, "--face-pack", face_pack_folder)[0] == 0
+    shutil.copy(photos / "groups" / "obama_and_biden.jpg", tmp_path / "ben.png")
+    code, _, err = run("layout", "check", file, "--face-pack", face_pack_folder)
+    assert code == 0 and "trip.json: faces[1].reference: ben.png: face at" in err and "the largest of" in err
+    told = json.loads(run("layout", "check", file, "--face-pack", face_pack_folder, "--json")[1])["warnings"]
+    assert [one["field"] for one in told] == ["faces[1].reference"]
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["generate", "", "-o", "x"], "among the arguments"), (["preprocess", "photos", "--refs", "", "-o", "x"], "after --refs"),
+        (["layout", "arrange", "a.png", "-o", ""], "after -o"), (["generate", "a.json", "--out="], "after --out"),
+    ],
+)  # fmt: skip
+def test_an_empty_word_is_no_path(run, tmp_path, monkeypatch, words, where):
+    """$OUT without a value: as a path it would be the current folder."""
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*words)
+    assert (code, out) == (2, "") and f"an empty word {where}. Was a shell variable" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_prompt_may_be_empty(run, tmp_path):
+    shutil.copy(ROOT / "examples" / "drawn_people" / "mia.png", tmp_path / "mia.png")
+    for prompt in (["--prompt", ""], ["--prompt="]):
+        code, _, err = run(
+            "layout", "arrange", tmp_path / "mia.png", *prompt, "-o", tmp_path / "new.json", "--overwrite"
+        )
+        assert (code, err) == (0, "")
 
 
 def test_check_looks_for_faces_where_antelopev2_is_installed(run, face_pack_folder, tmp_path, monkeypatch):

@@ -178,12 +178,13 @@ def test_the_tabulator_goes_through_everybody_and_on(start, page, friends):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.ariaLabel || ''"))
     names = [f"{told}" for k, name in ((1, "Mia"), (2, "Theo"))
-             for told in (f"Name of person {k}", f"Remove {name}", f"Strength of {name}")]  # fmt: skip
-    assert [one for one in reached if one in names][:6] == names and "render" in reached and not page.problems
+             for told in (f"Another picture of {name}", f"Name of person {k}", f"Remove {name}", f"Strength of {name}")]  # fmt: skip
+    assert [one for one in reached if one in names][:8] == names and "render" in reached and not page.problems
     page.locator("input[aria-label='Strength of Mia']").focus()
     page.keyboard.type("0.5")
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.ariaLabel") == "Name of person 2"
+    for name in ("Another picture of Theo", "Name of person 2"):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.ariaLabel") == name
     place(page).click()
     page.click("input[aria-label='Name of person 2']")
     page.keyboard.press("Control+a")
@@ -195,6 +196,37 @@ def test_the_tabulator_goes_through_everybody_and_on(start, page, friends):
         place(page, left).focus()
         page.keyboard.press("Delete")
     assert page.evaluate("document.activeElement.id") == "add" and not page.problems
+
+
+def test_another_picture_of_somebody(start, page, friends):
+    """Also where the first is missing: chosen, or dropped on the person's row; name and place stay, its points go."""
+    document = json.loads(friends.read_text())
+    document["faces"][0] |= {"name": "Mia, whose name is longer than any box", "reference": "gone.png",
+                             "reference_landmarks": [[38, 52], [74, 52], [56, 72], [42, 92], [71, 92]]}  # fmt: skip
+    friends.write_text(json.dumps(document))
+    before = load_layout(friends)
+    editor = start(friends)
+    opened(page, editor)
+    page.wait_for_selector("#people li:nth-child(1) small.problem")
+    label = place(page).locator(".label")
+    assert (
+        label.text_content().endswith("…")
+        and box_of(label)["width"] < box_of(place(page).locator(".frame"))["width"] + 8
+    )
+    with page.expect_file_chooser() as chooser:
+        page.click("#people li:nth-child(1) .photo")
+    chooser.value.set_files(PEOPLE / "noor.png")
+    page.wait_for_selector("#people li:nth-child(1) small:has-text('face at')")
+    box = box_of(page.locator("#people li:nth-child(2)"))
+    drop(page, [PEOPLE / "mia.png"], box["x"] + box["width"] - 4, box["y"] + box["height"] - 4)
+    settled(page)
+    after = saved(page, friends)
+    assert [face.reference for face in after.faces] == ["two_friends_refs/noor.png", "two_friends_refs/mia.png"]
+    assert [face.name for face in after.faces] == [face.name for face in before.faces]
+    assert after.faces[0].reference_landmarks is None
+    for old, new in zip(before.faces, after.faces, strict=True):
+        assert abs(old.place - new.place).max() < 0.2
+    assert all("status of 422" in told for told in page.problems)  # the one that is gone
 
 
 def test_what_is_being_typed_is_saved(start, page, friends):

@@ -55,7 +55,10 @@ async function start() {
 
 function show(state, stage) {
   stage.draw();
-  drawPeople(at("people"), state, at("add"));
+  drawPeople(at("people"), state, at("add"), (index) => {
+    at("other").dataset.index = index;
+    at("other").click();
+  });
   at("empty").hidden = state.document.faces.length > 0;
   at("undo").disabled = !state.past.length;
   at("redo").disabled = !state.future.length;
@@ -155,6 +158,10 @@ function bindButtons(state, stage) {
     await add(state, [...at("files").files]);
     at("files").value = "";
   });
+  at("other").addEventListener("change", async () => {
+    await replace(state, Number(at("other").dataset.index), at("other").files[0]);
+    at("other").value = "";
+  });
   document.addEventListener("keydown", (event) => {
     if (!(event.ctrlKey || event.metaKey) || event.altKey) return;
     const typing = event.target.matches("textarea, input:not([type=checkbox])");
@@ -192,15 +199,50 @@ async function add(state, files, spot = null) {
   }
 }
 
+// Points found in one picture are not those of another; the name and the place stay.
+async function replace(state, index, file) {
+  const face = state.document.faces[index];
+  try {
+    const found = await api.upload(file);
+    state.references.set(found.path, found);
+    const now = state.document.faces.findIndex((one) => one.name === face.name);  // or removed meanwhile
+    if (now >= 0) {
+      state.change((layout) => {
+        layout.faces[now].reference = found.path;
+        delete layout.faces[now].reference_landmarks;
+      });
+    }
+  } catch (error) {
+    complain(new Error(`${file.name}: ${error.message}`));
+  }
+}
+
 function bindDrops(state, stage) {
   const paper = at("paper");
-  document.addEventListener("dragover", (event) => { event.preventDefault(); paper.classList.add("over"); });
-  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) paper.classList.remove("over"); });
+  const rowOf = (event) => event.target.closest?.("#people li");
+  const mark = (row) => { for (const one of at("people").children) one.classList.toggle("over", one === row); };
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    mark(rowOf(event));
+    paper.classList.toggle("over", !rowOf(event));
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (event.relatedTarget) return;
+    mark(null);
+    paper.classList.remove("over");
+  });
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     paper.classList.remove("over");
+    mark(null);
+    const files = [...event.dataTransfer.files];
+    const row = rowOf(event);
+    if (row && files.length === 1) {  // a picture of this person
+      replace(state, [...at("people").children].indexOf(row), files[0]);
+      return;
+    }
     const inside = event.target.closest?.("#stage");
-    add(state, [...event.dataTransfer.files], inside ? stage.at(event) : null);
+    add(state, files, inside ? stage.at(event) : null);
   });
 }
 

@@ -9,9 +9,11 @@ function element(name, attributes = {}, ...children) {
 }
 
 // Rows stay the same elements from one drawing to the next: an element that is replaced loses the focus.
-function newRow(state, index) {
-  const blank = element("span", { className: "blank" });
+function newRow(state, index, pick) {
+  const blank = element("span", { className: "blank", textContent: "+", ariaHidden: "true" });
   const picture = element("img", { alt: "", width: 54, height: 54, hidden: true });
+  const photo = element("button", { type: "button", className: "photo" }, blank, picture);
+  photo.addEventListener("click", () => pick(index));
   const name = element("input", { maxLength: 200, ariaLabel: `Name of person ${index + 1}` });
   name.addEventListener("focus", () => state.choose(index));
   name.addEventListener("change", () => state.change((layout) => {
@@ -30,10 +32,10 @@ function newRow(state, index) {
     else layout.faces[index].strength = Number(strength.value);
   }));
   const small = element("small");
-  const row = element("li", {}, blank, picture, name, remove, small,
+  const row = element("li", {}, photo, name, remove, small,
     element("label", { className: "strength" }, "Strength ", strength));
   row.addEventListener("click", () => state.choose(index));
-  row.parts = { blank, picture, name, remove, strength, small };
+  row.parts = { photo, blank, picture, name, remove, strength, small };
   return row;
 }
 
@@ -44,14 +46,15 @@ function put(field, value) {
 }
 
 function fill(row, state, face, index) {
-  const { blank, picture, name, remove, strength, small } = row.parts;
+  const { photo, blank, picture, name, remove, strength, small } = row.parts;
   const known = state.references.get(face.reference);
   const seen = Boolean(known && known.width);
   if (seen) {
     const source = partOf(known.problem ? "shown" : "patch", face.reference);
     if (picture.getAttribute("src") !== source) picture.src = source;
-    picture.title = `${face.reference}, ${known.width} x ${known.height} px`;
   }
+  photo.title = `${face.reference}${seen ? `, ${known.width} x ${known.height} px` : ""}: another picture ...`;
+  photo.setAttribute("aria-label", `Another picture of ${face.name}`);
   picture.hidden = !seen;
   blank.hidden = seen;
   put(name, face.name);
@@ -63,7 +66,8 @@ function fill(row, state, face, index) {
   row.className = index === state.chosen ? "chosen" : "";
 }
 
-export function drawPeople(list, state, next) {
+// next: what has the focus when nobody is left; pick(index): asks for another picture of somebody.
+export function drawPeople(list, state, next, pick) {
   const { faces } = state.document;
   while (list.childElementCount > faces.length) {
     const gone = list.lastElementChild;
@@ -71,6 +75,6 @@ export function drawPeople(list, state, next) {
     gone.remove();
     if (focused) (list.lastElementChild?.parts.remove ?? next).focus();
   }
-  while (list.childElementCount < faces.length) list.append(newRow(state, list.childElementCount));
+  while (list.childElementCount < faces.length) list.append(newRow(state, list.childElementCount, pick));
   faces.forEach((face, index) => fill(list.children[index], state, face, index));
 }

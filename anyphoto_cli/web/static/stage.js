@@ -13,6 +13,14 @@ function make(name, attributes, parent) {
   return element;
 }
 
+// Names of neighbours do not run into each other; the list beside the picture has them whole.
+function shorten(label, most) {
+  const name = [...label.textContent];
+  for (let left = name.length - 1; left > 0 && label.getComputedTextLength() > most; left--) {
+    label.textContent = `${name.slice(0, left).join("").trimEnd()}…`;
+  }
+}
+
 export class Stage {
   constructor(svg, state) {
     this.svg = svg;
@@ -103,6 +111,8 @@ export class Stage {
     for (const [px, py] of face.landmarks) make("circle", { cx: px, cy: py, r: 3.5 * unit, class: "point" }, group);
     const label = make("text", { x: x0 + 4 * unit, y: Math.max(y0 - 6 * unit, 15 * unit), "font-size": 14 * unit, class: "label" }, group);
     label.textContent = face.name;
+    shorten(label, Math.max(x1 - x0, 90 * unit));
+    make("title", {}, group).textContent = face.name;
   }
 
   tokens(group, x0, y0, x1, y1) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Callable
@@ -39,9 +40,12 @@ EXTRAS = {
     "edit": (("starlette", "uvicorn", "python-multipart"), "anyphoto layout edit"),
     "c2pa": (("c2pa-python", "cryptography"), "content credentials"),
 }
+MAIN_MEMORY_GB = 34.0
+"""Weights are read there before they go to the card: transformer 23.8, T5 9.5, CLIP and VAE .4."""
 FACE_PACKS = ("antelopev2", "buffalo_l")
 FACE_TERMS = (
     "insightface packs (antelopev2, buffalo_l): non-commercial research only; fal/AuraFace-v1 (Apache-2.0) fits too",
+    "Qwen2.5-VL (captions): 72B under the Qwen licence, 7B Apache-2.0, 3B for research only",
     "YOLO weights and ultralytics: AGPL-3.0. MultiID-2M / -Bench: non-commercial research, removal requests bind you",
     "Faces are personal data: have each person's consent; many places want generated pictures to be marked",
 )
@@ -139,7 +143,7 @@ def _face_models() -> list[Line]:
     pack = find_pack("tiny-random")
     session = onnxruntime.InferenceSession(str(pack / "recogniser.onnx"), providers=onnx_providers(wanted))
     used = session.get_providers()[0]
-    lines: list[Line] = [("ok", f"onnxruntime runs face models with {used}", "")]
+    lines: list[Line] = [_provider(wanted, used)]
     if _version("onnxruntime-gpu") and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         # Both packages own one module, and insightface drags in the CPU one.
         repair = "pip install --force-reinstall --no-deps onnxruntime-gpu"
@@ -160,6 +164,16 @@ def _face_models() -> list[Line]:
     return lines
 
 
+def _provider(wanted: str, used: str) -> Line:
+    text = f"onnxruntime runs face models with {used}"
+    if wanted == "cpu" or used == "CUDAExecutionProvider":
+        return "ok", text, ""
+    if not _version("onnxruntime-gpu"):
+        return "note", f"{text}: slower than this machine's GPU", 'pip install "anyphoto[gpu]"'
+    remedy = "Its CUDA and cuDNN must be those of this onnxruntime-gpu: pip install --upgrade onnxruntime-gpu"
+    return "broken", f"{text}, although a GPU and onnxruntime-gpu are there", remedy
+
+
 def _models() -> list[Line]:
     from huggingface_hub import try_to_load_from_cache
 
@@ -176,13 +190,33 @@ def _models() -> list[Line]:
             lines.append(("ok", f"{name}: {'built' if there else 'built on first use'}", ""))
             continue
         cached = try_to_load_from_cache(base.source, "model_index.json")
-        if isinstance(cached, str):
-            lines.append(("ok", f"{name}: {_home(Path(cached).parent)}", ""))
-        else:
-            gate = f"accept the licence at https://huggingface.co/{base.source}, then: hf auth login; "
-            remedy = f"{gate if base.gated else ''}hf download {base.source}"
+        gate = f"accept the licence at https://huggingface.co/{base.source}, then: hf auth login; "
+        # Its repository holds the transformer once more, in one file that diffusers does not read.
+        remedy = f"""{gate if base.gated else ""}hf download {base.source} --exclude "flux1-*\""""
+        if not isinstance(cached, str):
             lines.append(("missing", f"{name}: not in the hub cache (about {base.download_gb:.0f} GB)", remedy))
+        elif lacking := lacking_weights(Path(cached).parent):
+            text = f"{name}: {_home(Path(cached).parent)} lacks {', '.join(lacking)}: the download broke off"
+            lines.append(("broken", text, remedy))
+        else:
+            lines.append(("ok", f"{name}: {_home(Path(cached).parent)}", ""))
     return lines
+
+
+def lacking_weights(folder: Path) -> list[str]:
+    """Components of a pipeline's folder whose weights are not whole: no file, or not all that an index names."""
+    told = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    components = [
+        name for name, (_, kind) in ((k, v) for k, v in told.items() if isinstance(v, list) and len(v) == 2)
+        if kind and kind.endswith(("Model", "Transformer2DModel", "AutoencoderKL"))
+    ]  # fmt: skip
+    return [name for name in components if not _is_whole(folder / name)]
+
+
+def _is_whole(component: Path) -> bool:
+    indices = list(component.glob("*.safetensors.index.json"))
+    named = {file for index in indices for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    return all((component / file).is_file() for file in named) if named else any(component.glob("*.safetensors"))
 
 
 def _came_along(name: str, shipped: Callable[[], Path]) -> Line:
@@ -209,8 +243,14 @@ def _memory() -> list[Line]:
 
     from anyphoto_cli.model.memory import EXPLAINED, FLUX_NEEDS_GB
 
+    there = _total_memory_gb()
+    text = f"main memory: {MAIN_MEMORY_GB:.0f} GB for its weights in bfloat16, in every mode but nf4"
+    main: Line = ("note", f"{text}; {there:.0f} GB here", "") if there < MAIN_MEMORY_GB else ("ok", text, "")
     free = max((torch.cuda.mem_get_info(i)[0] / 1e9 for i in range(torch.cuda.device_count())), default=None)
-    lines: list[Line] = [("note", "FLUX.1 at 1024x1024 on a GPU; computed from parameter counts, not measured", "")]
+    lines: list[Line] = [
+        ("note", "FLUX.1 at 1024x1024 on a GPU; computed from parameter counts, not measured", ""),
+        main,
+    ]
     for mode, need in FLUX_NEEDS_GB.items():
         verdict = "" if free is None else (", fits here" if need <= free else ", does not fit here")
         lines.append(("ok" if free is not None and need <= free else "note",

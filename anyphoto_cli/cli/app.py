@@ -92,8 +92,8 @@ def refuse_empty_words(arguments: list[str]) -> None:
         option, is_one, value = word.partition("=") if word.startswith("--") else (word, "", "")
         if (word == "" and before not in TEXTS) or (is_one and not value and option not in TEXTS):
             shown = option if is_one else before
-            where = f"after {shown}" if shown.startswith("-") else "among the arguments"
-            raise InputError(f"an empty word {where}", remedy="Was a shell variable without a value meant?")
+            field = shown if shown.startswith("-") else "arguments"
+            raise InputError("an empty word is no value", field=field, remedy="Has a shell variable no value?")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -27,6 +27,11 @@ HEAVY_OVERLAP = 0.25
 MAX_OUTSIDE = 4
 """Points may lie at most this many canvas sides away."""
 
+CLAMPED = 0.05
+"""Share by which a patch may differ from the size that its points ask for (Eq. 28 bounds it)."""
+TILTED = 30.0
+"""Degrees from which a tilt is told: the patch is pasted upright whatever the points say (A.3)."""
+
 FaceFinder = Callable[[Picture], tuple[str, int]]
 """[H, W, 3] RGB -> (a sentence on the face to use, how many the picture shows); InputError when there is none."""
 
@@ -80,6 +85,7 @@ def check_layout(
         FaceReport(face.name, box, _token_count(box, layout), size)
         for face, box, size in zip(layout.faces, boxes, sizes, strict=True)
     )
+    cautions += [one for i in range(len(layout.faces)) for one in _pasted_otherwise(layout, i, boxes[i], method)]
     return LayoutReport(reports, (*cautions, *_cautions(layout, reports)), find_face is not None)
 
 
@@ -96,7 +102,7 @@ def _check_place(layout: Layout, index: int, face: LayoutFace, method: MethodCon
         raise refuse(f"lies more than {MAX_OUTSIDE} canvases away")
     _check_points(face.place, refuse)
     # The unclamped size: the clamp of Eq. 28 would hide that a face is smaller than a token.
-    side = method.patch_size / fit_similarity(face.place, _template(method)).scale
+    side = _side_asked_for(face.place, method)
     if side < TOKEN_PX:
         raise refuse(f"the face is {side:.1f} px wide, smaller than a token", f"Make it at least {TOKEN_PX} px")
     box = paste_box(face.place, layout.width, layout.height, method)
@@ -104,6 +110,23 @@ def _check_place(layout: Layout, index: int, face: LayoutFace, method: MethodCon
     if inside.area < 1:
         raise refuse("the face lies wholly outside the picture", f"The picture is {layout.width}x{layout.height}")
     return box
+
+
+def _side_asked_for(place: Points, method: MethodConfig) -> float:
+    return float(method.patch_size / fit_similarity(place, _template(method)).scale)
+
+
+def _pasted_otherwise(layout: Layout, index: int, box: Box, method: MethodConfig) -> list[Caution]:
+    """Where the patch will not lie as the points do."""
+    face, found, field = layout.faces[index], [], f"faces[{index}]"
+    asked = _side_asked_for(face.place, method)
+    if abs(box.width / asked - 1) > CLAMPED:
+        text = f"{face.name} asks for a patch of {asked:.0f} px and gets one of {box.width:.0f} px: faces are pasted"
+        found.append(Caution(field, f"{text} no larger than the picture's longer side"))
+    across, down = face.place[1] - face.place[0]
+    if abs(angle := float(np.degrees(np.arctan2(down, across)))) > TILTED:
+        found.append(Caution(field, f"{face.name} is tilted by {angle:.0f} degrees: its face is pasted upright"))
+    return found
 
 
 def _template(method: MethodConfig) -> Points:

@@ -27,30 +27,52 @@ _IRREGULAR = {
 _MANY = {_IRREGULAR.get(word, word + "s") for word in _ONE} | {"persons", "adults", "twins", "faces"}
 _GROUPS = {"couple": 2, "pair": 2, "duo": 2, "trio": 3, "quartet": 4}
 _VAGUE = re.compile(r"\b(crowd|group|several|some|many|people|team|family|audience|band|guests)\b", re.IGNORECASE)
-_ADJECTIVES = r"(?:[\w'-]+\s+){0,3}?"
+_UNCOUNTED = re.compile(r"\b(?:hundreds?|thousands?|dozens?|scores|millions?)\b")
+_ADJECTIVES = r"(?:(?!(?:of|with|and|or|in|on|at|by)\s)[\w'’-]+\s+){0,3}?"
+_NOT_A_THING_OF_THEIRS = r"\b(?!['’]s?\b)(?!['’])"
+"""After a noun: "the king's road" speaks of no king."""
+_NUMBER = rf"(?:{'|'.join(_NUMBERS)}|\d{{1,2}})"
+_SEVERAL = re.compile(
+    rf"\b({_NUMBER})\s+{_ADJECTIVES}(?:{'|'.join(sorted(_MANY))}){_NOT_A_THING_OF_THEIRS}"
+    rf"|\b(?:family|group|team|band|crew|party)\s+of\s+({_NUMBER})\b"
+)
+_GROUP = re.compile(
+    rf"(?:^|\b(?:a|the|one|of)\s+){_ADJECTIVES}({'|'.join(_GROUPS)})\b(?!\s+of\s+(?!{_ADJECTIVES}(?:{'|'.join(_MANY)})\b))"
+)
+_SINGLE = re.compile(
+    rf"\b(?:an?|one|the|his|her|their|my|our)\s+{_ADJECTIVES}(?:{'|'.join(_ONE)}){_NOT_A_THING_OF_THEIRS}"
+)
+_BARE_PAIR = re.compile(
+    rf"(?:^|\bof\s+|[,:]\s*)(?:{'|'.join(_ONE)})\s+and\s+(?:{'|'.join(_ONE)}){_NOT_A_THING_OF_THEIRS}"
+)
 
 
 def count_people(prompt: str) -> int | None:
     """The number of people a prompt names, or None where it does not say clearly.
 
-    Counts "three friends", "2 women", "a man and a woman", "a couple"; gives up on crowds, groups and lists of names.
+    Counts "three friends", "2 women", "a man and his wife", "mother and daughter", "a couple", "a family of four";
+    gives up on crowds, groups and lists of names.
     """
-    text = prompt.lower()
-    numbers = "|".join([*_NUMBERS, r"\d{1,2}"])
-    counted = re.findall(rf"\b({numbers})\s+{_ADJECTIVES}({'|'.join(sorted(_MANY))})\b", text)
-    rest = re.sub(rf"\b({numbers})\s+{_ADJECTIVES}({'|'.join(sorted(_MANY))})\b", " ", text)
-    total = sum(_NUMBERS.get(number) or int(number) for number, _ in counted)
-    groups = re.findall(
-        rf"\b(?:a|the|one)\s+{_ADJECTIVES}({'|'.join(_GROUPS)})\b(?!\s+of\s+(?!{'|'.join(_MANY)}))", rest
-    )
-    total += sum(_GROUPS[group] for group in groups)
+    text = re.sub(r"\bhalf a dozen\b", "six", prompt.lower())
+    text = re.sub(r"\b(?:a|one) dozen\b", "twelve", text)
+    if _UNCOUNTED.search(text):
+        return None
+    counted = [_value(number or of) for number, of in _SEVERAL.findall(text)]
+    rest = _SEVERAL.sub(" ", text)
+    groups = [_GROUPS[group] for group in _GROUP.findall(rest)]
+    total = sum(counted) + sum(groups)
     # "three friends, a man and two women": the parts explain the whole.
     if len(counted) + len(groups) > 1 or _VAGUE.search(rest):
-        return None if not counted or len(counted) > 1 else total
-    singles = len(re.findall(rf"\b(?:an?|one|the)\s+{_ADJECTIVES}({'|'.join(_ONE)})\b", rest))
-    if total and singles:  # "two women, an astronaut and an admiral" names the same people twice
-        return total if total == singles else None
-    return total or singles or None
+        return total if len(counted) == 1 and not groups else None
+    singles = _SINGLE.findall(rest)
+    if not total:
+        return len(singles) or (2 if _BARE_PAIR.search(rest) else None)
+    # "two women, an astronaut and an admiral" names the same people twice; "two friends, the bride" may be three.
+    return total if len(singles) in (0, total) else None
+
+
+def _value(number: str) -> int:
+    return _NUMBERS.get(number) or int(number)
 
 
 _WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")

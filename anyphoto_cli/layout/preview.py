@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,7 +37,7 @@ def draw_preview(layout: Layout, faces: Sequence[PreparedFace]) -> Image.Image:
         _outline(draw, face.tokens, TOKEN_PX * zoom, colour)
         for x, y in (placed.place + 0.5) * zoom:
             draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour, outline="white", width=1)
-        _label(draw, face, zoom, colour, font)
+        _label(draw, face, _in_ascii(face.name, i), zoom, colour, font)
     return picture.convert("RGB")
 
 
@@ -65,13 +66,21 @@ def _outline(draw: ImageDraw.ImageDraw, tokens: np.ndarray, step: int, colour: s
             draw.line((x + step, y, x + step, y + step), fill=colour, width=2)
 
 
-def _label(draw: ImageDraw.ImageDraw, face: PreparedFace, zoom: int, colour: str, font: Font) -> None:
+def _in_ascii(name: str, index: int) -> str:
+    """What the default font can write of a name: accents go; where nothing is left, the face's number."""
+    plain = unicodedata.normalize("NFKD", name)
+    letters = "".join(c for c in plain if not unicodedata.combining(c)).encode("ascii", "replace").decode()
+    return letters if letters.strip("? ") else f"face {index + 1}"
+
+
+def _label(
+    draw: ImageDraw.ImageDraw, face: PreparedFace, name: str, zoom: int, colour: str, font: Font
+) -> None:  # fmt: skip
     """Name and token count just above the face, kept inside the picture."""
     rows, columns = np.nonzero(face.tokens)
     if not len(rows):
         return
-    # The default font has no glyphs beyond Latin; a box for each would say less than the name's ASCII.
-    text = f"{face.name.encode('ascii', 'replace').decode()}  {int(face.tokens.sum())} tokens"
+    text = f"{name}  {int(face.tokens.sum())} tokens"
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 10, bottom - top + 8
     x = min(int(columns.min()) * TOKEN_PX * zoom, face.canvas.shape[1] * zoom - int(width))

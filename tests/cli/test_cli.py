@@ -165,15 +165,18 @@ def test_check_looks_for_faces_where_a_pack_is_named(run, photos, face_pack_fold
 @pytest.mark.parametrize(
     ("words", "where"),
     [
-        (["generate", "", "-o", "x"], "among the arguments"), (["preprocess", "photos", "--refs", "", "-o", "x"], "after --refs"),
-        (["layout", "arrange", "a.png", "-o", ""], "after -o"), (["generate", "a.json", "--out="], "after --out"),
+        (["generate", "", "-o", "x"], "arguments"), (["preprocess", "photos", "--refs", "", "-o", "x"], "--refs"),
+        (["layout", "arrange", "a.png", "-o", ""], "-o"), (["generate", "a.json", "--out="], "--out"),
     ],
 )  # fmt: skip
 def test_an_empty_word_is_no_path(run, tmp_path, monkeypatch, words, where):
     """$OUT without a value: as a path it would be the current folder."""
     monkeypatch.chdir(tmp_path)
     code, out, err = run(*words)
-    assert (code, out) == (2, "") and f"an empty word {where}. Was a shell variable" in err
+    assert (code, out) == (
+        2,
+        "",
+    ) and err == f"Error: {where}: an empty word is no value. Has a shell variable no value?\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -238,6 +241,28 @@ def test_doctor_reports_and_is_healthy(run):
         "Memory",
     }
     assert "\x1b[" not in run("doctor")[1]
+
+
+def test_doctor_sees_half_a_download_and_a_gpu_that_is_not_used(tmp_path, monkeypatch):
+    from anyphoto_cli import doctor
+
+    kinds = {"transformer": "FluxTransformer2DModel", "vae": "AutoencoderKL", "tokenizer": "CLIPTokenizer"}
+    index = {"_class_name": "FluxPipeline"} | {name: ["diffusers", kind] for name, kind in kinds.items()}
+    (tmp_path / "model_index.json").write_text(json.dumps(index | {"text_encoder": [None, None]}))
+    assert doctor.lacking_weights(tmp_path) == ["transformer", "vae"]
+    for name in ("transformer", "vae"):
+        (tmp_path / name).mkdir()
+    parts = [f"diffusion_pytorch_model-0000{k}-of-00002.safetensors" for k in (1, 2)]
+    told = {"weight_map": {"a": parts[0], "b": parts[1]}}
+    (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(told))
+    (tmp_path / "transformer" / parts[0]).touch()
+    (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").touch()
+    assert doctor.lacking_weights(tmp_path) == ["transformer"]
+    (tmp_path / "transformer" / parts[1]).touch()
+    assert doctor.lacking_weights(tmp_path) == []
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.22" if name == "onnxruntime-gpu" else None)
+    assert doctor._provider("cuda", "CPUExecutionProvider")[0] == "broken"
+    assert doctor._provider("cuda", "CUDAExecutionProvider")[0] == doctor._provider("cpu", "CPU")[0] == "ok"
 
 
 def test_a_group_has_a_default_and_sub_commands(capsys):

@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from anyphoto_cli.errors import InputError
-from anyphoto_cli.geometry import arcface_template
 from anyphoto_cli.layout.check import check_layout
 from anyphoto_cli.layout.head_count import count_people
 from anyphoto_cli.layout.schema import parse_layout
@@ -55,6 +54,19 @@ def test_a_good_layout_has_nothing_to_warn_of(tmp_path):
         ),
         (faces_at(("A", 40, 100, 160)), {"negative_prompt": "rain"}, "negative_prompt: has no effect while"),
         ([], {}, "faces: is empty"),
+        (faces_at(("A", -150, -150, 812)), {}, "faces[0]: A asks for a patch of 812 px and gets one of 512 px"),
+        (
+            [
+                {
+                    "name": "A",
+                    "reference": "ana.png",
+                    "reference_landmarks": POINTS,
+                    "landmarks": [[300, 180], [300, 290], [240, 235], [180, 190], [180, 280]],
+                }
+            ],
+            {},
+            "faces[0]: A is tilted by 90 degrees: its face is pasted upright",
+        ),
     ],
 )
 def test_warnings(tmp_path, faces, more, expected):
@@ -81,6 +93,19 @@ def test_warnings(tmp_path, faces, more, expected):
         ("Ana and Ben at the opera", None),
         ("five tall basketball players", 5),
         ("two men and three women", None),
+        ("a man and his wife", 2),
+        ("a photo of a mother and her young daughter", 2),
+        ("two friends sitting in a doctor's office", 2),
+        ("three men on the king’s road", 3),
+        ("mother and daughter in the rain", 2),
+        ("a photo of brother and sister", 2),
+        ("a family of four", 4),
+        ("trio of friends", 3),
+        ("a couple of old friends", 2),
+        ("a dozen people", 12),
+        ("one hundred people", None),
+        ("a woman in a red coat and a man", 2),
+        ("the bride with two friends", None),
     ],
 )
 def test_head_count(prompt, count):
@@ -97,9 +122,11 @@ def test_references_are_searched_only_where_a_finder_is_given(tmp_path):
 
     def finds(picture):
         assert picture.shape == (256, 256, 3)
-        return arcface_template()
+        return "face at 10,10 - 90,90, the largest of 3", 3
 
-    assert check_layout(layout, finds).looked_for_faces
+    report = check_layout(layout, finds)
+    assert report.looked_for_faces
+    assert "faces[0].reference: ana.png: face at 10,10 - 90,90, the largest of 3" in map(str, report.cautions)
 
     def finds_none(picture: np.ndarray):
         raise InputError("no face was found", remedy="Use a clear photo")

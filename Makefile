@@ -1,6 +1,8 @@
 # `make` alone lists what there is. `make demo` and `make test` do their own set-up.
 PYTHON ?= python3
 VENV   ?= .venv
+# What it was made with: `make test` after `make install TORCH=torch EXTRAS=gpu,dev` changes nothing.
+-include $(VENV)/.made-with
 TORCH  ?= torch==2.13.0
 EXTRAS ?= dev
 OUT    ?= out/demo
@@ -12,18 +14,22 @@ TORCH_BACKEND ?= auto
 UV = $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)",UV_TORCH_BACKEND=$(TORCH_BACKEND)) \
      $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 
+# Other settings, another stamp: what was installed with those before is no install of these.
+STAMP := $(VENV)/.installed-$(shell printf '%s' '$(TORCH) $(EXTRAS) $(TORCH_BACKEND)' | cksum | cut -d' ' -f1)
+
 .PHONY: help install demo test test-slow lint fix mini mini-report ablation benchmarks clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-install: $(VENV)/.installed  ## Make .venv and install the package with its development tools
+install: $(STAMP)  ## Make .venv and install the package with its development tools
 
-$(VENV)/.installed: pyproject.toml Makefile
+$(STAMP): pyproject.toml Makefile
 	@test -x $(BIN)/uv || { echo "Making $(VENV) ..."; $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv; }
 	@echo "Installing anyphoto and its dependencies into $(VENV) (about 2 GB; a minute or two) ..."
 	@$(UV) "$(TORCH)" -e ".[$(EXTRAS)]"
-	@touch $@
+	@rm -f $(VENV)/.installed-* && touch $@
+	@printf 'TORCH ?= %s\nEXTRAS ?= %s\nTORCH_BACKEND ?= %s\n' '$(TORCH)' '$(EXTRAS)' '$(TORCH_BACKEND)' > $(VENV)/.made-with
 
 demo: install  ## Photos, shards, training, pictures and scores in the small world, in minutes; prints the page to open
 	@$(BIN)/anyphoto layout preview examples/two_friends.json --face-pack mini -o $(OUT)/two_friends_layout.png

@@ -70,7 +70,7 @@ class PreparedFace:
 
     canvas: [H, W, 3] RGB, 0-255, white but for the pasted face (C_i). tokens: [H/16, W/16] bool, the location
     tokens to keep (M_i at token resolution). embedding: [512] unit length (e_i). strength: how much the picture looks
-    at it, 1 as in training.
+    at it, 1 as in training. pack: sha256 of the recogniser that the embedding is of, "" where that is not known.
     """
 
     name: str
@@ -78,3 +78,4 @@ class PreparedFace:
     tokens: NDArray[np.bool_]
     embedding: NDArray[np.float32]
     strength: float = 1.0
+    pack: str = ""

@@ -21,7 +21,8 @@ from anyphoto_cli.types import Embeddings, Picture, Points, PreparedFace
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """A layout's people, found. choices: how each face was found, a sentence. references: path -> sha256.
+    """A layout's people, found. choices: how each face was found, a sentence. references: path -> sha256. pack: of the
+    face pack's recogniser.
 
     Canvases are large (0.8 MB a face at 512 px, 3 MB at 1024) and made when asked for: a run may have thousands.
     """
@@ -32,6 +33,7 @@ class Conditions:
     embeddings: Embeddings
     choices: tuple[str, ...]
     references: dict[str, str]
+    pack: str = ""
 
     @property
     def faces(self) -> tuple[PreparedFace, ...]:
@@ -44,7 +46,7 @@ class Conditions:
             raise InputError("changed while it was being rendered", file=path)
         canvas, tokens = _canvas(self.layout, index, read_picture(path), self.landmarks[index], self.method)
         strength = 1.0 if face.strength is None else face.strength
-        return PreparedFace(face.name, canvas, tokens, self.embeddings[index], strength)
+        return PreparedFace(face.name, canvas, tokens, self.embeddings[index], strength, self.pack)
 
 
 def prepare_faces(layout: Layout, analyzer: FaceAnalyzer, method: MethodConfig | None = None) -> Conditions:
@@ -69,7 +71,7 @@ def prepare_faces(layout: Layout, analyzer: FaceAnalyzer, method: MethodConfig |
         choices.append(f"{face.name}: {choice}")
         references[face.reference] = sha256_of(path)
     embeddings = analyzer.embed(np.stack(crops)) if crops else np.zeros((0, 512), np.float32)
-    return Conditions(layout, method, tuple(points), embeddings, tuple(choices), references)
+    return Conditions(layout, method, tuple(points), embeddings, tuple(choices), references, analyzer.sha256)
 
 
 def _canvas(

@@ -82,6 +82,13 @@ def _sends_models_home(call: Any) -> Any:
     return called
 
 
+def _of_one_pack(faces: Sequence[PreparedFace], card: AdapterCard | None) -> None:
+    for face in faces if card is not None else ():
+        if face.pack and card is not None and face.pack != card.face_pack.sha256:
+            what = f"{face.name} was prepared with another face pack than the adapter's, {card.face_pack.name}"
+            raise ValueError(f"{what}: prepare_faces(layout, open_faces({card.face_pack.name!r}))")
+
+
 class AnyPhotoPipeline(FluxPipeline):
     """Several people at chosen places in one generated picture.
 
@@ -188,8 +195,10 @@ class AnyPhotoPipeline(FluxPipeline):
     def encode_faces(self, faces: Sequence[PreparedFace]) -> LocationTokens:
         """Canvases through the VAE and pruned to location tokens; once per layout. Source: Eq. 13.
 
-        faces: at least one, canvases of one size. Raises ValueError when a face has no token.
+        faces: at least one, canvases of one size. Raises ValueError when a face has no token, or was prepared with
+        another face pack than the adapter was trained with: embeddings of two packs do not mix.
         """
+        _of_one_pack(faces, self.adapter)
         device = self._execution_device
         # Where the method samples: by itself, whatever else has drawn from torch's generator in this process.
         chance = torch.Generator().manual_seed(0)

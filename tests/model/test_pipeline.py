@@ -3,6 +3,7 @@
 import json
 import shutil
 import typing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +152,12 @@ def test_adapter_round_trip(folder, tmp_path):
     assert np.array_equal(picture(loaded, FACES), picture(source, FACES))
     plain = picture(opened(folder), FACES)
     assert not np.array_equal(picture(loaded, FACES), plain)
+    theirs, others = (replace(prepared(), pack=pack) for pack in (card.face_pack.sha256, "1" * 64))
+    loaded.encode_faces((theirs,))
+    with pytest.raises(ValueError, match="ana was prepared with another face pack than the adapter's"):
+        loaded.encode_faces((others,))
     loaded.unload_anyphoto()
+    loaded.encode_faces((others,))
     assert np.array_equal(picture(loaded, FACES), plain)
 
 

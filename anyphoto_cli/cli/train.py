@@ -181,14 +181,18 @@ def preview(
 def plot(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's output_dir, finished or not.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The page or picture to write: .html or .png.", metavar="FILE")
-    ],
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="A page or a picture: .html or .png; default: RUN/curves.html.", metavar="FILE"
+        ),
+    ] = None,
 ) -> int:
     """Draw a run's curves as one offline page or a picture: losses, cosines, validation, gradient norm, speed."""
     from anyphoto_cli.train.plots import write_plots
 
-    shown = write_plots(folder, out)
-    console.result(f"{out}: {shown} lines of metrics")
+    target = out or folder / "curves.html"
+    shown = write_plots(folder, target)
+    console.result(f"{target}: {shown} lines of metrics")
     return 0
 
 

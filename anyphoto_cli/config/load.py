@@ -65,7 +65,10 @@ def _refused(
     if first["type"] == "extra_forbidden":
         known = _keys(model, first["loc"][:-1])
         near = get_close_matches(str(first["loc"][-1]), known, n=1)
-        remedy = f"Did you mean {near[0]}?" if near else f"Keys: {', '.join(known)}"
+        part = "".join(f"{one}." for one in first["loc"][:-1])
+        remedy = f"Did you mean {part}{near[0]}?" if near else f"Keys: {', '.join(known)}"
+        if (here := getattr(model, "ELSEWHERE", {}).get(path)) is not None:
+            remedy = f"Here: {here}"
         return InputError("is no key here", file=file, field=option, remedy=remedy)
     if first["type"] == "missing":
         return InputError("is not given", file=file, field=path)

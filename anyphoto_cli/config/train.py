@@ -5,9 +5,9 @@ Every key says where its default comes from: the paper, or ours where the paper 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -116,6 +116,11 @@ class LossConfig(BaseModel):
     face_decode: Literal["crop", "full"] = Field(
         default="crop", description="Decode a window around each face, or the whole picture (the literal form). Ours."
     )
+    face_on_dropped: bool = Field(
+        default=True,
+        description="Whether the identity loss also counts samples whose identity was dropped, as Eq. 24 has it to "
+        "the letter; false: only faces that the model was told of.",
+    )
     face_vae: str | None = Field(
         default=None,
         min_length=1,
@@ -131,6 +136,22 @@ class TrainConfig(BaseModel):
     """One run."""
 
     model_config = _STRICT
+
+    ELSEWHERE: ClassVar[Mapping[str, str]] = {
+        "rank": "method.lora_rank", "lora_alpha": "method.lora_alpha", "lora_dropout": "left out: there is none",
+        "pretrained_model_name_or_path": "model", "resolution": "data.resolution",
+        "dataloader_num_workers": "data.workers", "train_data_dir": "data.shards", "dataset_name": "data.shards",
+        "instance_data_dir": "data.shards", "max_sequence_length": "method.t5_length",
+        "resume_from_checkpoint": "no key: a run goes on where its output_dir stands, unless --no-resume",
+        "push_to_hub": "a command afterwards: anyphoto export --to hub:org/name",
+        "hub_model_id": "anyphoto export --to hub:org/name",
+        "hub_token": "hf auth login", "use_8bit": "use_8bit_adam", "use_ema": "ema_decay",
+        "allow_tf32": "not needed: the base is bf16 on a GPU", "optimizer": "AdamW, or use_8bit_adam",
+        "weighting_scheme": "loss.time_mean and loss.time_std (logit-normal)", "logit_mean": "loss.time_mean",
+        "logit_std": "loss.time_std", "num_train_epochs": "max_train_steps", "validation_epochs": "validation_steps",
+        "validation_prompt": "validation_layouts", "logging_dir": "output_dir/tensorboard",
+    }  # fmt: skip
+    """What diffusers' training scripts call something, and what it is here."""
 
     model: str = Field(
         default="flux-dev", min_length=1, description="Base model: a name, a hub id, or a diffusers folder."
@@ -173,7 +194,11 @@ class TrainConfig(BaseModel):
     gradient_accumulation_steps: int = Field(default=1, ge=1, description="Micro-steps of one optimiser step.")
     max_train_steps: int = Field(default=200_000, ge=1, description="Optimiser steps. Paper 4.1: 200k.")
     learning_rate: float = Field(default=1e-4, gt=0, description="Highest learning rate. Ours (WithAnyone's).")
-    lr_scheduler: Literal["constant", "cosine"] = Field(default="constant", description="After the warm-up. Ours.")
+    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(
+        default="constant",
+        description="After the warm-up: the same, or down to 0. Ours. constant_with_warmup: diffusers' name for "
+        "constant.",
+    )
     lr_warmup_steps: int = Field(default=500, ge=0, description="Steps to the highest learning rate. Ours.")
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW. Ours.")
     adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW. Ours.")
@@ -210,7 +235,7 @@ class TrainConfig(BaseModel):
     )
     logging_steps: int = Field(default=10, ge=1, description="Steps between log lines.")
     report_to: Literal["tensorboard", "wandb", "none"] = Field(
-        default="tensorboard", description="Where curves go beside metrics.jsonl."
+        default="tensorboard", description="Where curves go beside metrics.jsonl; wandb: TensorBoard, too."
     )
     validation_steps: int = Field(default=0, ge=0, description="Steps between validation pictures; 0: none.")
     validation_layouts: tuple[str, ...] = Field(

@@ -21,6 +21,8 @@ FIXED = {
     "shards' manifest", "shards left out",
 }  # fmt: skip
 """Keys that never may, and all of the method: weights or optimiser would not fit, or samples be seen twice or never."""
+ADDED = {"loss.face_on_dropped": True}
+"""Keys that older runs did not write down, and what they did."""
 TOGETHER = ("world_size", "train_batch_size")
 """May change where their product stays: the plan of an epoch has the same samples in every step then."""
 OPTION = "--allow-changes"
@@ -63,6 +65,7 @@ def changes(
     folder: Path, step: int, before: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str]
 ) -> list[dict[str, Any]]:  # fmt: skip
     """What is changed at `step`, as facts tell it. before, now: facts. Raises InputError for what is not allowed."""
+    before = {**{key: was for key, was in ADDED.items() if key in now}, **before}
     found = list(differing(before, now))
     if "max_train_steps" in now and now["max_train_steps"] < step:
         remedy = "Ask for more, or give a new output_dir"

@@ -61,7 +61,10 @@ def objective(
     total, told, valid, cosines = flow, torch.zeros(()), 0, torch.zeros(())
     if times.with_faces and loss.face_weight and parts.recogniser is not None:
         margin = loss.face_margin if loss.face_decode == "crop" else None
-        targets = [_targets(example, loss.face_target) for example in examples]
+        told_of = [loss.face_on_dropped or not example.dropped for example in examples]
+        targets = [
+            _targets(one, loss.face_target) if tells else [] for one, tells in zip(examples, told_of, strict=True)
+        ]
         with sections.of("faces"):
             found = face_loss(
                 clean_estimate(noisy, said, t), targets, parts.face_vae or parts.vae, parts.recogniser, margin=margin,

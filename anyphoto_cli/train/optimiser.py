@@ -34,13 +34,14 @@ def in_forward_order(parameters: Mapping[str, nn.Parameter]) -> list[nn.Paramete
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Of an optimiser step, a pure function of it: warm-up, then constant or a cosine to 0."""
+    """Of an optimiser step, a pure function of it: warm-up, then constant, or a line or a cosine to 0."""
     warm = min(1.0, (step + 1) / max(config.lr_warmup_steps, 1))
-    if config.lr_scheduler == "constant":
+    if config.lr_scheduler in ("constant", "constant_with_warmup"):
         return config.learning_rate * warm
     left = max(config.max_train_steps - config.lr_warmup_steps, 1)
     share = min(max(step - config.lr_warmup_steps, 0) / left, 1.0)
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * share))
+    kept = 1 - share if config.lr_scheduler == "linear" else 0.5 * (1 + math.cos(math.pi * share))
+    return config.learning_rate * warm * kept
 
 
 class Optimiser:

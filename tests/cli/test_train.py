@@ -157,11 +157,13 @@ with stop_on_signals() as stop:
 @pytest.mark.parametrize(
     "words, line",
     [
-        (["data.resolutoin=64"], "data.resolutoin: is no key here. Did you mean resolution?"),
+        (["data.resolutoin=64"], "data.resolutoin: is no key here. Did you mean data.resolution?"),
         (["data.resolution=100"], "data.resolution: 100: input should be a multiple of 16"),
         (["loss.face_weight=much"], "loss.face_weight: 'much': input should be a valid number"),
         (["data.degradations={melting: 1}"], "'melting' is no degradation"),
-        (["rank=8"], "rank: is no key here"),
+        (["rank=8"], "rank: is no key here. Here: method.lora_rank"),
+        (["push_to_hub=true"], "push_to_hub: is no key here. Here: a command afterwards: anyphoto export"),
+        (["method.lora_rnk=8"], "method.lora_rnk: is no key here. Did you mean method.lora_rank?"),
         (["max_train_steps"], "'max_train_steps' is no KEY=VALUE"),
         (["--preset", "best"], "--preset: 'best' is no preset. Presets: full, base-roi, location"),
         (["model=nowhere/at/all"], "'nowhere/at/all' is no model"),

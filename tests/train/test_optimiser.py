@@ -23,7 +23,11 @@ def test_the_rate_climbs_evenly_and_falls_along_a_cosine_to_nothing():
     rates = [learning_rate(step, told) for step in (0, 1, 3, 4, 6, 8, 10, 12)]
     assert rates == pytest.approx([2e-3, 4e-3, 8e-3, 8e-3, 8e-3 * 0.853553, 4e-3, 8e-3 * 0.146447, 0], abs=1e-8)
     assert learning_rate(0, config(learning_rate=8e-3, lr_warmup_steps=0)) == 8e-3
+    line = config(learning_rate=8e-3, lr_scheduler="linear", lr_warmup_steps=4, max_train_steps=12)
+    assert [learning_rate(step, line) for step in (0, 3, 4, 6, 8, 12)] == [2e-3, 8e-3, 8e-3, 6e-3, 4e-3, 0]
+    same = config(learning_rate=8e-3, lr_scheduler="constant_with_warmup", lr_warmup_steps=4, max_train_steps=12)
     flat = config(learning_rate=8e-3, lr_warmup_steps=4, max_train_steps=12)
+    assert [learning_rate(step, same) for step in range(12)] == [learning_rate(step, flat) for step in range(12)]
     assert [learning_rate(step, flat) for step in (1, 3, 11)] == [4e-3, 8e-3, 8e-3]
 
 

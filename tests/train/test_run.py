@@ -1,5 +1,6 @@
 """Runs from shards to adapter: it learns, it goes on bit for bit, ranks agree, and refusals are one line."""
 
+import importlib.machinery
 import json
 import os
 import shutil
@@ -121,11 +122,21 @@ def test_wandb_hears_every_line_under_its_step(mini_shards, tmp_path, monkeypatc
     session = types.SimpleNamespace(
         log=lambda values, step: said.append((step, values)), finish=lambda: said.append("finished")
     )
-    fake = types.SimpleNamespace(init=lambda **given: said.append(given) or session)
+    fake = types.SimpleNamespace(
+        init=lambda **given: said.append(given) or session, __spec__=importlib.machinery.ModuleSpec("wandb", None)
+    )  # fmt: skip
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    train(config(mini_shards, tmp_path / "run", report_to="wandb", max_train_steps=2))
-    assert said[0]["project"] == "anyphoto" and said[0]["config"]["max_train_steps"] == 2 and said[-1] == "finished"
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    begun = config(mini_shards, tmp_path / "run", report_to="wandb", max_train_steps=4)
+    ticks = iter([False, True])
+    assert train(begun, stop=lambda: next(ticks)).step == 2
+    assert said[0]["project"] == "anyphoto" and said[0]["config"]["max_train_steps"] == 4 and said[-1] == "finished"
     assert [step for step, _ in said[1:-1]] == [1, 2] and all("flow" in values for _, values in said[1:-1])
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))  # beside it
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    train(begun)  # as a job that was queued again
+    again = said[said.index("finished") + 1]
+    assert again["id"] == said[0]["id"] and len(again["id"]) == 32 and "project" not in again
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(EnvironmentFault, match="report_to: needs wandb. Run: pip install wandb"):
         train(config(mini_shards, tmp_path / "none", report_to="wandb", max_train_steps=2))

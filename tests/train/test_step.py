@@ -10,8 +10,10 @@ import torch
 
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.config.train import LossConfig
+from anyphoto_cli.errors import InputError
 from anyphoto_cli.train import frozen, objective
 from anyphoto_cli.train.batches import ShardedSamples, batches
+from anyphoto_cli.train.changes import changes, flat
 from anyphoto_cli.train.crops import SquareCrop
 from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.examples import Example, _chosen
@@ -45,7 +47,7 @@ def parts(transformer=None, vae=None):
 def micro_step(monkeypatch):
     """LossConfig -> (terms, what the transformer was told, whom the faces were to resemble). The faces' loss is 0.5."""
 
-    def of(step=2, **loss):
+    def of(step=2, dropped=False, **loss):
         told, wanted = {}, []
 
         def transformer(**given):
@@ -60,7 +62,7 @@ def micro_step(monkeypatch):
         transformer.config = SimpleNamespace(guidance_embeds=True)
         encoded = Encoded(torch.zeros(1, 16, 8, 8), [], torch.zeros(1, 4, 8), torch.zeros(1, 8))
         fixed = {"seed": 1, "step": step, "rank": 0, "encoded": encoded}
-        terms = objective.objective([example()], parts(transformer), LossConfig(**loss), None, **fixed)
+        terms = objective.objective([example(dropped=dropped)], parts(transformer), LossConfig(**loss), None, **fixed)
         return terms, told, wanted
 
     return of
@@ -82,6 +84,21 @@ def test_without_identity_loss_nobody_is_looked_at(micro_step):
 def test_faces_must_resemble_whom_the_config_says(micro_step):
     assert micro_step(face_target="reference")[2] == [0, 1]
     assert micro_step(face_target="picture")[2] == [7, 8]
+
+
+def test_a_face_that_the_model_was_not_told_of_counts_as_the_config_says(micro_step):
+    assert micro_step(dropped=True)[2] == [0, 1]
+    assert micro_step(dropped=True, face_on_dropped=False)[2] == []
+    assert micro_step(face_on_dropped=False)[2] == [0, 1]
+
+
+def test_a_run_of_before_the_key_goes_on_as_it_was():
+    before = flat(config("shards", "run").told())
+    del before["loss.face_on_dropped"]
+    assert changes(Path("run"), 1, before, flat(config("shards", "run").told()), ()) == []
+    now = flat(config("shards", "run", loss={"face_on_dropped": False}).told())
+    with pytest.raises(InputError, match="loss.face_on_dropped: this run began with True, now it is False"):
+        changes(Path("run"), 1, before, now, ())
 
 
 @pytest.mark.parametrize("mean", [-3.0, 0.0, 3.0])

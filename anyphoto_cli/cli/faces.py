@@ -28,13 +28,16 @@ def calibrate(
         Path | None,
         typer.Option("--out", "-o", help="Another file than this machine's own.", metavar="JSON"),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Store it also with fewer than 100 pairs of different people.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> int:
     """Compare everybody with everybody; the threshold is what one pair of different people in a hundred reaches.
 
     `verify`, `generate --verify` and `layout from-photo` take it for this very pack, by its hash. Fifteen people with
-    two photos each are few; more are better.
+    two photos each are few; more are better. With fewer than a hundred pairs of different people nothing is stored.
     """
     from anyphoto_cli.data.bank import list_references
     from anyphoto_cli.faces.packs import DEFAULT_PACK, open_faces
@@ -42,7 +45,7 @@ def calibrate(
 
     console.hush_libraries(False)
     list_references(refs)  # before a face model that may have to be fetched
-    found, file = measure(refs, open_faces(face_pack or DEFAULT_PACK), out, console.Terminal(quiet or as_json))
+    found, file = measure(refs, open_faces(face_pack or DEFAULT_PACK), out, console.Terminal(quiet or as_json), force)
     if as_json:
         console.document({"file": str(file), **found.model_dump()})
         return 0

@@ -57,7 +57,8 @@ def verify(
 
 def show(one: Any, listener: console.Terminal) -> None:
     """A line for the picture, a line a face; once, where the threshold is from. one: a `generate.Verified`."""
-    listener.notice(f"Likeness: {one.verdict.threshold_from}")
+    tell = listener.notice if one.verdict.threshold is not None else listener.caution
+    tell(f"Likeness: {one.verdict.threshold_from}")
     said = {True: "passed", False: "did not pass", None: "nothing wrong, likeness not judged"}[one.verdict.passed]
     console.result(f"{one.picture}: {said}, score {one.verdict.score:.3f}")
     for line in one.verdict.lines():

@@ -25,7 +25,7 @@ FILE = "calibration.json"
 STRANGERS = 0.99
 """Of a hundred pairs of different people, one lies above the threshold."""
 FEWEST = 100
-"""Pairs of different people below which that one in a hundred is a guess."""
+"""Pairs of different people below which that one in a hundred is a guess, and nobody is judged by it."""
 
 
 class Calibration(BaseModel):
@@ -45,6 +45,12 @@ class Calibration(BaseModel):
     different_mean: float
     different_max: float
     false_reject: float | None = Field(description="Share of one person's pairs below the threshold.")
+    forced: bool = Field(default=False, description="Believed by request, however few the pairs.")
+
+    @property
+    def believed(self) -> bool:
+        """Whether there are pairs enough to judge people by; those of one person say nothing of the threshold."""
+        return self.forced or self.different_pairs >= FEWEST
 
 
 def calibrated(embeddings: Mapping[str, Embeddings], pack: str, sha256: str) -> Calibration:

@@ -55,7 +55,8 @@ def layout_from_photo(
     """Write the layout `out`; returns it and how many of its places are still to be filled.
 
     refs: a folder a person; who is in it is matched one to one, from `threshold` on (None: the pack's calibration, else
-    the bank's own). prompt: None: what `caption` says, else how many people there are. Raises InputError without faces.
+    the bank's own where it has pairs enough; else nobody is matched, which is told). prompt: None: what `caption` says,
+    else how many people there are. Raises InputError without faces.
     """
     listener, picture = listener or Listener(), read_picture(photo)
     faces = [face for face in analyzer.detect([picture])[0] if face.score >= LEAST_SCORE]
@@ -85,6 +86,13 @@ def _matched(
     if not known:
         return [None] * len(faces)
     least = threshold if threshold is not None else _threshold(known, analyzer)
+    if least is None:
+        listener.caution(
+            f"{analyzer.name} is not calibrated, and the known people are too few to tell from which cosine on two "
+            "faces are one person's: all places are left to be filled. Name a --threshold, or run anyphoto faces "
+            "calibrate REFS over more people"
+        )
+        return [None] * len(faces)
     rows = analyzer.embed(np.stack([norm_crop(picture, face.landmarks) for face in faces]))
     names = list(known)
     similar = np.stack([(rows @ known[name].embeddings.T).mean(1) for name in names], 1)
@@ -96,12 +104,9 @@ def _matched(
     return found
 
 
-def _threshold(known: Mapping[str, Known], analyzer: FaceAnalyzer) -> float:
+def _threshold(known: Mapping[str, Known], analyzer: FaceAnalyzer) -> float | None:
+    """None where neither the stored calibration nor the bank has pairs enough to go by."""
     found = find_calibration(analyzer)
-    if found is None and len(known) > 1:
+    if (found is None or not found.believed) and len(known) > 1:
         found = calibrated({name: one.embeddings for name, one in known.items()}, analyzer.name, analyzer.sha256)
-    if found is None:
-        remedy = "Run: anyphoto faces calibrate REFS, over some people; or give --threshold"
-        raise InputError(f"{analyzer.name} is not calibrated, and one person alone says nothing", field="--refs",
-                         remedy=remedy)  # fmt: skip
-    return found.threshold
+    return found.threshold if found is not None and found.believed else None

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyphoto_cli.config.verify import VerifyConfig
-from anyphoto_cli.faces.calibration import find_calibration
+from anyphoto_cli.faces.calibration import FEWEST, find_calibration
 from anyphoto_cli.faces.norm_crop import norm_crop
 from anyphoto_cli.faces.placement import at_their_places
 from anyphoto_cli.generate.conditions import Conditions
@@ -77,13 +77,17 @@ class Verdict:
 
 
 def threshold_for(analyzer: FaceAnalyzer, config: VerifyConfig) -> tuple[float | None, str]:
-    """(cosine, who says so): what is asked for, else the pack's calibration, else nothing."""
+    """(cosine, who says so): what is asked for, else the pack's calibration; None: likeness is not judged."""
     if config.threshold is not None:
         return config.threshold, "as asked for"
     found = find_calibration(analyzer)
     if found is None:
         return None, f"{analyzer.name} is not calibrated: run anyphoto faces calibrate REFS"
-    return found.threshold, f"calibration of {found.pack} over {found.people} people"
+    told = f"calibration of {found.pack} over {found.people} people"
+    if not found.believed:
+        few = f"fewer than {FEWEST} pairs of different people, too few to judge by"
+        return None, f"{told} has {few}: run anyphoto faces calibrate REFS over more"
+    return found.threshold, told
 
 
 def verify_picture(

@@ -71,11 +71,14 @@ def test_the_embedded_pack_brings_its_own():
 
 
 def test_real_people(run, photos, face_pack_folder, tmp_path):
-    code, said, err = run("faces", "calibrate", photos / "refs", "--face-pack", face_pack_folder, "--json", "-o",
-                          tmp_path / "c.json")  # fmt: skip
+    asked = ["faces", "calibrate", photos / "refs", "--face-pack", face_pack_folder, "-o", tmp_path / "c.json"]
+    code, _, err = run(*asked)
+    assert code == 2 and "only 59 pairs of different people. 100 are needed" in err and "--force" in err, err
+    assert not (tmp_path / "c.json").exists()
+    code, said, err = run(*asked, "--force", "--json")
     assert code == 0, err
     told = json.loads(said)
-    assert told["people"] == 6 and told["threshold"] < 0.2 < told["same_p05"]
+    assert told["people"] == 6 and told["threshold"] < 0.2 < told["same_p05"] and told["forced"] is True
     assert "pairs of different people" in err
     assert json.loads((tmp_path / "c.json").read_text())["sha256"] == told["sha256"]
 
@@ -85,7 +88,9 @@ def test_one_person_under_two_names_is_told(run, photos, face_pack_folder, tmp_p
     refs = tmp_path / "refs"
     shutil.copytree(photos / "refs", refs)
     shutil.copytree(refs / "obama", refs / "barack")
-    code, _, err = run("faces", "calibrate", refs, "--face-pack", face_pack_folder, "-o", tmp_path / "c.json")
+    code, _, err = run(
+        "faces", "calibrate", refs, "--face-pack", face_pack_folder, "-o", tmp_path / "c.json", "--force"
+    )
     assert code == 0 and "verify would not know them. The two most alike are barack and obama (1.00)" in err, err
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from anyphoto_cli.config.verify import VerifyConfig
+from anyphoto_cli.faces.calibration import calibrated, calibration_file, write_calibration
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.generate.annotate import annotated
 from anyphoto_cli.generate.conditions import prepare_faces
@@ -133,11 +134,24 @@ def test_off_their_place_and_unlike(couple, face_pack, photos):
     assert found == {"biden": "unlike", "kit_harington": "good"}
 
 
-def test_without_a_threshold_nobody_is_judged(couple, face_pack, monkeypatch, tmp_path):
+def test_without_a_threshold_nobody_is_judged(run, couple, photos, face_pack, face_pack_folder, monkeypatch, tmp_path):
+    """And by one over a handful of people neither, unless it was forced."""
     monkeypatch.setenv("ANYPHOTO_HOME", str(tmp_path))
     picture, layout = couple
     found, verdict = states(picture, layout, face_pack, VerifyConfig())
     assert set(found.values()) == {"found"} and verdict.passed is None and "is not calibrated" in verdict.threshold_from
+    stored = calibration_file(face_pack)
+    few = calibrated({name: np.eye(512, dtype=np.float32)[[k]] for k, name in enumerate("ab")}, "p", face_pack.sha256)
+    write_calibration(few, stored)
+    stored.write_text(
+        json.dumps({key: value for key, value in few.model_dump().items() if key != "forced"})
+    )  # an old one
+    code, said, err = run("verify", photos / "groups" / "kit_with_rose.jpg", "--layout", layout.file, "--quiet",
+                          "--face-pack", face_pack_folder, "-o", tmp_path)  # fmt: skip
+    assert code == 0 and "likeness not judged" in said and "rose_leslie: found" in said
+    assert "Warning: Likeness: calibration of p over 2 people has fewer than 100 pairs" in err
+    write_calibration(few.model_copy(update={"forced": True}), stored)
+    assert set(states(picture, layout, face_pack, VerifyConfig())[0].values()) == {"good"}
 
 
 def test_no_faces_at_all(couple, face_pack):
@@ -209,7 +223,7 @@ def test_copies_with_boxes_are_left_out_and_no_verdict_replaces_another(run, tmp
 def test_a_template_with_a_stranger_leaves_a_slot(run, photos, face_pack_folder, tmp_path):
     out = tmp_path / "party.json"
     code, said, err = run("layout", "from-photo", photos / "groups" / "obama_and_biden.jpg", "--refs", photos / "refs",
-                          "--face-pack", face_pack_folder, "-o", out, "--json")  # fmt: skip
+                          "--face-pack", face_pack_folder, "--threshold", "0.3", "-o", out, "--json")  # fmt: skip
     assert code == 0, err
     told = json.loads(said)
     assert told["faces"][:2] == ["biden", "obama"] and told["to_fill"] == 1
@@ -218,6 +232,18 @@ def test_a_template_with_a_stranger_leaves_a_slot(run, photos, face_pack_folder,
     assert 0.9 < layout.width * layout.height / 1024**2 < 1.1
     code, _, err = run("layout", "check", out)
     assert code == 2 and "person_1.jpg" in err  # it says what is still to be filled
+
+
+def test_a_small_bank_names_no_strangers(run, photos, face_pack_folder, tmp_path, monkeypatch):
+    """Two people have one pair, from which nothing follows; the threshold was -0.12 here."""
+    monkeypatch.setenv("ANYPHOTO_HOME", str(tmp_path / "home"))
+    for name in ("obama", "biden"):
+        (tmp_path / "refs" / name).mkdir(parents=True)
+        (tmp_path / "refs" / name / "1.jpg").write_bytes((photos / "refs" / name / f"{name}.jpg").read_bytes())
+    asked = [photos / "groups" / "kit_with_rose.jpg", "--refs", tmp_path / "refs", "--face-pack", face_pack_folder]
+    code, said, err = run("layout", "from-photo", *asked, "-o", tmp_path / "couple.json", "--json")
+    assert code == 0 and json.loads(said)["faces"] == ["person 1", "person 2"], err
+    assert "the known people are too few to tell" in err and "--threshold" in err
 
 
 def test_a_template_without_faces_is_refused(run, face_pack_folder, tmp_path):

@@ -15,6 +15,7 @@ from anyphoto_cli.faces.norm_crop import norm_crop
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.generate.known_people import Known, known_people
 from anyphoto_cli.geometry import fitting_size
+from anyphoto_cli.layout.check import check_layout
 from anyphoto_cli.layout.head_count import counted
 from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.layout.write import Placed, check_target, write_layout
@@ -56,7 +57,8 @@ def layout_from_photo(
 
     refs: a folder a person; who is in it is matched one to one, from `threshold` on (None: the pack's calibration, else
     the bank's own where it has pairs enough; else nobody is matched, which is told). prompt: None: what `caption` says,
-    else how many people there are. Raises InputError without faces.
+    else how many people there are. What `layout check` warns of is told. Raises InputError without faces, and before
+    anything is written for places that it refuses.
     """
     listener, picture = listener or Listener(), read_picture(photo)
     faces = [face for face in analyzer.detect([picture])[0] if face.score >= LEAST_SCORE]
@@ -69,13 +71,21 @@ def layout_from_photo(
     side = (picture.shape[0] * picture.shape[1]) ** 0.5 if drawn else SIDE
     width, height = size or fitting_size(picture.shape[1], picture.shape[0], side)
     scale = np.array([width / picture.shape[1], height / picture.shape[0]])
-    people, slots = [], 0
-    for face, name in zip(faces, names, strict=True):
-        slots += name is None
-        reference = known[name].photo if name is not None else None
-        people.append(Placed(name or f"person {slots}", reference, face.landmarks * scale))
+    people = [
+        Placed(name, known[name].photo if name is not None else None, face.landmarks * scale)
+        for face, name in zip(faces, names, strict=True)
+    ]
     said = prompt or (caption(picture) if caption else "") or counted(len(faces))
-    return write_layout(out, people, said, (width, height), overwrite=overwrite), slots
+    try:
+        layout = write_layout(out, people, said, (width, height), overwrite=overwrite)
+    except InputError as error:
+        if not error.field.startswith("faces["):
+            raise
+        remedy = f"Take a larger --size than {width}x{height}, or another photo"
+        raise InputError(f"{error.field}: {error.what}", file=photo, remedy=remedy) from error
+    for caution in check_layout(layout, references=False).cautions:
+        listener.caution(f"{layout.shown_name}: {caution}")
+    return layout, names.count(None)
 
 
 def _matched(

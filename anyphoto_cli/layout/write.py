@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import decode, read_bytes
 from anyphoto_cli.geometry import TOKEN_PX
+from anyphoto_cli.layout.check import check_layout
 from anyphoto_cli.layout.read import is_storable
 from anyphoto_cli.layout.schema import Layout, parse_layout
 from anyphoto_cli.types import Points
@@ -22,9 +23,9 @@ from anyphoto_cli.types import Points
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """One person of a new layout. reference: a picture anywhere; None: a place that is to be filled later."""
+    """One person of a new layout. reference: a picture anywhere. name, reference: None: a place to be filled later."""
 
-    name: str
+    name: str | None
     reference: Path | None
     landmarks: Points
 
@@ -34,19 +35,27 @@ def write_layout(
 ) -> Layout:
     """Write `file`; references from outside its folder are copied into <name>_refs/ beside it, and replace nothing.
 
-    A place to be filled names a picture that is not there yet. Raises InputError where `file` exists, or is wrong, and
-    for a reference that is no picture.
+    A place to be filled is called person 1, 2, .. and names a picture in there that is not there yet. Raises InputError
+    where `file` exists, for what `check_layout` refuses, and for a reference that is no picture.
     """
     check_target(file, overwrite)
     copies: dict[Path, bytes] = {}
-    faces = [
-        {"name": one.name, "reference": _beside(file, one, copies), "landmarks": _rounded(one.landmarks)}
+    known = [
+        (one.name, _beside(file, one.name, one.reference, copies)) if one.name and one.reference else None
         for one in people
+    ]
+    slots = _slots(file, {one.name for one in people}, copies)
+    faces = [
+        {"name": name, "reference": reference, "landmarks": _rounded(one.landmarks)}
+        for one, (name, reference) in zip(people, [who or next(slots) for who in known], strict=True)
     ]
     document: dict[str, Any] = {
         "version": 1, "prompt": prompt, "width": size[0], "height": size[1], "seed": seed, "faces": faces,
     }  # fmt: skip
     layout = parse_layout(document, file)
+    check_layout(layout, references=False)
+    if None in known:  # where their pictures are to be put
+        _refs(file).mkdir(parents=True, exist_ok=True)
     for copy, content in copies.items():
         with committed(copy) as out:
             out.write(content)
@@ -69,24 +78,33 @@ def as_text(document: Any) -> str:
     return re.sub(r"\[\s+(-?[\d.]+),\s+(-?[\d.]+)\s+\]", r"[\1, \2]", text) + "\n"
 
 
-def _beside(file: Path, one: Placed, copies: dict[Path, bytes]) -> str:
+def _beside(file: Path, name: str, reference: Path, copies: dict[Path, bytes]) -> str:
     """The path of a reference inside the layout's folder."""
     folder = file.parent.resolve()
-    if one.reference is None:
-        return f"{_slug(one.name)}.jpg"
-    if not is_storable(str(one.reference)):
+    if not is_storable(str(reference)):
         remedy = "Rename it: a layout is UTF-8"
-        raise InputError("has a name that is no text", file=one.reference, remedy=remedy)
-    content = read_bytes(one.reference)
-    decode(content, one.reference)  # raises for what is no picture
-    real = Path(os.path.realpath(one.reference))
+        raise InputError("has a name that is no text", file=reference, remedy=remedy)
+    content = read_bytes(reference)
+    decode(content, reference)  # raises for what is no picture
+    real = Path(os.path.realpath(reference))
     if folder in real.parents:
         return real.relative_to(folder).as_posix()
-    copy = _free(
-        file.parent / f"{file.stem}_refs" / f"{_slug(one.name)}{one.reference.suffix.lower()}", content, copies
-    )
+    copy = _free(_refs(file) / f"{_slug(name)}{reference.suffix.lower()}", content, copies)
     copies[copy] = content
     return copy.relative_to(file.parent).as_posix()
+
+
+def _refs(file: Path) -> Path:
+    """Where a layout's own copies of references lie; the editor's uploads, too."""
+    return file.parent / f"{file.stem}_refs"
+
+
+def _slots(file: Path, names: Set[str | None], copies: Mapping[Path, bytes]) -> Iterator[tuple[str, str]]:
+    """(name, path of a picture that is not there) of places to be filled; what lies there is somebody else."""
+    for number in itertools.count(1):
+        name, picture = f"person {number}", _refs(file) / f"person_{number}.jpg"
+        if name not in names and picture not in copies and not picture.exists():
+            yield name, picture.relative_to(file.parent).as_posix()
 
 
 def _free(file: Path, content: bytes, copies: dict[Path, bytes]) -> Path:

@@ -228,10 +228,11 @@ def test_a_template_with_a_stranger_leaves_a_slot(run, photos, face_pack_folder,
     told = json.loads(said)
     assert told["faces"][:2] == ["biden", "obama"] and told["to_fill"] == 1
     layout = load_layout(out)
-    assert layout.prompt == "A photo of three people." and layout.faces[2].reference == "person_1.jpg"
+    assert layout.prompt == "A photo of three people." and layout.faces[2].reference == "party_refs/person_1.jpg"
+    assert layout.reference_path(2).parent.is_dir()
     assert 0.9 < layout.width * layout.height / 1024**2 < 1.1
     code, _, err = run("layout", "check", out)
-    assert code == 2 and "person_1.jpg" in err  # it says what is still to be filled
+    assert code == 2 and "party_refs/person_1.jpg" in err  # it says what is still to be filled
 
 
 def test_a_small_bank_names_no_strangers(run, photos, face_pack_folder, tmp_path, monkeypatch):

@@ -95,3 +95,27 @@ def test_a_captioner_writes_the_prompt(run, three, tmp_path):
     code, _, err = run("layout", "from-photo", layout.file.parent / "photo.png", "--face-pack", "mini", "-o",
                        tmp_path / "none.json", "--captioner", "nobody")  # fmt: skip
     assert code == 2 and "nobody" in err and not (tmp_path / "none.json").exists()
+
+
+def test_places_to_be_filled_are_nobody_elses_and_are_checked(run, three, tmp_path):
+    """A picture that lies there is somebody else's, and so is a name; small faces are told, smaller ones are refused."""
+    drawn, layout, _ = three
+    photo, refs, out = tmp_path / "wide.png", tmp_path / "refs", tmp_path / "to" / "new.json"
+    photo.write_bytes(as_png(np.pad(drawn.pixels, ((0, 128), (0, 128), (0, 0)), constant_values=90)))
+    (refs / "person 2").mkdir(parents=True)
+    (refs / "person 2" / "1.png").write_bytes((layout.file.parent / "refs" / "ben" / "1.png").read_bytes())
+    (out.parent / "new_refs").mkdir(parents=True)
+    (out.parent / "new_refs" / "person_1.jpg").write_bytes(b"somebody else")
+    asked = ["layout", "from-photo", photo, "--refs", refs, "--face-pack", "mini", "-o", out]
+    code, _, err = run(*asked, "--size", "64x64")
+    assert code == 2 and f"{photo}: faces[0].landmarks: the face is " in err and "smaller than a token" in err, err
+    assert (
+        "larger --size than 64x64" in err
+        and not out.exists()
+        and not (out.parent / "new_refs" / "person_2.png").exists()
+    )
+    code, _, err = run(*asked)
+    assert code == 0 and "To fill: 2 reference pictures" in err and "Warning: new.json: faces[0]: " in err, err
+    faces = {face.name: face.reference for face in load_layout(out).faces}
+    assert sorted(faces) == ["person 2", "person 3", "person 4"]
+    assert faces["person 2"] == "new_refs/person_2.png" and faces["person 3"] == "new_refs/person_3.jpg"

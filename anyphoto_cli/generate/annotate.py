@@ -12,7 +12,8 @@ from anyphoto_cli.types import Box, Picture
 
 _SHOWN, _LABEL_PX, _LINE = 768, 15, 3
 _GOOD, _UNSURE, _BAD = "#15803d", "#9a6700", "#c62f2f"
-_COLOURS = {"good": _GOOD, "found": _UNSURE, "unlike": _BAD, "off": _BAD, "swapped": _BAD, "missing": _BAD}
+_COLOURS = {"good": _GOOD, "found": _UNSURE, "unlike": _BAD, "off": _BAD, "swapped": _BAD, "missing": _BAD,
+            "perhaps swapped": _BAD, "twice": _BAD}  # fmt: skip
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
@@ -34,7 +35,9 @@ def annotated(picture: Picture, layout: Layout, verdict: Verdict) -> Image.Image
 
 def _said(face: FaceVerdict) -> str:
     number = "" if face.cosine is None else f" {face.cosine:.2f}"
-    state = {"good": "", "found": "", "swapped": f" is {face.like}"}.get(face.state, f" {face.state}")
+    said = {"good": "", "found": "", "swapped": f" is {face.like}", "perhaps swapped": f" perhaps {face.like}",
+            "twice": f" is {face.like} again"}  # fmt: skip
+    state = said.get(face.state, f" {face.state}")
     return f"{face.name}{state}{number}"
 
 

@@ -6,8 +6,9 @@ there twice, or nobody's. Paper 4.4.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -16,14 +17,18 @@ from numpy.typing import NDArray
 from anyphoto_cli.config.verify import VerifyConfig
 from anyphoto_cli.faces.calibration import FEWEST, find_calibration
 from anyphoto_cli.faces.norm_crop import norm_crop
-from anyphoto_cli.faces.placement import at_their_places
+from anyphoto_cli.faces.placement import at_their_places, exchanged
 from anyphoto_cli.generate.conditions import Conditions
 from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.seams import FaceAnalyzer
 from anyphoto_cli.types import Box, Embeddings, Face, Picture
 
-State = Literal["good", "found", "unlike", "off", "swapped", "missing"]
-"""found: it is there, and no threshold says whether it is them."""
+State = Literal["good", "found", "unlike", "off", "swapped", "perhaps swapped", "twice", "missing"]
+"""found: it is there, and no threshold says whether it is them. perhaps swapped: nor does one say so, yet two or more
+would be far better off at each other's places. twice: another one, who stands at their own place as well.
+"""
+ANOTHER: tuple[State, ...] = ("swapped", "perhaps swapped", "twice")
+"""Somebody else's face, named in `like`."""
 FORMAT = 1
 MISSING, SWAPPED, EXTRA, OFF = -1.0, 0.5, 0.25, 0.5
 """What they cost in `score`."""
@@ -104,7 +109,7 @@ def verify_picture(
     points = np.array([face.landmarks for face in found]).reshape(-1, 5, 2)
     pairs = {place: (face, away) for face, place, away in at_their_places(points, places)}
     names = [face.name for face in layout.faces]
-    judge = _Judge(names, similar, threshold, config.off_by)
+    judge = _Judge(names, similar, threshold, config.off_by, {place: face for place, (face, _) in pairs.items()})
     faces = tuple(
         judge.of(place, found, *pairs[place]) if place in pairs else FaceVerdict(name, "missing")
         for place, name in enumerate(names)
@@ -123,20 +128,20 @@ def _embedded(picture: Picture, found: Sequence[Face], analyzer: FaceAnalyzer) -
 
 @dataclass(frozen=True, eq=False)
 class _Judge:
-    """similar: [found, asked] cosines."""
+    """similar: [found, asked] cosines. standing: place -> the face found there."""
 
     names: Sequence[str]
     similar: NDArray[Any]
     threshold: float | None
     off_by: float
+    standing: Mapping[int, int]
 
     def of(self, place: int, found: Sequence[Face], face: int, away: float) -> FaceVerdict:
         """The verdict on the face found at a place."""
-        cosine, other = float(self.similar[face, place]), int(self.similar[face].argmax())
-        like = self.names[other] if self._is(face, other) and self.names[other] != self.names[place] else ""
+        cosine, like = float(self.similar[face, place]), self._like(place, face)
         state: State = "good"
         if like:
-            state = "swapped"
+            state = "perhaps swapped" if self.threshold is None else "twice" if like in self._at_home else "swapped"
         elif away > self.off_by:
             state = "off"
         elif self.threshold is None:
@@ -152,20 +157,44 @@ class _Judge:
         who = int(self.similar[number].argmax())
         return ExtraFace(face.box, self.names[who] if self._is(number, who) else "")
 
+    def _like(self, place: int, face: int) -> str:
+        """The other person that a face is, or may be without a threshold; ""."""
+        other = int(self.similar[face].argmax())
+        if self.threshold is None:
+            other = self._exchanged.get(place, place)
+        elif not self._is(face, other):
+            return ""
+        return self.names[other] if self.names[other] != self.names[place] else ""
+
+    @cached_property
+    def _exchanged(self) -> dict[int, int]:
+        """Place -> whose the face there may be."""
+        places = list(self.standing)
+        found = exchanged(self.similar[np.ix_([self.standing[place] for place in places], places)])
+        return {places[here]: places[there] for here, there in found.items()}
+
+    @cached_property
+    def _at_home(self) -> set[str]:
+        """Names of those who stand at a place of their own."""
+        return {
+            self.names[place] for place, face in self.standing.items()
+            if self._is(face, place) and self.names[int(self.similar[face].argmax())] == self.names[place]
+        }  # fmt: skip
+
     def _is(self, face: int, who: int) -> bool:
         return self.threshold is not None and bool(self.similar[face, who] >= self.threshold)
 
 
 def score_of(faces: Sequence[FaceVerdict], extra: Sequence[ExtraFace]) -> float:
     """What `--best-of` compares: the mean over the people asked for of cosine - off / 2; somebody missing counts -1, a
-    swapped face .5 less; minus a quarter for each face nobody asked for.
+    face that is another person's .5 less; minus a quarter for each face nobody asked for.
     """
     values = []
     for face in faces:
         if face.cosine is None or face.off is None:
             values.append(MISSING)
         else:
-            values.append(face.cosine - OFF * face.off - (SWAPPED if face.state == "swapped" else 0))
+            values.append(face.cosine - OFF * face.off - (SWAPPED if face.state in ANOTHER else 0))
     return (float(np.mean(values)) if values else 0.0) - EXTRA * len(extra)
 
 
@@ -181,7 +210,8 @@ def _line(face: FaceVerdict) -> str:
         return f"{face.name}: missing"
     where = f"cosine {face.cosine:.2f}, {face.off:.0%} of a face off"
     said = {"good": "good", "found": "found", "unlike": "unlike the reference", "off": "not at the place",
-            "swapped": f"is {face.like}", "missing": "missing"}[face.state]  # fmt: skip
+            "swapped": f"is {face.like}", "perhaps swapped": f"perhaps swapped, more like {face.like}",
+            "twice": f"is {face.like} a second time", "missing": "missing"}[face.state]  # fmt: skip
     return f"{face.name}: {said}, {where}"
 
 

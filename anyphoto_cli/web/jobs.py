@@ -265,14 +265,21 @@ def _result(picture: Path) -> dict[str, Any]:
     try:
         told: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
         faces = [
-            {"name": face["name"], "state": face["state"], "cosine": face.get("cosine"), "like": face.get("like", "")}
+            {
+                "name": face["name"],
+                "state": face["state"],
+                "cosine": face.get("cosine"),
+                "like": face.get("like", ""),
+                "off": face.get("off"),
+            }
             for face in told.get("faces", [])
         ]
+        extra = [{"twice": face.get("twice", "")} for face in told.get("extra", [])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or damaged: one without a verdict
-        told, faces = {}, []
+        told, faces, extra = {}, [], []
     return {"picture": f"{picture.parent.name}/{picture.name}", "seed": int(picture.stem.rpartition("_seed")[2]),
             "score": told.get("score"), "passed": told.get("passed"), "faces": faces,
-            "extra": len(told.get("extra", []))}  # fmt: skip
+            "extra": extra}  # fmt: skip
 
 
 def _forget(folder: Path) -> None:

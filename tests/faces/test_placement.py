@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyphoto_cli.faces.placement import placement
+from anyphoto_cli.faces.placement import exchanged, placement
 from anyphoto_cli.geometry import arcface_template, face_height
 
 
@@ -45,6 +45,16 @@ def test_doubles_and_strangers():
     got = placement(found, ASKED, similar)
     assert (got.duplicates, got.extra, got.placed) == (1, 2, 3)
     assert placement(found, ASKED, similar, same_person=0.75).duplicates == 0
+
+
+def test_whole_circles_are_exchanged_and_noise_is_not():
+    right, cycle = 0.6 * np.eye(4), 0.6 * np.eye(4)[[1, 2, 0, 3]]
+    assert exchanged(right) == {} and exchanged(cycle) == {0: 1, 1: 2, 2: 0}
+    noise = np.array([[0.0, 0.2], [0.2, 0.0]])
+    assert exchanged(noise) == {} and exchanged(1.3 * noise) == {0: 1, 1: 0}
+    assert exchanged(np.array([[0.1, 0.6], [0.0, 0.2]])) == {}  # one there twice: nobody is at the first place
+    assert exchanged(np.array([[0.1, 0.6], [0.1, 0.05]])) == {}  # only one of the two gains
+    assert exchanged(np.zeros((0, 0))) == {}
 
 
 def test_nobody():

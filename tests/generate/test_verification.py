@@ -65,22 +65,41 @@ def test_a_swap_is_told_by_name(couple, face_pack):
     assert "rose_leslie: is kit_harington" in verdict.lines()[0]
 
 
-def test_swapped_pixels_are_a_swap_too(couple, face_pack):
-    """The faces themselves exchanged in the picture, each scaled to the other's place."""
+def exchanged(picture, layout, moves):
+    """A copy in which the face at each place `there` is the one from `here`, scaled. moves: (here, there)."""
     from skimage.transform import SimilarityTransform, warp
 
-    picture, layout = couple
     scale = np.array([picture.shape[1] / layout.width, picture.shape[0] / layout.height])
     places = [face.place * scale for face in layout.faces]
     pasted = picture.copy()
-    for here, there in ((0, 1), (1, 0)):
+    for there, here in moves:
         move = SimilarityTransform.from_estimate(places[here], places[there])
         rows, columns = np.mgrid[: picture.shape[0], : picture.shape[1]]
         middle, size = places[here].mean(0), float(face_height(places[here]))
         inside = np.hypot(columns - middle[0], rows - middle[1]) < 0.62 * size
         pasted[inside] = (warp(picture, move, order=1) * 255).round().astype(np.uint8)[inside]
-    found, _ = states(pasted, layout, face_pack)
-    assert set(found.values()) == {"swapped"}
+    return pasted
+
+
+def test_swapped_pixels_are_a_swap_too(couple, face_pack, monkeypatch, tmp_path):
+    """The faces themselves exchanged in the picture; without a threshold it is a guess, and a finding."""
+    picture, layout = couple
+    pasted = exchanged(picture, layout, ((0, 1), (1, 0)))
+    assert set(states(pasted, layout, face_pack)[0].values()) == {"swapped"}
+    monkeypatch.setenv("ANYPHOTO_HOME", str(tmp_path))
+    found, verdict = states(pasted, layout, face_pack, VerifyConfig())
+    assert set(found.values()) == {"perhaps swapped"} and verdict.passed is False and verdict.score < 0
+    assert "rose_leslie: perhaps swapped, more like kit_harington" in verdict.lines()[0]
+    assert verdict.to_json()["faces"][0]["like"] == "kit_harington"
+    annotated(pasted, layout, verdict)
+
+
+def test_at_anothers_place_as_well_as_at_their_own_is_twice(couple, face_pack):
+    picture, layout = couple
+    found, verdict = states(exchanged(picture, layout, ((0, 1),)), layout, face_pack)
+    assert found == {"rose_leslie": "good", "kit_harington": "twice"} and verdict.passed is False
+    assert "kit_harington: is rose_leslie a second time" in verdict.lines()[1]
+    annotated(picture, layout, verdict)
 
 
 def test_somebody_missing_and_somebody_extra(couple, face_pack):

@@ -100,6 +100,21 @@ def test_options_that_are_none_are_refused_at_the_start(friends, option, told):
         open_workspace(friends, GenerateConfig(model="mini", **option))
 
 
+def test_the_page_is_told_how_far_off_and_who_is_there_twice(friends):
+    folder = friends.parent / "two_friends_pictures" / "001"
+    folder.mkdir(parents=True)
+    (folder / "layout_seed7.png").write_bytes(b"")
+    verdict = {"faces": [{"name": "Mia", "state": "off", "cosine": 0.5, "off": 0.31, "box": [0, 0, 9, 9]}],
+               "extra": [{"box": [9, 9, 20, 20], "twice": "Mia"}, {"box": [0, 9, 9, 20]}]}  # fmt: skip
+    (folder / "layout_seed7.verify.json").write_text(json.dumps(verdict))
+    jobs = Jobs(friends, GenerateConfig(model="mini"))
+    try:
+        [result] = jobs.history()[0]["results"]
+        assert result["faces"][0]["off"] == 0.31 and result["extra"] == [{"twice": "Mia"}, {"twice": ""}]
+    finally:
+        jobs.close()
+
+
 def test_other_pictures_beside_renders_are_not_taken_for_them(friends):
     folder = friends.parent / "two_friends_pictures" / "001"
     folder.mkdir(parents=True)

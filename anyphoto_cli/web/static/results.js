@@ -2,7 +2,11 @@
 
 import { api, pictureOf } from "./api.js";
 
-const SAID = { good: "", found: "", unlike: "unlike", off: "not at the place", missing: "missing" };
+const SAID = {
+  good: () => "", found: () => "", unlike: () => "unlike", missing: () => "missing",
+  off: ({ off }) => `${typeof off === "number" ? `${Math.round(100 * off)} % of a face ` : ""}off its place`,
+  swapped: ({ like }) => `is ${like}`, "perhaps swapped": ({ like }) => `perhaps ${like}`, twice: ({ like }) => `is ${like} again`,
+};
 
 export class Results {
   constructor(page, state, complain) {
@@ -71,7 +75,9 @@ export class Results {
     head.append(Object.assign(document.createElement("b"), { textContent: `seed ${result.seed}` }),
       Object.assign(document.createElement("span"), { textContent: [score, verdict].filter(Boolean).join(", ") }));
     caption.append(head, ...result.faces.map(faceLine));
-    if (result.extra) caption.append(line(`${result.extra} face${result.extra > 1 ? "s" : ""} nobody asked for`, "", true));
+    caption.append(...result.extra.filter((face) => face.twice).map((face) => line(face.twice, "a second time", true)));
+    const strangers = result.extra.filter((face) => !face.twice).length;
+    if (strangers) caption.append(line(`${strangers} face${strangers > 1 ? "s" : ""} nobody asked for`, "", true));
     const again = Object.assign(document.createElement("button"), {
       type: "button", className: "small", textContent: "Take this seed" });
     again.addEventListener("click", () => this.state.change((layout) => { layout.seed = result.seed; }));
@@ -94,6 +100,6 @@ function line(left, right, bad) {
 
 function faceLine(face) {
   const number = typeof face.cosine === "number" ? face.cosine.toFixed(2) : "";
-  const said = face.state === "swapped" ? `is ${face.like}` : SAID[face.state] ?? face.state;
+  const said = SAID[face.state]?.(face) ?? face.state;
   return line(face.name, [said, number].filter(Boolean).join(" "), !["good", "found"].includes(face.state));
 }

@@ -178,6 +178,7 @@ def edit(
     face_pack: FacePack = None,
     device: Annotated[str | None, described(GenerateConfig, "device")] = None,
     memory: Annotated[str | None, described(GenerateConfig, "memory")] = None,
+    refs_root: RefsRoot = None,
     port: Annotated[int, typer.Option(help="Of 127.0.0.1; 0: any free one.", metavar="N", min=0, max=65535)] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
 ) -> int:
@@ -190,7 +191,8 @@ def edit(
     from anyphoto_cli.web.server import serve
 
     given = dict(model=model, adapter=adapter, face_pack=face_pack, device=device, memory=memory)
-    serve(file, load_config(GenerateConfig, given=given), port=port, open_browser=not no_browser, tell=_told_at_once)
+    serve(file, load_config(GenerateConfig, given=given), refs_root=refs_root, port=port, open_browser=not no_browser,
+          tell=_told_at_once)  # fmt: skip
     return 0
 
 

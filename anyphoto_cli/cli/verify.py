@@ -20,7 +20,9 @@ app = typer.Typer(add_completion=False, context_settings={"help_option_names": [
 @app.command(epilog=f"Examples:\n\nanyphoto verify out/*.png\n\nanyphoto verify theirs.jpg --layout trip.json "
              f"--face-pack antelopev2 --annotate\n\n{DOCS}")  # fmt: skip
 def verify(
-    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Pictures to look at.")],
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="PICTURE|DIR...", help="Pictures to look at, or folders of them.")
+    ],
     layout: Annotated[
         Path | None,
         typer.Option("--layout", "-l", help="What was asked for; default: what each picture says about itself.",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.config.verify import VerifyConfig
+from anyphoto_cli.data.bank import loose_photos
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.faces.packs import open_faces
 from anyphoto_cli.files.commit import committed
@@ -48,12 +49,13 @@ def verify_files(
     listener: Listener | None = None,
     on_verified: Callable[[Verified], None] = lambda one: None,
 ) -> list[Verified]:
-    """Look at pictures from anywhere. layout: of all of them; None: each picture's own, as `generate` wrote it in.
+    """Look at pictures from anywhere; of a folder, at those that lie in it.
 
-    face_pack: None: the one a picture was made with, else mini's, which is told. Writes <picture>.verify.json, and
-    .verify.png where asked to, beside the picture or into `out`; such copies among `pictures` are left out. Raises
-    InputError for files that are no pictures, or say nothing of a layout, and for two pictures whose verdicts would be
-    one file. on_verified: hears each verdict as soon as it is written, also those before a file that is no picture.
+    layout: of all of them; None: each picture's own, as `generate` wrote it in. face_pack: None: the one a picture was
+    made with, else mini's, which is told. Writes <picture>.verify.json, and .verify.png where asked to, beside the
+    picture or into `out`; such copies among `pictures` are left out. Raises InputError for files that are no pictures,
+    or say nothing of a layout, and for two pictures whose verdicts would be one file. on_verified: hears each verdict
+    as soon as it is written, also those before a file that is no picture.
     """
     listener, config = listener or Listener(), config or VerifyConfig()
     given = load_layout(layout, refs_root) if layout is not None else None
@@ -73,6 +75,7 @@ def verify_files(
 
 def _to_look_at(files: Sequence[Path], out: Path | None) -> list[Path]:
     """Without the copies that an earlier run drew, which `out/*.png` names too. Raises InputError as `verify_files`."""
+    files = [file for named in files for file in (_pictures_in(named) if named.is_dir() else [named])]
     kept = [file for file in files if not file.name.endswith(DRAWN)]
     if files and not kept:
         raise InputError("is a copy that was drawn on", file=files[0], remedy="Name the picture it was made from")
@@ -86,6 +89,16 @@ def _to_look_at(files: Sequence[Path], out: Path | None) -> list[Path]:
             what = f"would have its verdict in the same file as {other}, {file.stem + BESIDE}"
             raise InputError(what, file=file, remedy="Rename one, or look at them one by one with another --out")
     return kept
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """By name, without the copies that were drawn on. Raises InputError for a folder without any."""
+    found = [file for file in loose_photos(folder) if not file.name.endswith(DRAWN)]
+    if not found:
+        raise InputError(
+            "is a folder without pictures", file=folder, remedy="Name pictures, or a folder that holds some"
+        )
+    return found
 
 
 _DRAWN_ONLY = (

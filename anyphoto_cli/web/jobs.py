@@ -99,10 +99,11 @@ class _Reporter(Listener):
 
 
 class Jobs:
-    """The queue. config: as for `generate`; models are opened at the first render and kept."""
+    """The queue. config, refs_root: as for `generate`; models are opened at the first render and kept."""
 
-    def __init__(self, layout: Path, config: GenerateConfig) -> None:
+    def __init__(self, layout: Path, config: GenerateConfig, refs_root: Path | None = None) -> None:
         self._layout, self._config = layout, config
+        self._refs_root = refs_root or layout.parent
         self._waiting: queue.Queue[tuple[Job, dict[str, Any]] | None] = queue.Queue()
         self._jobs: dict[str, Job] = {}
         self._models: Any = None
@@ -216,7 +217,7 @@ class Jobs:
         job.set(told="Loading the model")
         if self._models is None:
             self._models = find_models(self._config)
-        file, root = job.folder / LAYOUT, self._layout.parent
+        file, root = job.folder / LAYOUT, self._refs_root
         layout, looker = load_layout(file, root), Looker(None, _verify_config(), self._models.analyzer)
 
         def look(picture: Path) -> None:

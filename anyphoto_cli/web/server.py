@@ -166,18 +166,21 @@ class _Routes:
 
 
 def serve(
-    layout: Path, config: GenerateConfig, *, port: int = 0, open_browser: bool = True,
+    layout: Path, config: GenerateConfig, *, refs_root: Path | None = None, port: int = 0, open_browser: bool = True,
     tell: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
-    """Answer until interrupted. port: 0: a free one. Raises InputError where the layout is none, or the port taken."""
+    """Answer until interrupted. refs_root: as for `load_layout`. port: 0: a free one.
+
+    Raises InputError where the layout is none, or the port taken.
+    """
     try:
         import uvicorn
     except ImportError as error:
         raise _not_installed() from error
-    workspace = open_workspace(layout, config)
+    workspace = open_workspace(layout, config, refs_root)
     workspace.opened()  # a layout that is none is refused here, not on the page
     listening = _listen(port)
-    jobs, token, number = Jobs(layout, config), secrets.token_urlsafe(32), listening.getsockname()[1]
+    jobs, token, number = Jobs(layout, config, refs_root), secrets.token_urlsafe(32), listening.getsockname()[1]
     app = Guard(build_app(workspace, jobs), token, number)
     tell(address(number, token))
     if open_browser:
@@ -202,9 +205,9 @@ def serve(
         jobs.close()
 
 
-def open_workspace(layout: Path, config: GenerateConfig) -> Workspace:
+def open_workspace(layout: Path, config: GenerateConfig, refs_root: Path | None = None) -> Workspace:
     """Looks at references as a render would: by the adapter's face pack and method. Raises InputError for an unknown
-    model, adapter, face pack or device, EnvironmentFault where the hub cannot give the adapter.
+    model, adapter, face pack, device or folder of references, EnvironmentFault where the hub cannot give the adapter.
     """
     from anyphoto_cli.config.method import MethodConfig
     from anyphoto_cli.faces.packs import check_name, open_faces
@@ -216,13 +219,15 @@ def open_workspace(layout: Path, config: GenerateConfig) -> Workspace:
         raise InputError("does not end in .json", file=layout, field="LAYOUT")
     if not layout.parent.is_dir():
         raise InputError("no such folder", file=layout.parent, field="LAYOUT")
+    if refs_root is not None and not refs_root.is_dir():
+        raise InputError("no such folder", file=refs_root, field="--refs-root")
     pick_device(config.device)
     base = resolve_base(config.model)
     folder = adapter_folder(config.adapter, base)
     card = read_card(folder) if folder else None
     pack = config.face_pack or (card.face_pack.name if card else base.face_pack)
     check_name(pack)
-    return Workspace(layout, base, lambda: open_faces(pack), card.method if card else MethodConfig())
+    return Workspace(layout, base, lambda: open_faces(pack), card.method if card else MethodConfig(), refs_root)
 
 
 def _listen(port: int) -> socket.socket:

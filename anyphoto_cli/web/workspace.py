@@ -50,12 +50,15 @@ class Reference:
 
 @dataclass(eq=False)
 class Workspace:
-    """file: the layout, there or not yet. open_analyzer: called once, when a reference is first looked at."""
+    """file: the layout, there or not yet. open_analyzer: called once, when a reference is first looked at. refs_root:
+    where references are, and uploads are kept; None: beside the layout.
+    """
 
     file: Path
     base: Base
     open_analyzer: Callable[[], FaceAnalyzer]
     method: MethodConfig = field(default_factory=MethodConfig)
+    refs_root: Path | None = None
     _seen: dict[str, tuple[str, Reference]] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.Lock)
 
@@ -63,13 +66,17 @@ class Workspace:
     def _analyzer(self) -> FaceAnalyzer:
         return self.open_analyzer()
 
+    @property
+    def _root(self) -> Path:
+        return self.refs_root or self.file.parent
+
     def opened(self) -> tuple[dict[str, Any], str]:
         """(the layout as it lies there, or an empty one; the file's sha256, "" where it is not there yet).
 
         Raises InputError where it is none.
         """
         if self.file.is_file():
-            load_layout(self.file)
+            load_layout(self.file, self.refs_root)
             content = self.file.read_bytes()
             return _for_the_page(json.loads(content.decode("utf-8-sig"))), hashlib.sha256(content).hexdigest()
         side = self.base.sides[0] if self.base.sides[1] < 512 else 1024
@@ -87,7 +94,7 @@ class Workspace:
 
     def parsed(self, document: Any) -> Layout:
         """Raises InputError naming the field."""
-        return parse_layout(document, self.file)
+        return parse_layout(document, self.file, self.refs_root)
 
     def checked(self, document: Any) -> dict[str, Any]:
         """Refusal or cautions, and of each face the pasted box and its tokens [[row, column], ...]."""
@@ -120,7 +127,7 @@ class Workspace:
 
     def reference(self, named: str) -> Reference:
         """Looked at once, until its bytes change. Raises InputError for a path outside the folder, or no picture."""
-        path = resolve_reference(named, self.file.parent, self.file.name, "reference")
+        path = resolve_reference(named, self._root, self.file.name, "reference")
         data = read_bytes(path)
         digest = hashlib.sha256(data).hexdigest()
         with self._lock:
@@ -141,10 +148,10 @@ class Workspace:
         return Reference(width, height, shown, _encoded(patch, "PNG"), told, box)
 
     def add(self, name: str, data: bytes) -> str:
-        """Keep an uploaded picture beside the layout; returns its path there. Raises InputError for no picture."""
+        """Keep an uploaded picture with the references; returns its path there. Raises InputError for no picture."""
         image = decode(data, Path(name))
         del image
-        folder = self.file.parent / f"{self.file.stem}_refs"
+        folder = self._root / f"{self.file.stem}_refs"
         ending = _ENDINGS.get(_format(data), ".png")
         stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(name).stem).strip("_")[:60] or "person"
         digest = hashlib.sha256(data).hexdigest()
@@ -156,7 +163,7 @@ class Workspace:
                 break
             if hashlib.sha256(target.read_bytes()).hexdigest() == digest:
                 break  # dropped once more
-        return target.relative_to(self.file.parent).as_posix()
+        return target.relative_to(self._root).as_posix()
 
     def arranged(self, document: Any, preset: str, seed: int) -> list[list[list[float]]]:
         """New places for everybody. Raises InputError."""

@@ -237,6 +237,12 @@ def test_copies_with_boxes_are_left_out_and_no_verdict_replaces_another(run, tmp
         assert code == 2 and f"{other}: would have its verdict in the same file as x.png" in err, err
     assert not (tmp_path / "seen").exists()
     assert run("verify", "x.png", "x.png", *asked)[0] == 3  # the same one twice does no harm
+    Image.new("RGB", (128, 128)).save("o2/x.verify.png")
+    code, said, err = run("verify", "o2", *asked, "--json")  # a folder is the pictures in it
+    assert code == 3 and [one["picture"] for one in json.loads(said)["pictures"]] == ["o2/x.png"], err
+    (tmp_path / "o3").mkdir()
+    code, _, err = run("verify", "o3", *asked)
+    assert code == 2 and "o3: is a folder without pictures" in err
 
 
 def test_a_template_with_a_stranger_leaves_a_slot(run, photos, face_pack_folder, tmp_path):

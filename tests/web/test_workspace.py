@@ -78,6 +78,21 @@ def test_references_are_looked_at_with_the_adapters_own_pack_and_method(friends,
         open_workspace(friends, GenerateConfig(model="mini", adapter=str(tmp_path / "gone")))
 
 
+def test_references_of_another_folder_are_found_and_added_to(friends):
+    (friends.parent / "trip").mkdir()
+    layout = friends.rename(friends.parent / "trip" / friends.name)
+    workspace = open_workspace(layout, GenerateConfig(model="mini"), friends.parent)
+    document, read = workspace.opened()
+    assert not any("drawn_people" in caution["message"] for caution in workspace.checked(document)["cautions"])
+    added = workspace.add("theo.png", (friends.parent / "drawn_people" / "theo.png").read_bytes())
+    assert added == "two_friends_refs/theo.png" and not workspace.reference(added).problem
+    document["faces"][1]["reference"] = added
+    workspace.save(document, read)
+    assert load_layout(layout, friends.parent).reference_path(1).is_file()
+    with pytest.raises(InputError, match="--refs-root: no such folder"):
+        open_workspace(layout, GenerateConfig(model="mini"), friends.parent / "gone")
+
+
 @pytest.mark.parametrize("told", ["{oops", "[]", '{"faces": [{"name": "Mia"}]}'])
 def test_a_damaged_verdict_is_none_and_hides_nothing(friends, told):
     folder = friends.parent / "two_friends_pictures" / "001"

@@ -107,6 +107,9 @@ def test_from_nothing_to_a_saved_layout(start, page, tmp_path):
     assert [face.name for face in layout.faces] == ["mia", "theo"] and layout.prompt.endswith("in a park")
     x, y = layout.faces[0].place.mean(0) / [layout.width, layout.height]
     assert abs(x - 0.3) < 0.02 and abs(y - 0.4) < 0.02
+    middle, size = layout.faces[1].place.mean(0), face_height(layout.faces[1].place)
+    assert min(*middle, *([layout.width, layout.height] - middle)) > 0.64 * size  # away from the edges, and from her
+    assert ((middle - layout.faces[0].place.mean(0)) ** 2).sum() > (1.3 * size) ** 2
     until(page, "() => document.querySelector('#saved').textContent === 'saved'")
     assert not page.problems
     page.reload()
@@ -199,8 +202,13 @@ def test_the_tabulator_goes_through_everybody_and_on(start, page, friends):
 
 
 def test_another_picture_of_somebody(start, page, friends):
-    """Also where the first is missing: chosen, or dropped on the person's row; name and place stay, its points go."""
+    """Also where the first is missing: chosen, or dropped on the person's row; name and place stay, its points go.
+
+    A place that is to be filled takes a picture that is dropped on it, and its name; a face that has one does not.
+    """
     document = json.loads(friends.read_text())
+    document["faces"].append({"name": "person 1", "reference": "two_friends_refs/person_1.jpg",
+                              "landmarks": [[58, 92], [72, 92], [65, 99], [59, 107], [71, 107]]})  # fmt: skip
     document["faces"][0] |= {"name": "Mia, whose name is longer than any box", "reference": "gone.png",
                              "reference_landmarks": [[38, 52], [74, 52], [56, 72], [42, 92], [71, 92]]}  # fmt: skip
     friends.write_text(json.dumps(document))
@@ -219,10 +227,19 @@ def test_another_picture_of_somebody(start, page, friends):
     page.wait_for_selector("#people li:nth-child(1) small:has-text('face at')")
     box = box_of(page.locator("#people li:nth-child(2)"))
     drop(page, [PEOPLE / "mia.png"], box["x"] + box["width"] - 4, box["y"] + box["height"] - 4)
+    for people, index in ((3, 2), (4, 1)):
+        settled(page)
+        box = box_of(place(page, index).locator(".frame"))
+        drop(page, [PEOPLE / "theo.png"], box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.wait_for_selector("#people li:nth-child(3) small:has-text('face at')")
+        until(page, f"document.querySelectorAll('.person').length === {people}")
+    page.click("#undo")
     settled(page)
     after = saved(page, friends)
-    assert [face.reference for face in after.faces] == ["two_friends_refs/noor.png", "two_friends_refs/mia.png"]
-    assert [face.name for face in after.faces] == [face.name for face in before.faces]
+    assert [face.reference for face in after.faces] == [
+        f"two_friends_refs/{name}.png" for name in ("noor", "mia", "theo")
+    ]
+    assert [face.name for face in after.faces] == [*(face.name for face in before.faces[:2]), "theo"]
     assert after.faces[0].reference_landmarks is None
     for old, new in zip(before.faces, after.faces, strict=True):
         assert abs(old.place - new.place).max() < 0.2
@@ -314,8 +331,9 @@ def test_warnings_as_one_types_and_refusals(start, page, friends):
     for _ in range(3):
         page.keyboard.press("Shift+ArrowRight")
     page.wait_for_selector("#warnings li:has-text('overlap by')")
+    page.fill("#width", "100000000")  # while it is typed
+    page.wait_for_selector("#warnings li.error:has-text('must be at most 4096')")
     page.fill("#width", "100")
-    page.locator("#width").blur()
     page.wait_for_selector("#warnings li.error:has-text('must be a multiple of 16')")
     assert page.is_disabled("#render")
     with page.expect_response(lambda answer: "/api/save" in answer.url) as answer:
@@ -363,7 +381,6 @@ def test_how_much_a_face_counts(start, page, friends):
     settled(page)
     assert saved(page, friends).faces[0].strength == 0.6 and load_layout(friends).faces[1].strength is None
     page.get_by_label("Strength of Mia").fill("9")
-    page.get_by_label("Strength of Mia").press("Enter")
     page.wait_for_selector("#warnings li:has-text('must be at most 4')")
     page.get_by_label("Strength of Mia").fill("")
     page.get_by_label("Strength of Mia").press("Enter")
@@ -381,22 +398,30 @@ def test_arranged_by_a_preset(start, page, friends):
     assert layout.faces[0].place.mean(0)[0] < layout.faces[1].place.mean(0)[0] and not page.problems
 
 
-def test_rendered_with_scores_and_kept(start, page, friends):
-    editor = start(friends)
+def test_rendered_with_scores_and_kept(start, page, tmp_path):
+    """Two people added to a new layout, wherever the editor puts them."""
+    friends, refs = tmp_path / "two_friends.json", tmp_path / "kept"
+    refs.mkdir()
+    editor = start(friends, "--refs-root", refs)
     opened(page, editor)
+    page.set_input_files("#files", [PEOPLE / "mia.png", PEOPLE / "theo.png"])
+    page.wait_for_selector("#people li:nth-child(2) small:has-text('face at')")
+    page.fill("#seed", "7")
     page.fill("#steps", "3")
     page.locator("#steps").blur()
     page.click("#render")
     page.wait_for_selector("#progress:not([hidden])")
     page.wait_for_selector("#history figure", timeout=120_000)
     told = page.inner_text("#history figure")
-    assert "seed 7" in told and "Mia" in told and "Theo" in told and "score" in told
+    assert "seed 7" in told and "mia" in told and "theo" in told and "score" in told
     until(page, "document.querySelector('#history img').naturalWidth === 128")
     folder = friends.parent / "two_friends_pictures" / "001"
     assert sorted(file.name for file in folder.iterdir()) == [
         "layout.json", "layout_seed7.png", "layout_seed7.verify.json",
     ]  # fmt: skip
-    assert load_layout(folder / "layout.json", friends.parent).steps == 3 and load_layout(friends).steps is None
+    assert load_layout(folder / "layout.json", refs).steps == 3 and not friends.exists()
+    verdict = json.loads((folder / "layout_seed7.verify.json").read_text())
+    assert [face["state"] for face in verdict["faces"]] == ["good", "good"] and verdict["passed"], verdict
     page.click("#render")
     until(page, "document.querySelectorAll('#history figure').length === 2")
     render_for_long(page)
@@ -406,9 +431,16 @@ def test_rendered_with_scores_and_kept(start, page, friends):
     assert page.locator("#history figure").count() == 2
     assert not (friends.parent / "two_friends_pictures" / "003").exists()
     assert editor.stop() == 0 and not page.problems
-    again = start(friends)
+    verdict["faces"] = [face | {"like": "theo", "off": 0.31, "state": state}
+                        for face, state in zip(verdict["faces"], ("perhaps swapped", "off"), strict=True)]  # fmt: skip
+    verdict["extra"] = [{"box": [0, 0, 9, 9]}, {"box": [0, 0, 9, 9], "twice": "mia"}]
+    (folder / "layout_seed7.verify.json").write_text(json.dumps(verdict))
+    again = start(friends, "--refs-root", refs)
     opened(page, again)
     assert page.locator("#history figure").count() == 2
+    told = page.locator("#history").inner_text()
+    assert "perhaps theo" in told and "31 % of a face off its place" in told and "a second time" in told
+    assert "1 face nobody asked for" in told
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -6,6 +6,7 @@ import { freeSpot, moved, middleOf } from "./places.js";
 import { Results } from "./results.js";
 import { Stage } from "./stage.js";
 import { State } from "./state.js";
+import { bindTyped } from "./typing.js";
 
 const at = (id) => document.getElementById(id);
 const NUMBERS = ["width", "height", "seed", "num_images", "steps", "guidance_scale"];
@@ -18,7 +19,10 @@ function complain(error) {
   complain.timer = setTimeout(() => { at("message").hidden = true; }, 9000);
 }
 
-function nameFor(file, faces) {
+// As the file is called; one picture is one person.
+function nameFor(file, path, faces) {
+  const known = faces.find((face) => face.reference === path);
+  if (known) return known.name;
   const stem = file.name.replace(/\.[^.]*$/, "").replaceAll("_", " ").trim() || "person";
   const taken = new Set(faces.map((face) => face.name));
   for (let number = 1; ; number++) {
@@ -102,12 +106,15 @@ function warn(checked) {
   at("render").disabled = Boolean(checked.error) || !at("progress").hidden;
 }
 
+// Neither read nor shown: it is not there, or is no picture.
+const isMissing = (known) => Boolean(known && known.problem && !known.width);
+
 const looking = new Set();
 async function look(state, draw) {
   for (const { reference } of state.document.faces) {
     const known = state.references.get(reference);
     // One that could not be read may be there by now; while it is looked for, it is asked for once.
-    if (state.references.has(reference) && !(known && known.problem && !known.width)) continue;
+    if (state.references.has(reference) && !isMissing(known)) continue;
     if (known === undefined) state.references.set(reference, undefined);
     if (looking.has(reference)) continue;
     looking.add(reference);
@@ -124,10 +131,10 @@ function bindFields(state) {
   prompt.addEventListener("change", () => state.commit());
   for (const key of NUMBERS) {
     const field = at(key);
-    field.addEventListener("change", () => state.change((layout) => {
+    bindTyped(field, state, (layout) => {
       if (field.value === "" && OPTIONAL.has(key)) delete layout[key];
       else if (field.value !== "") layout[key] = Number(field.value);
-    }));
+    });
   }
 }
 
@@ -172,11 +179,30 @@ function bindButtons(state, stage) {
   });
 }
 
+// Places that nobody chose by hand: they may change when somebody is added.
+const given = new Set();
+const isGiven = (face) => given.has(JSON.stringify(face.landmarks));
+
 let arranged = 0;
+async function arrangedFor(layout) {
+  const { places } = await api.arrange(layout, at("preset").value, arranged++);
+  for (const points of places) given.add(JSON.stringify(points));
+  return places;
+}
+
 async function arrange(state) {
   if (!state.document.faces.length) return;
-  const { places } = await api.arrange(state.document, at("preset").value, arranged++);
+  const places = await arrangedFor(state.document);
   state.change((layout) => { layout.faces.forEach((face, k) => { face.landmarks = places[k]; }); });
+}
+
+// Everybody anew with one more, while nobody was placed by hand; null where they were, or do not fit.
+async function roomFor(face, state) {
+  const { faces } = state.document;
+  if (!faces.every(isGiven)) return null;
+  const before = JSON.stringify(faces);
+  const places = await arrangedFor({ ...state.document, faces: [...faces, face] }).catch(() => null);
+  return JSON.stringify(state.document.faces) === before ? places : null;  // or changed meanwhile
 }
 
 async function add(state, files, spot = null) {
@@ -184,12 +210,15 @@ async function add(state, files, spot = null) {
     try {
       const found = await api.upload(file);
       state.references.set(found.path, found);
+      const free = freeSpot(state.document);
+      const [x, y] = middleOf(free);
+      const face = { name: nameFor(file, found.path, state.document.faces), reference: found.path,
+        landmarks: spot ? moved(free, spot[0] - x, spot[1] - y) : free };
+      const places = spot ? null : await roomFor(face, state);
+      if (!spot) given.add(JSON.stringify(free));
       state.change((layout) => {
-        const free = freeSpot(layout);
-        const [x, y] = middleOf(free);
-        const known = layout.faces.find((face) => face.reference === found.path);
-        const name = known ? known.name : nameFor(file, layout.faces);
-        layout.faces.push({ name, reference: found.path, landmarks: spot ? moved(free, spot[0] - x, spot[1] - y) : free });
+        layout.faces.push(face);
+        places?.forEach((points, k) => { layout.faces[k].landmarks = points; });
       });
       state.choose(state.document.faces.length - 1);
       spot = null;
@@ -199,15 +228,17 @@ async function add(state, files, spot = null) {
   }
 }
 
-// Points found in one picture are not those of another; the name and the place stay.
+// Points found in one picture are not those of another; the place stays, and the name, unless nobody was named yet.
 async function replace(state, index, file) {
   const face = state.document.faces[index];
+  const unnamed = /^person \d+$/.test(face.name) && isMissing(state.references.get(face.reference));
   try {
     const found = await api.upload(file);
     state.references.set(found.path, found);
     const now = state.document.faces.findIndex((one) => one.name === face.name);  // or removed meanwhile
     if (now >= 0) {
       state.change((layout) => {
+        if (unnamed) layout.faces[now].name = nameFor(file, found.path, layout.faces);
         layout.faces[now].reference = found.path;
         delete layout.faces[now].reference_landmarks;
       });
@@ -239,6 +270,11 @@ function bindDrops(state, stage) {
     const row = rowOf(event);
     if (row && files.length === 1) {  // a picture of this person
       replace(state, [...at("people").children].indexOf(row), files[0]);
+      return;
+    }
+    const face = Number(event.target.closest?.("#stage [data-index]")?.dataset.index ?? -1);
+    if (files.length === 1 && isMissing(state.references.get(state.document.faces[face]?.reference))) {
+      replace(state, face, files[0]);  // a place that is to be filled
       return;
     }
     const inside = event.target.closest?.("#stage");

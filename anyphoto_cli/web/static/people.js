@@ -1,6 +1,7 @@
 // Who is in the picture: names, references, and what was found in them.
 
 import { partOf } from "./api.js";
+import { bindTyped } from "./typing.js";
 
 function element(name, attributes = {}, ...children) {
   const made = Object.assign(document.createElement(name), attributes);
@@ -27,10 +28,10 @@ function newRow(state, index, pick) {
   // How much the picture looks at a face; empty is 1, and not in the file.
   const strength = element("input", { type: "number", step: "0.1", min: "0", max: "4", placeholder: "1",
     title: "How much the picture looks at this face: below 1 leaves more to the prompt, 0 leaves the person out" });
-  strength.addEventListener("change", () => state.change((layout) => {
+  bindTyped(strength, state, (layout) => {
     if (strength.value === "") delete layout.faces[index].strength;
     else layout.faces[index].strength = Number(strength.value);
-  }));
+  });
   const small = element("small");
   const row = element("li", {}, photo, name, remove, small,
     element("label", { className: "strength" }, "Strength ", strength));

@@ -30,20 +30,33 @@ export function upright(x, y, height) {
   return rounded(TEMPLATE.map(([px, py]) => [x + (px - cx) * factor, y + (py - cy) * factor]));
 }
 
-// Where a new face goes: as far from the others as can be, a little above the middle.
+// Middles of faces are at least so many heights apart, and so many from the edges; as `layout arrange` has it.
+const APART = 1.35;
+const EDGE = 0.65;
+
+// Where a new face goes: near the middle where it touches nobody, smaller if need be; else where it touches least.
 export function freeSpot(document) {
   const { width, height } = document;
-  const size = 0.26 * Math.min(width, height);
-  const taken = document.faces.map((face) => middleOf(face.landmarks));
-  let best = [width / 2, height * 0.42];
-  let far = -1;
-  for (let row = 1; row < 8; row++) {
-    for (let column = 1; column < 12; column++) {
-      const spot = [(column * width) / 12, (row * height) / 9];
-      const away = Math.min(...taken.map(([x, y]) => Math.hypot(x - spot[0], y - spot[1])), Math.min(width, height));
-      const worth = away - 0.35 * Math.hypot(spot[0] - width / 2, spot[1] - height * 0.42);
-      if (worth > far) [far, best] = [worth, spot];
+  const spots = [0.26, 0.2, 0.15].map((share) => bestSpot(document, share * Math.min(width, height)));
+  const { x, y, size } = spots.find((spot) => spot.gap >= APART) ?? spots.reduce((a, b) => (b.gap > a.gap ? b : a));
+  return upright(x, y, size);
+}
+
+function bestSpot(document, size) {
+  const { width, height, faces } = document;
+  const margin = EDGE * size;
+  let best = null;
+  for (let row = 0; row <= 12; row++) {
+    for (let column = 0; column <= 12; column++) {
+      const x = margin + (column / 12) * (width - 2 * margin);
+      const y = margin + (row / 12) * (height - 2 * margin);
+      const gap = Math.min(APART, ...faces.map(({ landmarks }) => {
+        const [there, down] = middleOf(landmarks);
+        return Math.hypot(x - there, y - down) / ((size + heightOf(landmarks)) / 2);
+      }));
+      const away = Math.hypot(x - width / 2, y - height * 0.42);
+      if (!best || gap > best.gap || (gap === best.gap && away < best.away)) best = { x, y, size, gap, away };
     }
   }
-  return upright(best[0], best[1], size);
+  return best;
 }

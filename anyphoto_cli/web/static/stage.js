@@ -5,6 +5,7 @@ import { TOKEN, angleOf, changed, heightOf, middleOf, moved } from "./places.js"
 
 export const COLOURS = ["#c02f45", "#00718a", "#7b48a8", "#237a30", "#a84f0d", "#28567e", "#8a2463", "#4f6a12"];
 const NS = "http://www.w3.org/2000/svg";
+const [LEAST, MOST] = [64, 4096];
 
 function make(name, attributes, parent) {
   const element = document.createElementNS(NS, name);
@@ -26,6 +27,7 @@ export class Stage {
     this.svg = svg;
     this.state = state;
     this.boxes = [];
+    this.known = { width: LEAST, height: LEAST };
     this.drag = null;
     this.showGrid = this.showCanvas = true;
     svg.addEventListener("pointerdown", (event) => this.down(event));
@@ -60,13 +62,21 @@ export class Stage {
     return known.box.map((value, k) => now[k % 2] + (value - was[k % 2]) * factor);
   }
 
+  // The picture's, px; while one is typed that no picture has, the last one.
+  size() {
+    const { width, height } = this.state.document;
+    if (Math.min(width, height) >= LEAST && Math.max(width, height) <= MOST) this.known = { width, height };
+    return this.known;
+  }
+
   unit() {
-    return this.state.document.width / Math.max(this.svg.clientWidth, 1);
+    return this.size().width / Math.max(this.svg.clientWidth, 1);
   }
 
   // Groups stay the same elements from one drawing to the next: an element that is replaced loses the focus.
   draw() {
-    const { width, height, faces } = this.state.document;
+    const { width, height } = this.size();
+    const { faces } = this.state.document;
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.svg.style.setProperty("--ratio", width / height);
     this.under ??= make("g", {}, this.svg);
@@ -116,7 +126,7 @@ export class Stage {
   }
 
   tokens(group, x0, y0, x1, y1) {
-    const { width, height } = this.state.document;
+    const { width, height } = this.size();
     const left = Math.max(Math.floor(x0 / TOKEN), 0) * TOKEN;
     const top = Math.max(Math.floor(y0 / TOKEN), 0) * TOKEN;
     const right = Math.min(Math.ceil(x1 / TOKEN) * TOKEN, width);
@@ -132,7 +142,7 @@ export class Stage {
     const angle = angleOf(face.landmarks);
     const [x, y] = [(x0 + x1) / 2, (y0 + y1) / 2];
     const arm = (y1 - y0) / 2 + 24 * unit;
-    const { width, height } = this.state.document;
+    const { width, height } = this.size();
     const tip = (way) => [x + way * Math.sin(angle) * arm, y - way * Math.cos(angle) * arm];
     const out = ([tx, ty]) => Math.max(-tx, -ty, tx - width, ty - height);
     const way = out(tip(1)) > 0 && out(tip(-1)) < out(tip(1)) ? -1 : 1;  // below, where there is more room than above
@@ -180,7 +190,7 @@ export class Stage {
 
   // Moved, its middle inside the picture: what lies outside could not be taken hold of again.
   inside(points, dx, dy) {
-    const { width, height } = this.state.document;
+    const { width, height } = this.size();
     const [x, y] = middleOf(points);
     return moved(points, Math.min(Math.max(x + dx, 0), width) - x, Math.min(Math.max(y + dy, 0), height) - y);
   }
@@ -196,7 +206,7 @@ export class Stage {
     if (!person || event.ctrlKey || event.metaKey || event.altKey) return;
     const index = Number(person.dataset.index);
     const points = this.state.document.faces[index].landmarks;
-    const far = event.shiftKey ? TOKEN : Math.max(1, Math.round(this.state.document.width / 512));
+    const far = event.shiftKey ? TOKEN : Math.max(1, Math.round(this.size().width / 512));
     const placed = {
       ArrowLeft: () => this.inside(points, -far, 0), ArrowRight: () => this.inside(points, far, 0),
       ArrowUp: () => this.inside(points, 0, -far), ArrowDown: () => this.inside(points, 0, far),

@@ -181,6 +181,7 @@ def generate(
     if not dry_run:
         sign([picture.path for picture in rendered.pictures])
     verified = _verified(rendered, config, looking, refs_root, listener) if looking.asked and not dry_run else []
+    sign([one.annotated for one in verified if one.annotated])
     return _told(rendered, verified, dry_run, as_json, listener)
 
 
@@ -273,7 +274,7 @@ def _signer(asked: bool, certificate: Path | None, key: Path | None, listener: c
 
     credentials = read_credentials(certificate, key)
     if credentials.test:
-        listener.notice("Signed with a test certificate made on this machine: it shows tampering, and nobody trusts it")
+        listener.caution("signing with a test certificate made on this machine: it shows tampering, nobody trusts it")
     return lambda files: sign_pictures(files, credentials)
 
 
@@ -296,7 +297,7 @@ def _best(
         raise InputError("takes no --dry-run or --keep-going beside it", field="--best-of")
     kept = render_best(layouts, out, config, looking.choice, looking.config, annotate=looking.annotate,
                        refs_root=refs_root, overwrite=overwrite, listener=listener)  # fmt: skip
-    sign([one.verified.picture for one in kept])
+    sign([file for one in kept for file in (one.verified.picture, one.verified.annotated) if file])
     if as_json:
         pictures = [as_document(one.verified) | {"seed": one.seed, "tries": len(one.tries)} for one in kept]
         console.document({"pictures": pictures})

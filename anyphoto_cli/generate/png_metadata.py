@@ -1,7 +1,7 @@
 """What a picture says about itself: enough to render it again, and that a machine made it.
 
-`anyphoto` (iTXt, JSON) is ours; `parameters` (iTXt) is what picture browsers of this field read; the XMP packet says
-"trainedAlgorithmicMedia", IPTC's word for generated pictures.
+`anyphoto` (iTXt, JSON) is ours, in copies that were drawn on `anyphoto_copy`; `parameters` (iTXt) is what picture
+browsers of this field read; the XMP packet says "trainedAlgorithmicMedia", IPTC's word for generated pictures.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from PIL import Image, PngImagePlugin
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 
-KEY, FORMAT = "anyphoto", 1
+KEY, COPY, FORMAT = "anyphoto", "anyphoto_copy", 1
 IDENTIFYING = ("layout", "references", "model", "adapter", "face_pack")
 """Of a record: what its fingerprint is over."""
-_KEYS = {"layout": dict, "references": dict, "model": dict, "face_pack": dict, "asked": dict, "refs": str,
-         "layout_name": str, "fingerprint": str, "precision": str}  # fmt: skip
+_KEYS: dict[str, type] = {
+    "layout": dict, "references": dict, "model": dict, "face_pack": dict, "asked": dict, "refs": str,
+    "layout_name": str, "fingerprint": str, "precision": str,
+}  # fmt: skip
+_COPY_KEYS: dict[str, type] = {"copy_of": dict, "record": dict, "pixels": dict}
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -31,16 +35,60 @@ _XMP = (
 )
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a PNG of ours carries. text: the JSON under its key. copy: it was drawn on, and the text is about that."""
+
+    text: dict[str, Any]
+    copy: bool = False
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The picture's; of a copy, that of the picture it was made from."""
+        record: dict[str, Any] = self.text["record"] if self.copy else self.text
+        return record
+
+    @property
+    def copy_of(self) -> dict[str, Any] | None:
+        """`picture`, the name of what a copy was made from, and its `pixels`; None for a picture."""
+        return self.text["copy_of"] if self.copy else None
+
+
 def write_png(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
-    """Write a picture with its record, whole or not at all; the same record and pixels give the same bytes."""
+    """Write a picture with its record, whole or not at all; the same record and pixels give the same bytes.
+
+    A record that tells no pixels is given those of the image.
+    """
+    told = {"pixels": pixels_of(image)} | {key: value for key, value in record.items() if key != "signed"}
+    with committed(path) as file:
+        file.write(png_of(image, Told(told)))
+
+
+def png_of(image: Image.Image, told: Told) -> bytes:
+    """A PNG with all that we say about it."""
     info = PngImagePlugin.PngInfo()
-    info.add_itxt(KEY, _storable(json.dumps(record, ensure_ascii=False, sort_keys=True)), zip=False)
-    info.add_itxt("parameters", _storable(_parameters(record)))
+    text = _storable(json.dumps(told.text, ensure_ascii=False, sort_keys=True))
+    info.add_itxt(COPY if told.copy else KEY, text, zip=False)
+    if not told.copy:
+        info.add_itxt("parameters", _storable(_parameters(told.record)))
     info.add_itxt("XML:com.adobe.xmp", _XMP)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
-    with committed(path) as file:
-        file.write(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def drawn_on(image: Image.Image, record: dict[str, Any], name: str, picture: Image.Image) -> bytes:
+    """The PNG of a copy that was drawn on. name, picture: what it was made from, record: what that one carries."""
+    copy_of = {"picture": name, "pixels": pixels_of(picture)}
+    told = {"format": FORMAT, "copy_of": copy_of, "record": record, "pixels": pixels_of(image)}
+    return png_of(image, Told(told, copy=True))
+
+
+def pixels_of(image: Image.Image) -> dict[str, Any]:
+    """Mode, size, and the sha256 of the bytes: three a pixel, red, green, blue, row by row from the top."""
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    sha256 = hashlib.sha256(image.tobytes()).hexdigest()
+    return {"mode": "RGB", "width": image.width, "height": image.height, "sha256": sha256}
 
 
 def fingerprint_of(record: dict[str, Any]) -> str:
@@ -51,6 +99,13 @@ def fingerprint_of(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
+def as_recorded(text: dict[str, Any], image: Image.Image) -> bool | None:
+    """Whether an image has the pixels that a record, or the text of a copy, tells; None where it tells none, as those
+    of older versions.
+    """
+    return None if "pixels" not in text else bool(text["pixels"] == pixels_of(image))
+
+
 def _storable(text: str) -> str:
     """Path names may hold bytes that are no text; UTF-8 cannot store those."""
     return text.encode("utf-8", "backslashreplace").decode()
@@ -58,26 +113,41 @@ def _storable(text: str) -> str:
 
 def read_record(path: Path, whole: bool = True) -> dict[str, Any]:
     """The record of a picture that anyphoto made. whole: one whose pixels are damaged is none, though its record stands
-    before them. Raises InputError for any other file.
+    before them. Raises InputError for any other file, also for a copy that was drawn on.
     """
+    told = read_told(path, whole)
+    if told.copy:
+        raise InputError("is a copy that was drawn on", file=path, remedy="Name the picture it was made from")
+    return told.record
+
+
+def read_told(path: Path, whole: bool = True) -> Told:
+    """What a PNG of ours carries, a picture or a copy. Raises as `read_record`."""
     try:
         with Image.open(path, formats=("PNG",)) as image:
-            if whole or KEY not in image.info:
+            if whole or not {KEY, COPY} & image.info.keys():
                 image.load()
-            text = image.info[KEY]
+            copy = KEY not in image.info
+            text = image.info[COPY if copy else KEY]
     except (OSError, SyntaxError, ValueError, KeyError, AttributeError) as error:
         what = "no such file" if isinstance(error, FileNotFoundError) else "holds no anyphoto record"
         raise InputError(what, file=path, remedy="Give a PNG that anyphoto generate wrote") from error
     try:
-        record = json.loads(text)
+        told = json.loads(text)
     except (ValueError, TypeError) as error:
         raise InputError("is damaged or was edited", file=path, field="record") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    if copy:
+        _check(told, _COPY_KEYS, path)
+    _check(told["record"] if copy else told, _KEYS, path)
+    return Told(told, copy)
+
+
+def _check(told: Any, keys: dict[str, type], path: Path) -> None:
+    if not isinstance(told, dict) or told.get("format") != FORMAT:
         raise InputError("holds a record of another version", file=path, remedy="Run: pip install -U anyphoto")
-    for key, kind in _KEYS.items():
-        if not isinstance(record.get(key), kind):
+    for key, kind in keys.items():
+        if not isinstance(told.get(key), kind):
             raise InputError("is damaged or was edited", file=path, field=f"record.{key}")
-    return record
 
 
 def _parameters(record: dict[str, Any]) -> str:

@@ -15,9 +15,10 @@ from anyphoto_cli import __version__
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.faces.packs import open_faces
+from anyphoto_cli.files.images import decode, read_bytes
 from anyphoto_cli.generate.conditions import prepare_faces
 from anyphoto_cli.generate.planning import Job, Refusals, prepare_jobs, read_layouts
-from anyphoto_cli.generate.png_metadata import FORMAT, fingerprint_of, read_record, write_png
+from anyphoto_cli.generate.png_metadata import FORMAT, as_recorded, fingerprint_of, read_record, write_png
 from anyphoto_cli.layout.schema import Layout, parse_layout
 from anyphoto_cli.runtime.progress import Listener
 
@@ -131,7 +132,10 @@ def render_again(
     path = (out or picture.parent) / f"{picture.stem}_again.png"
     [task] = _tasks([job], path.parent, weights, analyzer, listener)
     _refuse_changes(record, task.record, picture)
-    task = _Task(job, task.seed, path, record | {"refs": task.record["refs"]})
+    if as_recorded(record, decode(read_bytes(picture), picture)) is False:
+        listener.caution(f"{picture}: its pixels are not those of its record; compared is what it shows now")
+    made = {key: value for key, value in record.items() if key != "pixels"}  # those will be its own
+    task = _Task(job, task.seed, path, made | {"refs": task.record["refs"]})
     if not _finished(task, overwrite):
         _render_all([task], models, listener)
     return RenderedPicture(path, layout.shown_name, task.seed), _same_pixels(picture, path)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.config.verify import VerifyConfig
@@ -18,12 +19,17 @@ from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.generate.annotate import annotated
 from anyphoto_cli.generate.conditions import Conditions, prepare_faces
-from anyphoto_cli.generate.png_metadata import fingerprint_of, read_record
+from anyphoto_cli.generate.png_metadata import drawn_on, fingerprint_of, read_record, read_told
 from anyphoto_cli.generate.rendering import recorded_layout
 from anyphoto_cli.generate.verification import Verdict, verify_picture
 from anyphoto_cli.layout.schema import Layout, load_layout
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.seams import FaceAnalyzer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from anyphoto_cli.types import Picture
 
 BESIDE, DRAWN = ".verify.json", ".verify.png"
 
@@ -149,10 +155,10 @@ class Looker:
             written.write((json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
         drawn = None
         if annotate:
-            drawn, buffer = beside.with_name(file.stem + DRAWN), io.BytesIO()
-            annotated(picture, layout, verdict).save(buffer, "PNG")
+            drawn = beside.with_name(file.stem + DRAWN)
+            copy = _copy(file, picture, annotated(picture, layout, verdict))
             with committed(drawn) as written:
-                written.write(buffer.getvalue())
+                written.write(copy)
         return Verified(file, verdict, drawn)
 
     def _analyzer(self, pack: str | None) -> FaceAnalyzer:
@@ -170,6 +176,18 @@ class Looker:
         if self._people is None or self._people[0] != key:
             self._people = (key, prepare_faces(layout, analyzer, _ANYWHERE))
         return self._people[1]
+
+
+def _copy(file: Path, picture: Picture, image: Image.Image) -> bytes:
+    """The PNG of a copy that was drawn on. Of a picture that we made it says so; of others we know nothing."""
+    from PIL import Image
+
+    try:
+        return drawn_on(image, read_told(file).record, file.name, Image.fromarray(picture))
+    except InputError:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return buffer.getvalue()
 
 
 _ANYWHERE = MethodConfig()

@@ -38,7 +38,7 @@ def test_it_verifies_and_says_what_it_is(run, signed):
     assert [sha256 for _, sha256 in found.ingredients] == [hashes["ana.png"], hashes["ben.png"]]
     assert b"trainedAlgorithmicMedia" in file.read_bytes()
     code, said, _ = run("provenance", file)
-    assert code == 0 and "on no trust list" in said and "made from: ana" in said and "seed 0" in said
+    assert code == 0 and "no trust list was given" in said and "made from: ana" in said and "seed 0" in said
     from PIL import Image
 
     with Image.open(file) as one, Image.open(plain) as other:
@@ -86,6 +86,108 @@ def test_an_edited_record_is_seen_without_a_signature(run, signed, tmp_path):
     assert run("provenance", plain)[0] == 0
 
 
+def saved(file, to, change=lambda image: image, forget=()):
+    """As a program saves a picture that keeps its texts and knows nothing of credentials."""
+    from PIL import Image, PngImagePlugin
+
+    with Image.open(file) as image:
+        record = {key: value for key, value in json.loads(image.info["anyphoto"]).items() if key not in forget}
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("anyphoto", json.dumps(record))
+        change(image.convert("RGB")).save(to, pnginfo=info)
+    return to
+
+
+def painted(image):
+    image.paste("red", (0, 0, image.width // 2, image.height))
+    return image
+
+
+def test_painted_pixels_are_seen_without_a_signature(run, signed, tmp_path):
+    from anyphoto_cli.errors import InputError
+    from anyphoto_cli.generate.provenance import sign_pictures
+    from anyphoto_cli.generate.signing import read_credentials
+
+    _, plain = signed
+    for name, change in (("red", painted), ("cut", lambda image: image.crop((0, 0, image.width, 16)))):
+        file = saved(plain, tmp_path / f"{name}.png", change)
+        code, said, _ = run("provenance", file)
+        assert code == 3 and "agrees with its fingerprint" in said and "the pixels are NOT those of the record" in said
+        assert json.loads(run("provenance", file, "--json")[1])["pixels"] == "other"
+        with pytest.raises(InputError, match="its pixels are not those of its record"):
+            sign_pictures([file], read_credentials())
+    code, said, _ = run("provenance", saved(plain, tmp_path / "same.png"))
+    assert code == 0 and "the pixels are those of the record" in said
+    code, said, _ = run("provenance", saved(plain, tmp_path / "older.png", painted, forget=("pixels",)))
+    assert code == 0 and "whether the pixels are those of the record is unknown" in said
+
+
+def test_credentials_that_are_gone_are_missed(run, signed, tmp_path):
+    code, said, _ = run("provenance", saved(signed[0], tmp_path / "saved.png"))
+    assert code == 3 and "content credentials: GONE, it was signed" in said and "the pixels are those of" in said
+    assert json.loads(run("provenance", tmp_path / "saved.png", "--json")[1])["credentials_gone"] is True
+    assert "GONE" not in run("provenance", signed[0])[1] + run("provenance", signed[1])[1]
+
+
+def test_what_is_rendered_again_has_pixels_of_its_own_and_no_signature(run, signed):
+    file = signed[0]
+    red = saved(file, file.with_name("red.png"), painted)
+    for picture, told in ((file, "identical"), (red, "differs")):
+        _, said, err = run("generate", "--from", picture)
+        assert told in said and ("its pixels are not those of its record" in err) is (picture == red), err
+        code, said, _ = run("provenance", picture.with_name(f"{picture.stem}_again.png"))
+        assert code == 0 and "the pixels are those of the record" in said and "no content credentials" in said
+
+
+def test_a_copy_that_was_drawn_on_says_of_what(run, signed, tmp_path):
+    from PIL import Image
+
+    from anyphoto_cli.files.images import read_picture
+    from anyphoto_cli.generate.provenance import sign_pictures
+    from anyphoto_cli.generate.signing import read_credentials
+    from anyphoto_cli.generate.verifying import _copy
+
+    file, plain = signed
+    picture, copy = read_picture(file), tmp_path / "trip.verify.png"
+    copy.write_bytes(_copy(file, picture, painted(Image.fromarray(picture))))
+    assert b"trainedAlgorithmicMedia" in copy.read_bytes()
+    code, said, _ = run("provenance", copy)
+    assert code == 0 and f"a copy of {file.name}, drawn on" in said and "prompt: two friends" in said
+    assert "the pixels are those of the record" in said and "no content credentials" in said
+    code, _, err = run("generate", "--from", copy)
+    assert code == 2 and "is a copy that was drawn on" in err
+    assert (
+        sign_pictures([copy], read_credentials()) == 1
+    )  # where its references are not: the picture is what it is from
+    found = read_provenance(copy)
+    assert found.signature == "untrusted" and found.good and found.pixels == "same"
+    assert found.ingredients == ((f"{file.name} (its pixels)", read_provenance(plain).record["pixels"]["sha256"]),)
+    red = saved(file, tmp_path / "red.png", painted)
+    copy.write_bytes(_copy(red, read_picture(red), Image.fromarray(picture)))
+    assert read_provenance(copy).pixels == "other"  # what it was drawn on was not the picture any more
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    copy.write_bytes(_copy(tmp_path / "photo.png", picture, Image.fromarray(picture)))
+    assert b"trainedAlgorithmicMedia" not in copy.read_bytes()  # nobody said that a machine made that one
+
+
+def test_whom_a_trust_list_vouches_for_is_trusted(run, signed, tmp_path, monkeypatch):
+    from anyphoto_cli.config.home import anyphoto_home
+
+    own = anyphoto_home() / "c2pa" / "test-certificate.pem"
+    other, note = tmp_path / "other.pem", tmp_path / "note.txt"
+    other.write_text(make_test_certificate()[0])
+    note.write_text("hello")
+    code, said, _ = run("provenance", signed[0], "--trust-anchors", own)
+    assert code == 0 and "content credentials: valid, signed by anyphoto test certificate" in said
+    code, said, _ = run("provenance", signed[0], "--trust-anchors", other)
+    assert code == 0 and "its certificate is not on the trust list" in said
+    for file, told in ((note, "holds no PEM certificate"), (tmp_path / "no.pem", "cannot be read")):
+        code, _, err = run("provenance", signed[0], "--trust-anchors", file)
+        assert code == 2 and told in err and "--trust-anchors" in err
+    monkeypatch.setenv("ANYPHOTO_PROVENANCE_TRUST_ANCHORS", str(own))
+    assert json.loads(run("provenance", signed[0], "--json")[1])["signature"] == "valid"
+
+
 def test_pictures_of_others(run, tmp_path):
     from PIL import Image
 
@@ -123,11 +225,13 @@ def test_a_record_is_read_also_where_the_pixels_are_damaged(run, signed, tmp_pat
     _, plain = signed
     whole = plain.read_bytes()
     at = whole.index(b"IDAT") + 40
+    assert read_provenance(plain).pixels == "same"
     for name, data in (("cut.png", whole[:at]), ("torn.png", whole[:at] + bytes(200) + whole[at + 200 :])):
         (tmp_path / name).write_bytes(data)
         found = read_provenance(tmp_path / name)
-        assert found.record is not None and found.intact
-        assert "seed 0" in run("provenance", tmp_path / name)[1]
+        assert found.record is not None and found.intact and found.pixels == "damaged"
+        code, said, _ = run("provenance", tmp_path / name)
+        assert code == 3 and "seed 0" in said and "the pixels are DAMAGED" in said
         code, _, err = run("generate", "--from", tmp_path / name)
         assert code == 2 and "holds no anyphoto record" in err  # it is no picture to compare with
 
@@ -137,12 +241,14 @@ def test_with_a_certificate_of_ones_own(run, layout_file, tmp_path):
     (tmp_path / "cert.pem").write_text(certificate)
     (tmp_path / "key.pem").write_text(key)
     code, _, err = run("generate", layout_file, "-o", tmp_path / "out", "--c2pa", "--c2pa-cert", tmp_path / "cert.pem",
-                       "--c2pa-key", tmp_path / "key.pem")  # fmt: skip
-    assert code == 0 and "test certificate made on this machine" not in err, err
-    [file] = (tmp_path / "out").glob("*.png")
-    assert read_provenance(file).signature == "untrusted"
-    code, _, err = run("generate", layout_file, "-o", tmp_path / "out", "--c2pa")  # signed already: it stays as it is
-    assert code == 0 and "Finished before" in err and "nobody trusts it" in err
+                       "--c2pa-key", tmp_path / "key.pem", "--annotate", "--face-pack", "mini")  # fmt: skip
+    assert code == 3 and "test certificate made on this machine" not in err, err  # the toy draws nobody
+    file, copy = sorted((tmp_path / "out").glob("*.png"))
+    assert read_provenance(file).signature == read_provenance(copy).signature == "untrusted"
+    data = file.read_bytes()
+    code, _, err = run("generate", layout_file, "-o", tmp_path / "out", "--face-pack", "mini", "--c2pa", "-q")
+    assert code == 0 and "Warning: signing with a test certificate" in err and "nobody trusts it" in err
+    assert file.read_bytes() == data  # signed already: it stays as it is
 
 
 @pytest.mark.parametrize(("options", "told"), [
@@ -158,18 +264,25 @@ def test_refused_before_anything_is_rendered(run, layout_file, tmp_path, monkeyp
     assert code == 2 and told in err and "Traceback" not in err and not (tmp_path / "out").exists()
 
 
+def an_rsa_key():
+    from cryptography.hazmat.primitives import serialization as s
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(65537, 2048)
+    return key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()).decode()
+
+
 def test_a_certificate_that_does_not_fit(run, layout_file, tmp_path):
     for name, text in zip(
         ("cert.pem", "key.pem"), (make_test_certificate()[0], make_test_certificate()[1]), strict=True
     ):
         (tmp_path / name).write_text(text)
-    code, _, err = run("generate", layout_file, "-o", tmp_path / "out", "--c2pa", "--c2pa-cert", tmp_path / "cert.pem",
-                       "--c2pa-key", tmp_path / "key.pem")  # fmt: skip
-    [file] = (tmp_path / "out").glob("*.png")
-    if code == 0:  # the library signs with any key: what it wrote must then be told as broken
-        assert read_provenance(file).signature == "broken"
-    else:
-        assert code == 2 and "cannot sign with this certificate" in err and read_provenance(file).signature == "none"
+    (tmp_path / "rsa.pem").write_text(an_rsa_key())
+    for key in ("key.pem", "rsa.pem"):
+        code, _, err = run("generate", layout_file, "-o", tmp_path / "out", "--c2pa", "--c2pa-cert",
+                           tmp_path / "cert.pem", "--c2pa-key", tmp_path / key)  # fmt: skip
+        assert code == 2 and "--c2pa-cert: cannot sign with this certificate" in err and "ES256" in err, err
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_reference_that_changed_is_not_signed_for(run, layout_file, tmp_path):

@@ -49,11 +49,14 @@ def test_the_keeper_can_be_rendered_again_and_signed(run, best):
     code, said, err = run("generate", "--from", kept.verified.picture, "--model", "mini")
     assert code == 0 and "identical, pixel for pixel" in said, err
     (out / f"{kept.verified.picture.stem}_again.png").unlink()
-    code, _, err = run("generate", FRIENDS, "-o", out, "--model", "mini", "--steps", "4", "--best-of", "3", "--c2pa")
+    code, _, err = run("generate", FRIENDS, "-o", out, "--model", "mini", "--steps", "4", "--best-of", "3", "--c2pa",
+                       "--annotate")  # fmt: skip
     assert code in (0, 3) and "Error" not in err, err
     warned = [line for line in err.splitlines() if line.startswith("Warning")]
     assert warned and len(warned) == len(set(warned)), "once for all seeds"
     assert run("provenance", kept.verified.picture)[1].count("made from: ") == 2
+    copy = run("provenance", kept.verified.annotated)[1]
+    assert f"made from: {kept.verified.picture.name} (its pixels)" in copy and "unchanged since it was signed" in copy
     again = run("generate", FRIENDS, "-o", out, "--model", "mini", "--steps", "4", "--best-of", "3", "--c2pa")
     assert again[0] == code and "Finished before" in again[2]
 

@@ -68,6 +68,10 @@ def test_a_changed_bit_is_seen(run, signed, tmp_path, spot):
 def test_an_edited_record_is_seen_without_a_signature(run, signed, tmp_path):
     from PIL import Image, PngImagePlugin
 
+    from anyphoto_cli.errors import InputError
+    from anyphoto_cli.generate.provenance import sign_pictures
+    from anyphoto_cli.generate.signing import read_credentials
+
     _, plain = signed
     with Image.open(plain) as image:
         record = json.loads(image.info["anyphoto"])
@@ -79,6 +83,8 @@ def test_an_edited_record_is_seen_without_a_signature(run, signed, tmp_path):
     assert found.signature == "none" and not found.intact and not found.good
     code, said, _ = run("provenance", tmp_path / "edited.png")
     assert code == 3 and "EDITED" in said
+    with pytest.raises(InputError, match="its record was edited since"):
+        sign_pictures([tmp_path / "edited.png"], read_credentials())
     shutil.copyfile(tmp_path / "edited.png", plain.parent / "out" / "edited.png")  # where its references are
     told = "edited.png: its record was edited since"
     assert told in run("verify", plain.parent / "out" / "edited.png")[2]
@@ -86,12 +92,13 @@ def test_an_edited_record_is_seen_without_a_signature(run, signed, tmp_path):
     assert run("provenance", plain)[0] == 0
 
 
-def saved(file, to, change=lambda image: image, forget=()):
+def saved(file, to, change=lambda image: image, forget=(), told=()):
     """As a program saves a picture that keeps its texts and knows nothing of credentials."""
     from PIL import Image, PngImagePlugin
 
     with Image.open(file) as image:
         record = {key: value for key, value in json.loads(image.info["anyphoto"]).items() if key not in forget}
+        record.update(told)
         info = PngImagePlugin.PngInfo()
         info.add_itxt("anyphoto", json.dumps(record))
         change(image.convert("RGB")).save(to, pnginfo=info)
@@ -131,7 +138,8 @@ def test_credentials_that_are_gone_are_missed(run, signed, tmp_path):
 
 def test_what_is_rendered_again_has_pixels_of_its_own_and_no_signature(run, signed):
     file = signed[0]
-    red = saved(file, file.with_name("red.png"), painted)
+    elsewhere = {"pixels": {"mode": "RGB", "width": 8, "height": 8, "sha256": "0" * 64}}  # another machine's pixels
+    red = saved(file, file.with_name("red.png"), painted, told=elsewhere)
     for picture, told in ((file, "identical"), (red, "differs")):
         _, said, err = run("generate", "--from", picture)
         assert told in said and ("its pixels are not those of its record" in err) is (picture == red), err

@@ -9,14 +9,15 @@ import json
 import tarfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anyphoto_cli.data.shards import MEMBERS, Sample, ShardRecord, verify_shard
-from anyphoto_cli.errors import InputError
+from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed
 
 AGAIN = "Copy it again, or run preprocess again"
@@ -25,7 +26,7 @@ AGAIN = "Copy it again, or run preprocess again"
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
     """file: the shard. keys: [n]. offsets, sizes: [n, 3] bytes of jpg, json and npz. tokens: [n] location tokens of all
-    identified faces at the training size. faces: [n] how many those are.
+    identified faces at the training size. faces: [n] how many those are. hashed: whether its sha256 was compared.
     """
 
     file: Path
@@ -34,6 +35,7 @@ class ShardIndex:
     sizes: NDArray[np.int64]
     tokens: NDArray[np.int32]
     faces: NDArray[np.int32]
+    hashed: bool = True
 
     def __len__(self) -> int:
         """Samples."""
@@ -63,19 +65,25 @@ class ShardIndex:
         return members
 
 
-def index_shard(folder: Path, record: ShardRecord, cache: Path | None = None) -> ShardIndex:
-    """The index of one shard. cache: a folder for it, or None.
+def kept_index(folder: Path, record: ShardRecord, cache: Path | None) -> ShardIndex | None:
+    """The index of a shard that was indexed before and not touched since; else None. cache: as for `index_shard`."""
+    file, kept = folder / record.name, _kept(record, cache)
+    if kept and kept.is_file() and file.is_file() and file.stat().st_size == record.bytes:
+        return _read(kept, file)
+    return None
+
+
+def index_shard(folder: Path, record: ShardRecord, cache: Path | None = None, hashed: bool = True) -> ShardIndex:
+    """The index of one shard. cache: a folder for it, or None. hashed: whether its sha256 is looked at; else its size
+    alone is, and nothing is kept.
 
     Raises InputError when the shard is missing or not what the manifest says. A shard that was indexed before and was
-    not touched since is not hashed again.
+    not touched since is not hashed again. A cache that cannot be written to costs the next one who asks that time.
     """
-    file = folder / record.name
-    kept = cache / f"{record.name}.{record.sha256[:16]}.npz" if cache else None
-    if kept and kept.is_file() and file.is_file() and file.stat().st_size == record.bytes:
-        index = _read(kept, file)  # None, too, where the shard was touched since
-        if index is not None:
-            return index
-    verify_shard(folder, record)
+    file, index = folder / record.name, kept_index(folder, record, cache)
+    if index is not None:
+        return index
+    verify_shard(folder, record, hashed)
     try:
         index = _walk(file)
     except (tarfile.TarError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -83,9 +91,14 @@ def index_shard(folder: Path, record: ShardRecord, cache: Path | None = None) ->
         raise InputError(f"is no shard of ours ({type(error).__name__})", file=file, remedy=remedy) from error
     if len(index) != record.samples:
         raise InputError(f"holds {len(index)} samples instead of {record.samples}", file=file, remedy=AGAIN)
-    if kept:
-        _write(kept, index)
-    return index
+    if hashed and (kept := _kept(record, cache)):
+        with suppress(EnvironmentFault):
+            _write(kept, index)
+    return replace(index, hashed=hashed)
+
+
+def _kept(record: ShardRecord, cache: Path | None) -> Path | None:
+    return cache / f"{record.name}.{record.sha256[:16]}.npz" if cache else None
 
 
 def _walk(file: Path) -> ShardIndex:

@@ -24,7 +24,9 @@ from anyphoto_cli.data.shard_index import AGAIN, ShardIndex, index_shard
 from anyphoto_cli.data.shards import read_manifest
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.runtime.signals import children_deaf
+from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.examples import Bank, Example, make_example
+from anyphoto_cli.train.indexing import index_together
 from anyphoto_cli.train.replacement import replacement_probability
 from anyphoto_cli.train.sampler import Plan
 
@@ -37,25 +39,28 @@ class ShardedSamples:
 
     folders: one or several, with manifest.json, shards/ and bank/ each. cache: where indices are kept. bad_shards: the
     share of missing or damaged shards that is borne; complaints: what is wrong with those, a line each; left_out: their
-    names. Raises InputError for more of them, where no sample shows anybody, and for a folder that is named twice.
+    names. ranks: who share the work of hashing. lazily: a shard is hashed when the first sample of it is read.
+    Raises InputError for more of them, where no sample shows anybody, and for a folder that is named twice.
     """
 
-    def __init__(self, folders: Path | Sequence[Path], cache: Path | None = None, bad_shards: float = 0.0) -> None:
+    def __init__(
+        self, folders: Path | Sequence[Path], cache: Path | None = None, bad_shards: float = 0.0,
+        ranks: Ranks | None = None, lazily: bool = False,
+    ) -> None:  # fmt: skip
         self.folders = [folders] if isinstance(folders, Path) else list(folders)
         _refuse_one_twice(self.folders)
-        manifests = [read_manifest(folder).shards for folder in self.folders]
-        most = bad_shards * sum(map(len, manifests))
+        shards = [(folder / "shards", record) for folder in self.folders for record in read_manifest(folder).shards]
         self.indices: list[ShardIndex] = []
         self.complaints: list[str] = []
         self.left_out: list[str] = []
-        for folder, record in ((f, r) for f, records in zip(self.folders, manifests, strict=True) for r in records):
-            try:
-                self.indices.append(index_shard(folder / "shards", record, cache))
-            except InputError as error:
-                self.left_out.append(record.name if len(manifests) == 1 else f"{folder.name}/{record.name}")
-                self.complaints.append(f"{error}; left out, with its {record.samples} samples")
-                if len(self.left_out) > most:
-                    raise
+        self._cache, self._records = cache, {folder / record.name: record for folder, record in shards}
+        outcomes = index_together(shards, cache, ranks or Ranks(), bad_shards * len(shards), hashed=not lazily)
+        for (folder, record), outcome in zip(shards, outcomes, strict=True):
+            if isinstance(outcome, InputError):
+                self.left_out.append(record.name if len(self.folders) == 1 else f"{folder.parent.name}/{record.name}")
+                self.complaints.append(f"{outcome}; left out, with its {record.samples} samples")
+            else:
+                self.indices.append(outcome)
         usable = [np.flatnonzero(index.faces > 0) for index in self.indices]
         self._shard = np.repeat(np.arange(len(usable)), [len(places) for places in usable])
         self._place = np.concatenate([np.zeros(0, np.int64), *usable]).astype(np.int64)
@@ -90,8 +95,12 @@ class ShardedSamples:
         return self.file_of(number).parent.parent
 
     def read(self, number: int) -> tuple[Any, bytes, Any]:
-        """(record, jpeg, embeddings) of one."""
-        index = self.indices[int(self._shard[number])]
+        """(record, jpeg, embeddings) of one. Raises InputError for a shard that is damaged, or was since."""
+        place = int(self._shard[number])
+        index = self.indices[place]
+        if not index.hashed:
+            index = index_shard(index.file.parent, self._records[index.file], self._cache)
+            self.indices[place] = index
         return decode_sample(index.read(int(self._place[number])), index.file.name)
 
 
@@ -101,6 +110,12 @@ def _refuse_one_twice(folders: Sequence[Path]) -> None:
         if folder.resolve() in seen:
             raise InputError("is named twice", file=folder, field="data.shards", remedy="Its samples count once")
         seen.add(folder.resolve())
+
+
+def samples_of(config: TrainConfig, ranks: Ranks | None = None, lazily: bool = False) -> ShardedSamples:
+    """Of a run, whose folder keeps their indices: who asks again does not hash again. Raises as `ShardedSamples`."""
+    cache = Path(config.output_dir) / "index"
+    return ShardedSamples(config.data.folders, cache, config.data.bad_shards, ranks, lazily)
 
 
 class Examples(Dataset[list[Example]]):

@@ -9,7 +9,7 @@ import numpy as np
 
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.files.commit import committed
-from anyphoto_cli.train.batches import Examples, ShardedSamples
+from anyphoto_cli.train.batches import Examples, samples_of
 from anyphoto_cli.train.examples import Example
 from anyphoto_cli.train.sampler import Plan
 from anyphoto_cli.types import Picture
@@ -25,7 +25,7 @@ def write_contact_sheet(config: TrainConfig, out: Path, step: int = 0, rows: int
     """One row an example: the picture with its faces, then each identity's canvas. Raises as training does."""
     from PIL import Image
 
-    samples = ShardedSamples(config.data.folders, bad_shards=config.data.bad_shards)
+    samples = samples_of(config, lazily=True)
     plan = Plan(samples.costs, 1, 1, config.seed)
     source, made = Examples(samples, config), []
     for micro, numbers in plan.from_step(step * config.gradient_accumulation_steps, 0):

@@ -10,13 +10,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from anyphoto_cli.errors import EnvironmentFault
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,15 @@ class Ranks:
             flat = _flat(parameters)
             dist.all_reduce(flat)
         _give_back(flat, parameters, self.world)
+
+    def gather(self, value: T) -> list[T]:
+        """Everybody's, in the order of the ranks; what pickle takes. Nobody has it before all are here."""
+        if self.world == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.world
+        with _everybody():
+            dist.all_gather_object(gathered, value)
+        return gathered
 
     def wait(self) -> None:
         """Until all are here."""

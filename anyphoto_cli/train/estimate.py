@@ -13,7 +13,7 @@ from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.data.bank import read_index
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.train.activations import kept_gigabytes
-from anyphoto_cli.train.batches import ShardedSamples
+from anyphoto_cli.train.batches import samples_of
 from anyphoto_cli.train.face_check import check_faces
 from anyphoto_cli.train.optimiser import trained_parameters
 
@@ -68,7 +68,7 @@ class Estimate:
 def estimate(config: TrainConfig, listener: Listener | None = None) -> Estimate:
     """Raises as `run` does for shards that do not fit; the base's weights are not loaded, nor downloaded."""
     (listener or Listener()).stage("Reading the shards")
-    samples = ShardedSamples(config.data.folders, bad_shards=config.data.bad_shards)
+    samples = samples_of(config)
     photos = [count for folder in samples.folders for count in read_index(folder / "bank")[1]["references"]]
     check_faces(config, download=False)
     transformer = _skeleton(config)

@@ -22,7 +22,7 @@ from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import only_one
 from anyphoto_cli.train.activations import blocks_to_keep
 from anyphoto_cli.train.ahead import Batch, encoded
-from anyphoto_cli.train.batches import ShardedSamples, batches
+from anyphoto_cli.train.batches import ShardedSamples, batches, samples_of
 from anyphoto_cli.train.changes import OPTION, check_allowed
 from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, save_checkpoint
 from anyphoto_cli.train.distributed import Averager, Ranks, joined
@@ -169,15 +169,11 @@ def _keep_blocks(config: TrainConfig, models: Models, samples: ShardedSamples, l
 
 
 def _read_shards(config: TrainConfig, ranks: Ranks, listener: Listener) -> ShardedSamples:
-    """Hashed once, by the first rank; the others find the indices. Raises InputError where ranks do not see the same.
+    """Hashed once, by all ranks together. Raises InputError where ranks do not see the same.
 
     What one rank cannot read ends the run on all of them: nobody waits for who is gone.
     """
-    cache = Path(config.output_dir) / "index"
-    for turn in (True, False):
-        if ranks.first is turn:
-            samples = ShardedSamples(config.data.folders, cache, config.data.bad_shards)
-        ranks.wait()
+    samples = samples_of(config, ranks)
     for complaint in samples.complaints:
         listener.caution(complaint)
     if ranks.any(ranks.sum([len(samples)])[0] != ranks.world * len(samples)):

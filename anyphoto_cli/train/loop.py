@@ -37,7 +37,7 @@ from anyphoto_cli.train.plots import CONFIG, METRICS, read_metrics
 from anyphoto_cli.train.resume import cut_metrics, facts_of, go_on
 from anyphoto_cli.train.text import CachedText, cache_folder, cache_text, not_cached
 from anyphoto_cli.train.trackers import Nobody, Tracker, open_tracker
-from anyphoto_cli.train.validation import Validation, open_validation, summary, validate
+from anyphoto_cli.train.validation import Validation, open_validation, summary, validate, write_scores
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,7 @@ def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener,
     parameters = trained_parameters(models.transformer)
     run_ = _Run(
         config, ranks, models, Optimiser(parameters, config), facts_of(config, ranks, models, samples), listener,
-        # Sharded blocks are gathered by all ranks together: all render, the first one keeps.
-        open_validation(config, models.analyzer) if ranks.first or config.sharding == "fsdp" else None,
+        open_validation(config, models.analyzer),
     )  # fmt: skip
     if config.validation_steps and not config.validation_layouts:
         listener.caution("validation_steps is set and validation_layouts is not: nothing is drawn")
@@ -245,14 +244,19 @@ def _owes_validation(run: _Run, step: int) -> bool:
 
 
 def _validate(run: _Run, step: int) -> None:
-    """The first rank renders, the others wait. With the averaged weights where they are averaged, as in the adapter."""
+    """Every rank renders its share. A sharded base's blocks are gathered by all together: there all render all, and the
+    first one keeps. With the averaged weights where they are averaged, as in the adapter.
+    """
     if run.models.parts.device.type == "cuda":
         torch.cuda.synchronize()  # the next batch may be in the encoders, which rendering uses on this stream
     if run.validation is not None:
-        folder = run.folder / "validation" / f"step-{step:06d}" if run.ranks.first else None
-        models = run.models
+        models, folder = run.models, run.folder / "validation" / f"step-{step:06d}"
+        shared = run.config.sharding == "none"
+        kept, sharers = folder if shared or run.ranks.first else None, run.ranks if shared else None
         with run.optimiser.averaged():
-            scores = validate(run.validation, models.pipeline, models.parts.encode_text, folder, models.steps)
+            scores = validate(run.validation, models.pipeline, models.parts.encode_text, kept, models.steps, sharers)
+        if run.ranks.first:
+            write_scores(folder, scores)
         _log(run, {"step": step, **summary(scores)})
     run.ranks.wait()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from anyphoto_cli.files.commit import committed
 from anyphoto_cli.generate.conditions import Conditions, prepare_faces
 from anyphoto_cli.layout.schema import Layout, load_layout
 from anyphoto_cli.seams import FaceAnalyzer
+from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.types import Picture
 
 
@@ -38,6 +41,15 @@ class FaceScore:
     cosine: float
     error: float
 
+    @property
+    def state(self) -> str:
+        """found, or missing."""
+        return "found" if np.isfinite(self.cosine) else "missing"
+
+
+SCORES = "scores.json"
+"""What `write_scores` writes, beside the pictures."""
+
 
 def open_validation(config: TrainConfig, analyzer: FaceAnalyzer) -> Validation | None:
     """None where it is not asked for. Raises InputError for layouts that do not fit, or a pack without a detector."""
@@ -51,30 +63,47 @@ def open_validation(config: TrainConfig, analyzer: FaceAnalyzer) -> Validation |
 
 
 def validate(
-    validation: Validation, pipeline: Any, encode_text: Any, folder: Path | None, steps: int
+    validation: Validation, pipeline: Any, encode_text: Any, folder: Path | None, steps: int, ranks: Ranks | None = None
 ) -> list[FaceScore]:
     """Render every layout into `folder`/<name>.png and score its faces. steps: denoising, where a layout is silent.
 
-    encode_text: as training reads captions. folder: None keeps no picture.
+    encode_text: as training reads captions. folder: None keeps no picture. ranks: who share the layouts, one each at a
+    time, so that nobody waits longer than a picture takes; all get all scores, in the layouts' order. None: this rank
+    renders all of them.
 
     Draws from no shared source of chance: training goes on as if this had not been.
     """
+    ranks = ranks or Ranks()
     scores: list[FaceScore] = []
     pipeline.set_progress_bar_config(disable=True)
-    for layout, conditions in zip(validation.layouts, validation.conditions, strict=True):
-        states, pooled = encode_text([layout.prompt])
-        image = pipeline(
-            prompt_embeds=states, pooled_prompt_embeds=pooled, faces=conditions.faces,
-            height=layout.height, width=layout.width,
-            num_inference_steps=layout.steps or steps, guidance_scale=layout.guidance_scale,
-            generator=torch.Generator().manual_seed(layout.seed or 0),
-        ).images[0]  # fmt: skip
-        name = layout.file.stem if layout.file else "layout"
-        if folder is not None:
-            with committed(folder / f"{name}.png") as out:
-                image.save(out, format="PNG")
-        scores += score_faces(np.asarray(image.convert("RGB")), layout, conditions, validation.analyzer)
+    for first in range(0, len(validation.layouts), ranks.world):
+        mine, own = first + ranks.rank, []
+        if mine < len(validation.layouts):
+            layout, conditions = validation.layouts[mine], validation.conditions[mine]
+            picture = _rendered(layout, conditions, pipeline, encode_text, folder, steps)
+            own = score_faces(picture, layout, conditions, validation.analyzer)
+        scores += [score for part in ranks.gather(own) for score in part]
     return scores
+
+
+def _rendered(
+    layout: Layout, conditions: Conditions, pipeline: Any, encode_text: Any, folder: Path | None, steps: int
+) -> Picture:
+    states, pooled = encode_text([layout.prompt])
+    image = pipeline(
+        prompt_embeds=states, pooled_prompt_embeds=pooled, faces=conditions.faces,
+        height=layout.height, width=layout.width,
+        num_inference_steps=layout.steps or steps, guidance_scale=layout.guidance_scale,
+        generator=torch.Generator().manual_seed(layout.seed or 0),
+    ).images[0]  # fmt: skip
+    if folder is not None:
+        with committed(folder / f"{_name(layout)}.png") as out:
+            image.save(out, format="PNG")
+    return np.asarray(image.convert("RGB"))
+
+
+def _name(layout: Layout) -> str:
+    return layout.file.stem if layout.file else "layout"
 
 
 def score_faces(picture: Picture, layout: Layout, conditions: Conditions, analyzer: FaceAnalyzer) -> list[FaceScore]:
@@ -85,7 +114,7 @@ def score_faces(picture: Picture, layout: Layout, conditions: Conditions, analyz
     places = np.array([face.place for face in layout.faces]).reshape(-1, 5, 2)
     points = np.array([face.landmarks for face in found]).reshape(-1, 5, 2)
     pairs = {place: (face, away) for face, place, away in at_their_places(points, places)}
-    name, scores = layout.file.stem if layout.file else "layout", []
+    name, scores = _name(layout), []
     for place, (face, wanted) in enumerate(zip(layout.faces, conditions.embeddings, strict=True)):
         if place not in pairs:
             scores.append(FaceScore(name, face.name, float("nan"), float("nan")))
@@ -96,9 +125,23 @@ def score_faces(picture: Picture, layout: Layout, conditions: Conditions, analyz
     return scores
 
 
+def write_scores(folder: Path, scores: Sequence[FaceScore]) -> None:
+    """`folder`/scores.json: every face of every layout; null where there was nobody to measure."""
+    told = [
+        {"layout": layout, "faces": [{
+            "name": s.name, "state": s.state,
+            "cosine": round(s.cosine, 4) if s.state == "found" else None,
+            "error": round(s.error, 4) if s.state == "found" else None,
+        } for s in own]}
+        for layout, own in groupby(scores, lambda score: score.layout)
+    ]  # fmt: skip
+    with committed(folder / SCORES) as out:
+        out.write((json.dumps({"layouts": told}, ensure_ascii=False, indent=1) + "\n").encode())
+
+
 def summary(scores: Sequence[FaceScore]) -> dict[str, float]:
     """For the log: share of faces found, mean cosine and place error of those."""
-    seen = [score for score in scores if np.isfinite(score.cosine)]
+    seen = [score for score in scores if score.state == "found"]
     mean = {"cosine": [s.cosine for s in seen], "error": [s.error for s in seen]}
     return {
         "validation_found": len(seen) / max(len(scores), 1),

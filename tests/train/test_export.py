@@ -251,7 +251,7 @@ def test_a_checkpoint_is_told_with_what_the_run_had_shown_by_then(averaged, tmp_
         out = tmp_path / f"{step}"
         card = export(averaged / f"checkpoint-{step}", out)
         assert card.train_step == step and f"steps | {step}" in (out / "README.md").read_text()
-        [picture] = (averaged / "validation" / f"step-00000{step}").iterdir()
+        [picture] = (averaged / "validation" / f"step-00000{step}").glob("*.png")
         assert (out / "samples" / picture.name).read_bytes() == picture.read_bytes()
         told, line = json.loads((out / "metrics.json").read_text()), next(r for r in rows if r["step"] == step)
         assert told["flow"] == line["flow"] and "validation_found" in told

@@ -1,6 +1,8 @@
 """What is told of a run, by hand: a line of metrics, validation's scores, the table of a sweep."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +17,7 @@ from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.metrics import Meter
 from anyphoto_cli.train.objective import Terms
 from anyphoto_cli.train.sweep import Planned, table
-from anyphoto_cli.train.validation import FaceScore, Validation, summary, validate
+from anyphoto_cli.train.validation import FaceScore, Validation, summary, validate, write_scores
 from tests.conftest import small_layout
 
 
@@ -85,11 +87,60 @@ def test_validation_renders_what_the_layout_says(tmp_path, monkeypatch):
     assert [given["generator"].initial_seed() for given in asked] == [11, 12] and scores == ["a", "b"]
 
 
+class Side(Ranks):
+    """One of several ranks in threads of one process; what all say goes over a list."""
+
+    def gather(self, value):
+        SAID[self.rank] = value
+        MET.wait()
+        everybody = list(SAID)
+        MET.wait()
+        return everybody
+
+
+MET, SAID = threading.Barrier(2, timeout=20), [None, None]
+
+
+def test_ranks_render_a_layout_each_at_a_time_and_all_know_all_scores(tmp_path, monkeypatch):
+    layouts = tuple(load_layout(small_layout(tmp_path, f"{name}.json")) for name in "abcde")
+    conditions = tuple(SimpleNamespace(faces=layout.file.stem) for layout in layouts)
+    drawn = [[], []]
+
+    def rank(number):
+        def pipeline(**given):
+            drawn[number].append(given["faces"])
+            return SimpleNamespace(images=[Image.new("RGB", (128, 128))])
+
+        pipeline.set_progress_bar_config = lambda **_: None
+        given = Validation(layouts, conditions, None), pipeline, lambda prompts: (prompts, None), tmp_path / "out", 5
+        return validate(*given, Side(number, 2))
+
+    monkeypatch.setattr(validation, "score_faces", lambda picture, layout, *_: [layout.file.stem])
+    with ThreadPoolExecutor(2) as pool:
+        scores = list(pool.map(rank, range(2)))
+    assert drawn == [["a", "c", "e"], ["b", "d"]] and scores == [list("abcde")] * 2
+    assert sorted(file.stem for file in (tmp_path / "out").iterdir()) == list("abcde")
+
+
 def test_faces_that_were_not_found_count_as_such_and_in_no_mean():
     told = summary([FaceScore("a", "ana", np.nan, np.nan), FaceScore("a", "ben", 0.5, 0.2)])
     assert told == {"validation_found": 0.5, "validation_cosine": 0.5, "validation_error": 0.2}
     nobody = summary([FaceScore("a", "ana", np.nan, np.nan)])
     assert nobody["validation_found"] == 0 and np.isnan(nobody["validation_cosine"])
+
+
+def test_every_face_of_every_layout_stands_in_scores_json(tmp_path):
+    scores = [
+        FaceScore("a", "ana", np.nan, np.nan),
+        FaceScore("a", "ben", 0.51234, 0.25),
+        FaceScore("b", "ana", 0.125, 0),
+    ]
+    write_scores(tmp_path / "step-000002", scores)
+    nobody = {"name": "ana", "state": "missing", "cosine": None, "error": None}
+    assert json.loads((tmp_path / "step-000002" / "scores.json").read_text()) == {"layouts": [
+        {"layout": "a", "faces": [nobody, {"name": "ben", "state": "found", "cosine": 0.5123, "error": 0.25}]},
+        {"layout": "b", "faces": [{"name": "ana", "state": "found", "cosine": 0.125, "error": 0}]},
+    ]}  # fmt: skip
 
 
 def test_a_sweep_is_compared_by_its_last_lines(tmp_path):

@@ -77,16 +77,18 @@ def test_too_many_bad_shards_and_a_shard_that_breaks_between_two_starts(mini_sha
 
 
 def test_a_sharded_base_trains_to_the_same_numbers(mini_shards, tmp_path, examples):
-    more = {"max_train_steps": 2, "validation_steps": 2, "validation_layouts": (str(examples / "two_friends.json"),),
-            "mixed_precision": "bf16"}  # fmt: skip
+    """And renders the same pictures by all ranks together as each rank its own of the layouts."""
+    layouts = tuple(str(examples / f"{name}.json") for name in ("two_friends", "three_friends"))
+    more = {"max_train_steps": 2, "validation_steps": 2, "validation_layouts": layouts, "mixed_precision": "bf16"}
     whole, parts = config(mini_shards, tmp_path / "whole", **more), config(mini_shards, tmp_path / "parts", **more)
     done = launched(whole, tmp_path, processes=2)
     assert done.returncode == 0, done.stderr
     done = launched(parts.model_copy(update={"sharding": "fsdp"}), tmp_path, processes=2)
     assert done.returncode == 0, done.stderr
     assert same(state(tmp_path / "parts" / "checkpoint-2"), state(tmp_path / "whole" / "checkpoint-2"))
-    pictures = [sorted((run / "validation").rglob("*.png")) for run in (tmp_path / "whole", tmp_path / "parts")]
-    assert [file.read_bytes() for file in pictures[0]] == [file.read_bytes() for file in pictures[1]] != []
+    made = [sorted((run / "validation").rglob("*.*")) for run in (tmp_path / "whole", tmp_path / "parts")]
+    assert [file.name for file in made[0]] == ["scores.json", "three_friends.png", "two_friends.png"]
+    assert [file.read_bytes() for file in made[0]] == [file.read_bytes() for file in made[1]]
     with pytest.raises(InputError, match="sharding: fsdp needs several ranks"):
         train(config(mini_shards, tmp_path / "alone", sharding="fsdp"))
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anyphoto_cli.config.method import MethodConfig
-from anyphoto_cli.geometry import TOKEN_PX, arcface_template, fit_similarity
+from anyphoto_cli.geometry import TOKEN_PX, arcface_template, fit_similarity, intersection
 from anyphoto_cli.types import Box, Patch, Picture, Points
 
 
@@ -57,6 +57,24 @@ def paste_box(place: Points, width: int, height: int, method: MethodConfig, patc
     s, (x, y) = paste_transform(points, place, scale_range(width, height, method))
     side = max(1, round(size * s))
     return Box(x, y, x + side, y + side)
+
+
+def covered_tokens(place: Points, width: int, height: int, side: int, method: MethodConfig) -> int:
+    """How many tokens a face's patch covers when the largest square crop of a picture is scaled to `side` px.
+
+    place: [5, 2] px of the picture of width x height px. Counted in the whole picture, no crop being chosen yet: a crop
+    that cuts the patch leaves fewer.
+    """
+    scale = side / min(width, height)
+    wide, high = round(width * scale), round(height * scale)
+    try:
+        box = intersection(paste_box((place + 0.5) * scale - 0.5, wide, high, method), Box(0, 0, wide, high))
+    except ValueError:  # landmarks that coincide
+        return 0
+    if box.area <= 0:
+        return 0
+    across = int(-(-box.x1 // TOKEN_PX) - box.x0 // TOKEN_PX)
+    return across * int(-(-box.y1 // TOKEN_PX) - box.y0 // TOKEN_PX)
 
 
 def location_canvas(

@@ -16,8 +16,7 @@ from anyphoto_cli.data.samples import PersonRecord, PictureRecord, encode_sample
 from anyphoto_cli.data.shards import Sample, ShardRecord, shard_name, write_shard
 from anyphoto_cli.data.sources import PhotoInput
 from anyphoto_cli.errors import EnvironmentFault
-from anyphoto_cli.geometry import TOKEN_PX, intersection
-from anyphoto_cli.layout.location_canvas import paste_box
+from anyphoto_cli.layout.location_canvas import covered_tokens
 from anyphoto_cli.preprocess.loading import Unreadable, load_photo
 from anyphoto_cli.types import Box, Embeddings, Picture, Points
 
@@ -99,22 +98,8 @@ def _person(row: Row, face: Row, match: Sequence[Any] | None, config: Preprocess
 
 
 def location_tokens(landmarks: Points, width: int, height: int, config: PreprocessConfig) -> int:
-    """How many tokens the face's patch covers when the largest square crop is scaled to the training size.
-
-    Counted in the whole picture, no crop being chosen yet: a crop that cuts the patch leaves fewer.
-    """
-    scale = config.train_size / min(width, height)
-    place = (landmarks + 0.5) * scale - 0.5
-    wide, high = round(width * scale), round(height * scale)
-    method = MethodConfig(patch_size=config.patch_size)
-    try:
-        box = intersection(paste_box(place, wide, high, method), Box(0, 0, wide, high))
-    except ValueError:  # landmarks that coincide
-        return 0
-    if box.area <= 0:
-        return 0
-    across = int(-(-box.x1 // TOKEN_PX) - box.x0 // TOKEN_PX)
-    return across * int(-(-box.y1 // TOKEN_PX) - box.y0 // TOKEN_PX)
+    """How many tokens the face's patch covers at the training size."""
+    return covered_tokens(landmarks, width, height, config.train_size, MethodConfig(patch_size=config.patch_size))
 
 
 def keep_box(people: Sequence[PersonRecord], row: Row) -> Box:

@@ -26,9 +26,10 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.runtime.signals import children_deaf
 from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.examples import Bank, Example, make_example
-from anyphoto_cli.train.indexing import index_together
+from anyphoto_cli.train.indexing import Shard, index_together
 from anyphoto_cli.train.replacement import replacement_probability
 from anyphoto_cli.train.sampler import Plan
+from anyphoto_cli.train.token_counts import ROUNDING, Resolution
 
 TRIES = 64
 """So many samples in a row may have nobody in their crop before the data is said to be unfit."""
@@ -40,25 +41,27 @@ class ShardedSamples:
     folders: one or several, with manifest.json, shards/ and bank/ each. cache: where indices are kept. bad_shards: the
     share of missing or damaged shards that is borne; complaints: what is wrong with those, a line each; left_out: their
     names. ranks: who share the work of hashing. lazily: a shard is hashed when the first sample of it is read.
+    resolution: what location tokens are counted for, None: what preprocess counted them for.
     Raises InputError for more of them, where no sample shows anybody, and for a folder that is named twice.
     """
 
     def __init__(
         self, folders: Path | Sequence[Path], cache: Path | None = None, bad_shards: float = 0.0,
-        ranks: Ranks | None = None, lazily: bool = False,
+        ranks: Ranks | None = None, lazily: bool = False, resolution: Resolution | None = None,
     ) -> None:  # fmt: skip
         self.folders = [folders] if isinstance(folders, Path) else list(folders)
         _refuse_one_twice(self.folders)
-        shards = [(folder / "shards", record) for folder in self.folders for record in read_manifest(folder).shards]
+        shards = [shard for folder in self.folders for shard in _shards_of(folder, resolution)]
         self.indices: list[ShardIndex] = []
         self.complaints: list[str] = []
         self.left_out: list[str] = []
-        self._cache, self._records = cache, {folder / record.name: record for folder, record in shards}
+        self._cache, self._shards = cache, {shard.folder / shard.record.name: shard for shard in shards}
         outcomes = index_together(shards, cache, ranks or Ranks(), bad_shards * len(shards), hashed=not lazily)
-        for (folder, record), outcome in zip(shards, outcomes, strict=True):
+        for shard, outcome in zip(shards, outcomes, strict=True):
             if isinstance(outcome, InputError):
-                self.left_out.append(record.name if len(self.folders) == 1 else f"{folder.parent.name}/{record.name}")
-                self.complaints.append(f"{outcome}; left out, with its {record.samples} samples")
+                name, folder = shard.record.name, shard.folder.parent.name
+                self.left_out.append(name if len(self.folders) == 1 else f"{folder}/{name}")
+                self.complaints.append(f"{outcome}; left out, with its {shard.record.samples} samples")
             else:
                 self.indices.append(outcome)
         usable = [np.flatnonzero(index.faces > 0) for index in self.indices]
@@ -81,6 +84,18 @@ class ShardedSamples:
         )
         return found
 
+    @property
+    def recounted(self) -> str:
+        """A sentence where tokens are not as many as preprocess counted; else ""."""
+        now, before = (sum(int(counts.sum()) for counts in part) for part in (
+            [index.tokens for index in self.indices], [index.packed for index in self.indices]
+        ))  # fmt: skip
+        if abs(now - before) <= ROUNDING * before:
+            return ""
+        each, was = now / len(self), before / len(self)
+        told = f"counted anew, {each:.0f} a sample, which the shards say are {was:.0f}"
+        return f"data.resolution is not what preprocess counted location tokens for (--train-size): {told}"
+
     def captions(self) -> Iterator[str]:
         """Of all samples, with repetitions."""
         for shard, place in zip(self._shard, self._place, strict=True):
@@ -99,9 +114,16 @@ class ShardedSamples:
         place = int(self._shard[number])
         index = self.indices[place]
         if not index.hashed:
-            index = index_shard(index.file.parent, self._records[index.file], self._cache)
+            shard = self._shards[index.file]
+            index = index_shard(shard.folder, shard.record, self._cache, count=shard.count)
             self.indices[place] = index
         return decode_sample(index.read(int(self._place[number])), index.file.name)
+
+
+def _shards_of(folder: Path, resolution: Resolution | None) -> list[Shard]:
+    manifest = read_manifest(folder)
+    count = resolution.count(manifest.facts) if resolution else None
+    return [Shard(folder / "shards", record, count) for record in manifest.shards]
 
 
 def _refuse_one_twice(folders: Sequence[Path]) -> None:
@@ -115,7 +137,8 @@ def _refuse_one_twice(folders: Sequence[Path]) -> None:
 def samples_of(config: TrainConfig, ranks: Ranks | None = None, lazily: bool = False) -> ShardedSamples:
     """Of a run, whose folder keeps their indices: who asks again does not hash again. Raises as `ShardedSamples`."""
     cache = Path(config.output_dir) / "index"
-    return ShardedSamples(config.data.folders, cache, config.data.bad_shards, ranks, lazily)
+    resolution = Resolution(config.data.resolution, config.method)
+    return ShardedSamples(config.data.folders, cache, config.data.bad_shards, ranks, lazily, resolution)
 
 
 class Examples(Dataset[list[Example]]):

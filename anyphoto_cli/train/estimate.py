@@ -67,8 +67,11 @@ class Estimate:
 
 def estimate(config: TrainConfig, listener: Listener | None = None) -> Estimate:
     """Raises as `run` does for shards that do not fit; the base's weights are not loaded, nor downloaded."""
-    (listener or Listener()).stage("Reading the shards")
+    listener = listener or Listener()
+    listener.stage("Reading the shards")
     samples = samples_of(config)
+    if samples.recounted:
+        listener.caution(samples.recounted)
     photos = [count for folder in samples.folders for count in read_index(folder / "bank")[1]["references"]]
     check_faces(config, download=False)
     transformer = _skeleton(config)

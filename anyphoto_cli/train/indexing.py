@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from anyphoto_cli.data.shard_index import ShardIndex, index_shard, kept_index
+from anyphoto_cli.data.shard_index import ShardIndex, TokenCount, index_shard, kept_index
 from anyphoto_cli.data.shards import ShardRecord
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.train.distributed import Ranks
 
-Shard = tuple[Path, ShardRecord]
-"""The folder that a shard lies in, and what the manifest says of it."""
+
+@dataclass(frozen=True)
+class Shard:
+    """The folder that a shard lies in, what the manifest says of it, and how its tokens are counted."""
+
+    folder: Path
+    record: ShardRecord
+    count: TokenCount | None = None
 
 
 def index_together(
@@ -44,7 +51,8 @@ def _add_the_others(
     """What other ranks have indexed. Who does not see their cache looks for itself, in rounds again."""
     missing = []
     for number in (n for n in range(len(shards)) if n not in found):
-        kept = kept_index(*shards[number], cache)
+        shard = shards[number]
+        kept = kept_index(shard.folder, shard.record, cache, shard.count)
         if kept is not None:
             found[number] = kept
         else:
@@ -57,7 +65,7 @@ def _add_the_others(
 
 def _outcome(shard: Shard, cache: Path | None, hashed: bool) -> ShardIndex | InputError:
     try:
-        return index_shard(*shard, cache, hashed)
+        return index_shard(shard.folder, shard.record, cache, hashed, shard.count)
     except InputError as error:
         return error
 

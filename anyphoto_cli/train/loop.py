@@ -173,7 +173,7 @@ def _read_shards(config: TrainConfig, ranks: Ranks, listener: Listener) -> Shard
     What one rank cannot read ends the run on all of them: nobody waits for who is gone.
     """
     samples = samples_of(config, ranks)
-    for complaint in samples.complaints:
+    for complaint in [*samples.complaints, *filter(None, [samples.recounted])]:
         listener.caution(complaint)
     if ranks.any(ranks.sum([len(samples)])[0] != ranks.world * len(samples)):
         remedy = "Do all machines see the same files, whole?"

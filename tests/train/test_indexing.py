@@ -11,14 +11,14 @@ from anyphoto_cli.train.batches import ShardedSamples
 from anyphoto_cli.train.contact_sheet import write_contact_sheet
 from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.estimate import estimate
-from anyphoto_cli.train.indexing import index_together
+from anyphoto_cli.train.indexing import Shard, index_together
 from tests.data.test_shard_index import sample
 from tests.train.test_run import config
 
 
 def test_one_rank_alone_is_told_of_the_first_bad_shard_before_it_hashes_the_rest(tmp_path, monkeypatch):
-    shards = [(tmp_path, write_shard(tmp_path / shard_name("train", n), [sample(n, ["ana"])])) for n in range(3)]
-    (tmp_path / shards[0][1].name).unlink()
+    shards = [Shard(tmp_path, write_shard(tmp_path / shard_name("train", n), [sample(n, ["ana"])])) for n in range(3)]
+    (tmp_path / shards[0].record.name).unlink()
     verify, asked = shard_index.verify_shard, []
     monkeypatch.setattr(shard_index, "verify_shard", lambda *given: asked.append(given[1].name) or verify(*given))
     with pytest.raises(InputError, match=r"train-000000.tar: is missing"):

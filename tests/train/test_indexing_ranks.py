@@ -14,7 +14,7 @@ from anyphoto_cli.data import shard_index
 from anyphoto_cli.data.shards import shard_name, write_shard
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.train.distributed import joined
-from anyphoto_cli.train.indexing import index_together
+from anyphoto_cli.train.indexing import Shard, index_together
 from tests.data.test_shard_index import sample
 
 TIMEOUT, HASHING = 2.0, 0.6
@@ -52,8 +52,8 @@ def two_ranks(rank, shards, cache, port, start, results):
 
 def test_two_ranks_share_the_hashing_and_outlast_a_timeout_that_is_shorter(tmp_path):
     samples = [[sample(10 * n + k, ["ana"]) for k in range(2)] for n in range(7)]
-    shards = [(tmp_path, write_shard(tmp_path / shard_name("train", n), own)) for n, own in enumerate(samples)]
-    file = tmp_path / shards[3][1].name
+    shards = [Shard(tmp_path, write_shard(tmp_path / shard_name("train", n), own)) for n, own in enumerate(samples)]
+    file = tmp_path / shards[3].record.name
     file.write_bytes(file.read_bytes().replace(b"ana", b"eva"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -62,7 +62,7 @@ def test_two_ranks_share_the_hashing_and_outlast_a_timeout_that_is_shorter(tmp_p
     results = context.SimpleQueue()
     torch.multiprocessing.spawn(two_ranks, (shards, tmp_path / "cache", port, context.Barrier(2), results), nprocs=2)
     (_, first, found), (_, second, others), (_, ended_after) = sorted(results.get() for _ in range(3))
-    names = [record.name for _, record in shards]
+    names = [shard.record.name for shard in shards]
     assert sorted(set(first) | set(second)) == names and not set(first) & set(second)
     assert len(first) == 4 and second.count(names[3]) == 2  # what is damaged is not kept, and looked at again
     assert found == others and [one for n, one in enumerate(found) if n != 3] == [

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 import shutil
+import subprocess
 import time
 
 import pytest
@@ -93,12 +95,45 @@ def test_a_sharded_base_trains_to_the_same_numbers(mini_shards, tmp_path, exampl
         train(config(mini_shards, tmp_path / "alone", sharding="fsdp"))
 
 
+STUBS = {
+    "scontrol": 'if [ "$1" = show ]; then echo node1; else echo "$*" >> "$SAID"; fi',
+    # What a run does when the batch shell gets SENT: torchrun ends with 1 where its processes end by a signal.
+    "srun": """trap 'echo passed USR1; [ $ENDS = stops ] && { echo "run: stopped at step 7; the same command goes on"; exit 1; }' USR1
+sleep 0.5
+[ -n "$SENT" ] && { kill -$SENT $PPID; sleep 0.5; }
+[ $ENDS = finishes ]; exit $?""",
+}
+
+
+@pytest.mark.parametrize(
+    "sent, ends, code, requeued, passed",
+    [
+        ("", "finishes", 0, False, False), ("", "fails", 1, False, False), ("USR1", "stops", 1, True, True),
+        ("USR1", "finishes", 0, False, True), ("USR1", "fails", 1, False, True), ("TERM", "stops", 1, False, True),
+    ],
+)  # fmt: skip
+def test_the_cluster_script_goes_on_only_where_its_run_was_stopped(
+    examples, tmp_path, sent, ends, code, requeued, passed
+):
+    for name, does in STUBS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    told = {"SLURM_NNODES": "1", "SLURM_GPUS_PER_NODE": "8", "SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "node1"}
+    told |= {"SENT": sent, "ENDS": ends, "SAID": str(tmp_path / "said"), "TMPDIR": str(tmp_path)}
+    told["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+    script = ["bash", str(examples / "slurm" / "train.sbatch"), "run.yaml"]
+    done = subprocess.run(script, env=os.environ | told, capture_output=True, text=True, timeout=30)
+    assert done.returncode == code and ("passed USR1" in done.stdout) == passed, done
+    assert (tmp_path / "said").exists() == requeued
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*STUBS, *["said"] * requeued])
+
+
 def test_the_cluster_script_tells_torchrun_what_it_knows(examples):
     """USR1 reaches the ranks, and they have longer than torchrun's 30 s, but not longer than SLURM's warning."""
     from torch.distributed.run import get_args_parser
 
     text = (examples / "slurm" / "train.sbatch").read_text()
-    words = text.partition(" torchrun ")[2].partition(" &\n")[0].replace("\\\n", " ").replace('"', "").split()
+    words = text.partition("\nsrun --kill-on-bad-exit=1 torchrun ")[2].partition(" &\n")[0].replace("\\\n", " ").replace('"', "").split()
     given = get_args_parser().parse_args([word.replace("$SLURM_NNODES", "8") for word in words])
     assert "SIGUSR1" in given.signals_to_handle.split(",") and "SIGTERM" in given.signals_to_handle.split(",")
     assert 30 < given.shutdown_timeout < int(text.partition("USR1@")[2].split()[0])

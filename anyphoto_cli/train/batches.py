@@ -70,6 +70,8 @@ class ShardedSamples:
         if not len(self._place):
             remedy = "Look at report.html of preprocess: nobody was recognised"
             what = "holds no sample with a known face"
+            if not any(map(len, self.indices)):
+                what, remedy = "holds no sample", "Look at report.html of preprocess: why was no photo kept?"
             raise InputError(what, file=self.folders[0], field="data.shards", remedy=remedy)
 
     def __len__(self) -> int:

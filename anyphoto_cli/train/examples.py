@@ -70,6 +70,15 @@ class Bank:
             raise InputError(what, file=folder, field="method.patch_size", remedy=remedy)
         self._read = lru_cache(maxsize=kept)(read_identity)
 
+    def check_files(self) -> None:
+        """Raises InputError where the file of somebody is not there."""
+        folders = {file.parent for file in self._files.values()}
+        there = {file for folder in folders for file in folder.iterdir()}
+        missing = sorted(file for file in self._files.values() if file not in there)
+        if missing:
+            more = f", and {len(missing) - 1} more of the bank" if missing[1:] else ""
+            raise InputError(f"is missing{more}", file=missing[0], remedy="Copy it again, or run preprocess again")
+
     def identity(self, name: str) -> BankIdentity | None:
         """None for who is not in it."""
         file = self._files.get(name)

@@ -14,10 +14,12 @@ from anyphoto_cli.train.examples import Bank
 
 def check_faces(config: TrainConfig, download: bool = True) -> None:
     """Raises InputError where shards were made with another face pack than the run's, or their bank has patches of
-    another size than the method wants. download: whether a pack that is not on this machine may be fetched; else faces
-    are not compared.
+    another size than the method wants, or lacks a file. download: whether a pack that is not on this machine may be
+    fetched; else faces are not compared.
     """
     banks = {folder: Bank(folder / "bank", config.method.patch_size) for folder in config.data.folders}
+    for bank in banks.values():
+        bank.check_files()
     pack = config.face_pack or bases.resolve_base(config.model).face_pack
     here = pack in names("face_packs") or Path(pack).is_dir() or installed_pack(pack) is not None
     if not (here or download):

@@ -24,7 +24,7 @@ from anyphoto_cli.train.activations import blocks_to_keep
 from anyphoto_cli.train.ahead import Batch, encoded
 from anyphoto_cli.train.batches import ShardedSamples, batches, samples_of
 from anyphoto_cli.train.changes import OPTION, check_allowed
-from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, save_checkpoint
+from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, newest_whole, save_checkpoint
 from anyphoto_cli.train.distributed import Averager, Ranks, joined
 from anyphoto_cli.train.examples import Example
 from anyphoto_cli.train.face_check import check_faces
@@ -34,7 +34,7 @@ from anyphoto_cli.train.models import Models, open_models, open_text, text_rests
 from anyphoto_cli.train.objective import objective
 from anyphoto_cli.train.optimiser import Optimiser, in_forward_order, trained_parameters
 from anyphoto_cli.train.plots import CONFIG, METRICS, read_metrics
-from anyphoto_cli.train.resume import cut_metrics, facts_of, go_on
+from anyphoto_cli.train.resume import cut_metrics, facts_of, go_on, refuse_early
 from anyphoto_cli.train.text import CachedText, cache_folder, cache_text, not_cached
 from anyphoto_cli.train.trackers import Nobody, Tracker, open_tracker
 from anyphoto_cli.train.validation import Validation, open_validation, summary, validate, write_scores
@@ -119,6 +119,8 @@ def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener,
     listener.stage("Reading the shards")
     samples = _read_shards(config, ranks, listener)
     check_faces(config)
+    standing = newest_whole(Path(config.output_dir))
+    refuse_early(standing[0], config, ranks, samples, begin.resume, begin.allow_changes)
     text = _cached_text(config, samples, ranks, listener) if config.text_embeddings == "cached" else None
     listener.stage("Loading the base and a fresh adapter")
     models = open_models(config, ranks, text)
@@ -131,7 +133,7 @@ def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener,
     if config.validation_steps and not config.validation_layouts:
         listener.caution("validation_steps is set and validation_layouts is not: nothing is drawn")
     first, run_.facts, unlogged = go_on(
-        run_.folder, run_.facts, models, run_.optimiser, listener, begin.resume, begin.allow_changes
+        run_.folder, standing, run_.facts, models, run_.optimiser, listener, begin.resume, begin.allow_changes
     )
     if ranks.first:
         _keep_adapter(run_)

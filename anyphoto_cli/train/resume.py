@@ -19,33 +19,61 @@ from anyphoto_cli.model.adapter import CARD_FILE, copy_weights, read_card, read_
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.train.batches import ShardedSamples
 from anyphoto_cli.train.changes import WAS, changes, flat
-from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, newest_whole, read_optimiser
+from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, Checkpoint, read_optimiser
 from anyphoto_cli.train.distributed import Ranks
-from anyphoto_cli.train.models import Models
+from anyphoto_cli.train.models import Models, training_device
 from anyphoto_cli.train.optimiser import Optimiser
+
+Standing = tuple[Checkpoint | None, list[str]]
+"""The newest whole checkpoint of a run, and what is wrong with the newer ones."""
+
+
+def refuse_early(
+    found: Checkpoint | None, config: TrainConfig, ranks: Ranks, samples: ShardedSamples, resume: bool,
+    allowed: Sequence[str],
+) -> None:  # fmt: skip
+    """Raises InputError for what `go_on` would refuse, as far as that is known before anything is loaded."""
+    if found is None:
+        return
+    folder = found.folder.parent
+    if not resume:
+        raise _not_to_go_on(folder, found.step)
+    known = known_facts(config, ranks, samples)
+    changes(folder, found.step, {key: found.facts[key] for key in known if key in found.facts}, known, allowed)
+
+
+def _not_to_go_on(folder: Path, step: int) -> InputError:
+    remedy = "Give a new output_dir, or let it go on"
+    return InputError(f"holds a run at step {step}", file=folder, field="output_dir", remedy=remedy)
 
 
 def facts_of(config: TrainConfig, ranks: Ranks, models: Models, samples: ShardedSamples) -> dict[str, Any]:
     """What a run that goes on must have in common with the one that began, flat."""
+    of_models = {"base": models.card.base_revision, "face pack": models.card.face_pack.sha256}
+    return known_facts(config, ranks, samples) | of_models
+
+
+def known_facts(config: TrainConfig, ranks: Ranks, samples: ShardedSamples) -> dict[str, Any]:
+    """Those of `facts_of` that are known before models are loaded."""
+    device = training_device(config, ranks.local)
     manifests = b"".join((folder / MANIFEST).read_bytes() for folder in config.data.folders)
     return flat(config.told()) | {
-        "world size": ranks.world, "threads": torch.get_num_threads() if models.parts.device.type == "cpu" else 0,
-        "shards' manifest": hashlib.sha256(manifests).hexdigest(), "base": models.card.base_revision,
-        "face pack": models.card.face_pack.sha256, "shards left out": samples.left_out,
+        "world size": ranks.world, "threads": torch.get_num_threads() if device.type == "cpu" else 0,
+        "shards' manifest": hashlib.sha256(manifests).hexdigest(), "shards left out": samples.left_out,
     }  # fmt: skip
 
 
 def go_on(
-    folder: Path, facts: Mapping[str, Any], models: Models, optimiser: Optimiser, listener: Listener, resume: bool,
-    allowed: Sequence[str] = (),
+    folder: Path, standing: Standing, facts: Mapping[str, Any], models: Models, optimiser: Optimiser,
+    listener: Listener, resume: bool, allowed: Sequence[str] = (),
 ) -> tuple[int, dict[str, Any], Mapping[str, float]]:  # fmt: skip
     """(the step to begin with, the run's facts from there on, sums not logged yet); weights and optimiser as they
     were then.
 
-    allowed: keys that may be another way from here on, which the facts then tell. Raises InputError for a folder that
-    holds another run, or one that is not to go on (`resume`).
+    standing: of `newest_whole`. allowed: keys that may be another way from here on, which the facts then tell. Raises
+    InputError for a folder that holds another run, or one that is not to go on (`resume`).
     """
-    found, complaints = newest_whole(folder)
+    found, complaints = standing
     for complaint in complaints:
         listener.caution(complaint)
     if found is None:
@@ -57,8 +85,7 @@ def go_on(
             listener.caution(f"{folder}: no checkpoint is whole, so that training begins at step 0 again")
         return 0, dict(facts), {}
     if not resume:
-        remedy = "Give a new output_dir, or let it go on"
-        raise InputError(f"holds a run at step {found.step}", file=folder, field="output_dir", remedy=remedy)
+        raise _not_to_go_on(folder, found.step)
     new = changes(folder, found.step, found.facts, facts, allowed)
     card = read_card(found.folder)
     copy_weights(models.transformer, *read_weights(found.folder, card), found.folder, card)

@@ -133,7 +133,13 @@ def test_the_cluster_script_tells_torchrun_what_it_knows(examples):
     from torch.distributed.run import get_args_parser
 
     text = (examples / "slurm" / "train.sbatch").read_text()
-    words = text.partition("\nsrun --kill-on-bad-exit=1 torchrun ")[2].partition(" &\n")[0].replace("\\\n", " ").replace('"', "").split()
+    words = (
+        text.partition("\nsrun --kill-on-bad-exit=1 torchrun ")[2]
+        .partition(" &\n")[0]
+        .replace("\\\n", " ")
+        .replace('"', "")
+        .split()
+    )
     given = get_args_parser().parse_args([word.replace("$SLURM_NNODES", "8") for word in words])
     assert "SIGUSR1" in given.signals_to_handle.split(",") and "SIGTERM" in given.signals_to_handle.split(",")
     assert 30 < given.shutdown_timeout < int(text.partition("USR1@")[2].split()[0])

@@ -598,3 +598,25 @@ def test_faces_are_scored_at_their_places(examples):
     picture = cv2.warpAffine(reference, onto.matrix, (layout.width, layout.height), borderMode=cv2.BORDER_REPLICATE)
     first, second = score_faces(picture, layout, conditions, faces)
     assert first.cosine > 0.6 and first.error < 0.1 and (np.isnan(second.cosine) or second.cosine < 0.4)
+
+
+def test_what_can_be_known_before_the_base_is_loaded_is_refused_before(mini_shards, whole, tmp_path, monkeypatch):
+    from anyphoto_cli.train import loop
+
+    monkeypatch.setattr(loop, "open_models", lambda *_: pytest.fail("the base was loaded"))
+    with pytest.raises(InputError, match="method.lora_rank: this run began with 4, now it is 8"):
+        train(config(mini_shards, whole, method={"lora_rank": 8}))
+    with pytest.raises(InputError, match="output_dir: holds a run at step 6"):
+        train(config(mini_shards, whole), resume=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    with pytest.raises(InputError, match=r"threads: this run began with \d, now it is 7"):
+        train(config(mini_shards, whole))
+    lacking = shutil.copytree(mini_shards, tmp_path / "lacking")
+    next((lacking / "bank").glob("*.npz")).unlink()
+    with pytest.raises(InputError, match=r"\.npz: is missing. Copy it again"):
+        train(config(lacking, tmp_path / "a"))
+    empty = shutil.copytree(mini_shards, tmp_path / "empty")
+    manifest = json.loads((empty / "manifest.json").read_text())
+    (empty / "manifest.json").write_text(json.dumps(manifest | {"shards": []}))
+    with pytest.raises(InputError, match="empty: data.shards: holds no sample. Look at report.html"):
+        train(config(empty, tmp_path / "b"))

@@ -30,7 +30,7 @@ CORE = (
 EXTRAS = {
     "gpu": (("onnxruntime-gpu", "bitsandbytes"), "face models on the GPU, --memory nf4"),
     "heif": (("pi-heif",), "HEIC photos"),
-    "preprocess": (("webdataset", "imagehash", "scikit-learn", "pycocotools"), "anyphoto preprocess"),
+    "preprocess": (("webdataset", "imagehash", "pycocotools"), "anyphoto preprocess"),
     "yolo": (("ultralytics",), "its default person model, yolo11x.pt; AGPL-3.0"),
     "vllm": (("vllm",), "its default captioner, in an environment of its own"),
     "caption": (("openai", "stamina"), "captions by a server"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from anyphoto_cli import __version__
 from anyphoto_cli.data.bank import INDEX, list_references, loose_photos, read_identity, write_identity, write_index
-from anyphoto_cli.preprocess.discovery import cluster, discovered_identity, good_faces
+from anyphoto_cli.preprocess.discovery import cluster, discovered_identity, good_faces, same_person
 from anyphoto_cli.preprocess.pieces import BankPiece
 from anyphoto_cli.preprocess.stage_run import StageRun
 from anyphoto_cli.runtime.run_record import read_record
@@ -59,7 +59,7 @@ def _discovered_bank(run: StageRun) -> None:
         return
     run.listener.stage("Grouping faces into identities")
     faces = good_faces(run.photos, run.work, run.config, run.exclusions)
-    groups = cluster(faces, run.config.discover_least)
+    groups = cluster(faces, run.config.discover_least, same_person(run.config))
     named = [(f"person_{k + 1:03d}", group) for k, group in enumerate(groups)]
     run.listener.work("Reference bank", len(groups))
     excluded = run.exclusions.identities

@@ -1,6 +1,6 @@
 """Photos without a bank: faces that look alike, photo after photo, become identities person_001, person_002, ...
 
-Density clustering (HDBSCAN) on the embeddings; two faces of one photo are never the same person.
+Average linkage on the embeddings; two faces of one photo are never the same person.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from anyphoto_cli.config.preprocess import PreprocessConfig
 from anyphoto_cli.data.bank import BankIdentity, mean_direction
 from anyphoto_cli.data.sources import PhotoInput
-from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.faces.calibration import find_calibration
 from anyphoto_cli.faces.norm_crop import face_patch
+from anyphoto_cli.preprocess.average_linkage import average_linkage
 from anyphoto_cli.preprocess.exclusions import NOTHING, Exclusions
 from anyphoto_cli.preprocess.loading import Unreadable, load_photo
 from anyphoto_cli.preprocess.near_duplicates import first_of_each
@@ -24,7 +26,7 @@ from anyphoto_cli.preprocess.work import PhotoList, Row, Work
 from anyphoto_cli.types import Embeddings
 
 MOST_FACES = 100_000
-"""The tree of all distances to the nearest neighbours is built in memory."""
+"""All are compared with all: twice as many take four times as long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,23 +76,27 @@ def _each_picture_once(faces: SeenFaces, hashes: Mapping[int, int], distance: in
     return SeenFaces(faces.photo[stay], faces.place[stay], faces.embeddings[stay])
 
 
-def cluster(faces: SeenFaces, least: int) -> list[NDArray[np.int64]]:
+def same_person(config: PreprocessConfig) -> float:
+    """The mean cosine from which on two groups of faces are one person's: `match_threshold`, or the face pack's own
+    calibrated threshold where that is higher. Lower than what later names a face it never is: a calibration lets one of
+    a hundred pairs of strangers pass, and here everybody is compared with everybody.
+    """
+    from anyphoto_cli.faces.packs import open_faces
+
+    found = find_calibration(open_faces(config.face_pack))
+    return max(config.match_threshold, found.threshold if found and found.believed else -1.0)
+
+
+def cluster(faces: SeenFaces, least: int, threshold: float) -> list[NDArray[np.int64]]:
     """Groups of faces, each seen in at least `least` photos, the largest first; equal sizes: the earliest first.
 
-    Of two faces of one photo that fall into one group, only the one nearer to the group's middle stays.
+    threshold: least mean cosine between what is one group. Of two faces of one photo that fall into one group, only
+    the one nearer to the group's middle stays.
     """
-    if len(faces.photo) < max(least, 2):
-        return []
-    try:
-        from sklearn.cluster import HDBSCAN
-    except ImportError as error:
-        remedy = 'Run: pip install "anyphoto[preprocess]"'
-        raise EnvironmentFault("needs scikit-learn", field="--discover", remedy=remedy) from error
-    # On unit vectors the Euclidean distance grows with the angle.
-    labels = HDBSCAN(min_cluster_size=least, min_samples=2, allow_single_cluster=True, copy=True).fit_predict(
-        faces.embeddings.astype(np.float64)
-    )
-    groups = [_once_a_photo(np.flatnonzero(labels == label), faces) for label in range(labels.max() + 1)]
+    labels = average_linkage(faces.embeddings, threshold)
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    groups = [_once_a_photo(group, faces) for group in np.split(order, starts[1:]) if len(group) >= least]
     wanted = [group for group in groups if len(group) >= least]
     return sorted(wanted, key=lambda group: (-len(group), int(group[0])))
 

@@ -59,12 +59,7 @@ def _name(source: Path) -> str:
 
 def _need_packages(config: PreprocessConfig) -> None:
     """Raises EnvironmentFault for a package that only a later stage would miss."""
-    wanted = [
-        "imagehash",
-        "jinja2",
-        *(["sklearn"] if config.discover else []),
-        *(["pycocotools"] if config.masks else []),
-    ]
+    wanted = ["imagehash", "jinja2", *(["pycocotools"] if config.masks else [])]
     if missing := [name for name in wanted if find_spec(name) is None]:
         raise EnvironmentFault(f"preprocess needs {missing[0]}", remedy='Run: pip install "anyphoto[preprocess]"')
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,13 +52,19 @@ def _straight_into(path: Path) -> Iterator[BinaryIO]:
         raise EnvironmentFault(f"cannot write here ({error.strerror})", file=path) from error
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed writers left in a folder and below it, files and folders. Only for its sole holder."""
-    for left in list(folder.rglob(".*.tmp")):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left)
-        else:
-            left.unlink(missing_ok=True)
+_LEFT = re.compile(r"\..{0,40}\.[0-9a-f]{12}\.tmp", re.DOTALL)
+"""The names that `committed` gives."""
+
+
+def sweep(folder: Path, *below: str) -> None:
+    """Remove the files that killed `committed` blocks left in a folder and in those `below` it that are named, in none
+    other: a folder may hold what is not ours. Links are not followed. Only for the folder's sole holder.
+    """
+    for name in ("", *below):
+        if (folder / name).resolve() == folder.resolve() / name and (folder / name).is_dir():
+            for left in list(os.scandir(folder / name)):
+                if _LEFT.fullmatch(left.name) and left.is_file(follow_symlinks=False):
+                    Path(left.path).unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

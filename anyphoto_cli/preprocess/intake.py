@@ -16,6 +16,7 @@ from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import keep_options
 
 LIST = "photos.jsonl"
+_OWN = "Give a folder of its own with -o"
 
 
 def check_input(
@@ -33,6 +34,8 @@ def check_input(
             raise InputError("no such file or folder", file=source)
         if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
             raise InputError("lies inside the photos", file=out, field="--out", remedy="Choose a folder beside them")
+        if source.resolve().is_relative_to(out.resolve()):
+            raise InputError(f"holds {source}, which it is made from", file=out, field="--out", remedy=_OWN)
     if refs and config.discover:
         raise InputError("takes no --refs beside it", field="--discover")
     if not refs and not config.discover and config.min_identified and "match" in stages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ from anyphoto_cli.runtime.jobs import run_here
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import keep_options, only_one, read_record
 
+_WRITTEN = ("shards", "bank", "work", *(f"work/{part}" for part in (*STAGES, SHUNNED)))
+"""Folders below the run's own that it writes into."""
+
 
 def run(
     sources: Path | str | Sequence[Path | str],
@@ -61,7 +65,7 @@ def run(
     if "caption" in stages:
         open_captioner(config, options)
     with only_one(out / "work"):
-        sweep(out)
+        sweep(out, *_WRITTEN)
         config = _as_begun(config, out, stages)
         photos = photo_list(given, out, refs, listener)
         device = resolve_device(options.device, here=options.executor != "ray")
@@ -192,7 +196,9 @@ def _unpack(run: StageRun, stage: str) -> None:
 
 
 def _shard_files(run: StageRun) -> list[Path]:
-    return sorted((run.out / "shards").glob(f"{run.config.split}-*.tar"))
+    """Of the names that this run gives: other tars may lie there."""
+    name = re.compile(re.escape(run.config.split) + r"-\d{6,}\.tar")
+    return sorted(file for file in (run.out / "shards").glob("*.tar") if name.fullmatch(file.name))
 
 
 # match

@@ -25,6 +25,7 @@ from anyphoto_cli.model.adapter import AdapterCard, onto_disk, save_adapter
 ADAPTER_FOLDER, AVERAGE = "adapter", "average"
 STATE, OPTIMISER, SUMS = "state.json", "optimiser.safetensors", "checkpoint.json"
 _NAME = re.compile(r"checkpoint-(\d+)$")
+_HALF = re.compile(r"\.checkpoint-\d+\.tmp")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,13 @@ def save_checkpoint(
     for old in [*later, *[path for path in checkpoints(run) if path not in later][keep:]]:
         shutil.rmtree(old)
     return Checkpoint(folder, step, facts, unlogged or {})
+
+
+def sweep_checkpoints(run: Path) -> None:
+    """Remove those that a killed run had half written."""
+    for left in list(run.glob(".checkpoint-*.tmp")):
+        if _HALF.fullmatch(left.name) and left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
 
 
 def _write_state(folder: Path, optimiser: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

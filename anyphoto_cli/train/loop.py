@@ -24,7 +24,7 @@ from anyphoto_cli.train.activations import blocks_to_keep
 from anyphoto_cli.train.ahead import Batch, encoded
 from anyphoto_cli.train.batches import ShardedSamples, batches, samples_of
 from anyphoto_cli.train.changes import OPTION, check_allowed
-from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, newest_whole, save_checkpoint
+from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, newest_whole, save_checkpoint, sweep_checkpoints
 from anyphoto_cli.train.distributed import Averager, Ranks, joined
 from anyphoto_cli.train.examples import Example
 from anyphoto_cli.train.face_check import check_faces
@@ -111,8 +111,17 @@ def run(
         if not ranks.first:
             return _train(config, ranks, begin, quiet, stop or (lambda: False))
         with only_one(Path(config.output_dir)):
-            sweep(Path(config.output_dir))
+            _sweep(Path(config.output_dir))
             return _train(config, ranks, begin, quiet, stop or (lambda: False))
+
+
+def _sweep(folder: Path) -> None:
+    """What a killed run left half written, and nothing else that lies there."""
+    below = [
+        path.relative_to(folder).as_posix() for kind in ("text", "validation") for path in folder.glob(f"{kind}/*")
+    ]
+    sweep(folder, ADAPTER_FOLDER, *below)
+    sweep_checkpoints(folder)
 
 
 def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener, stop: Callable[[], bool]) -> Trained:

@@ -33,14 +33,23 @@ def test_an_unwritable_place_is_one_line(tmp_path):
         pass
 
 
-def test_a_sweep_takes_what_killed_writers_left_and_nothing_else(tmp_path):
-    (tmp_path / ".checkpoint-2.tmp" / ".state.json.abc.tmp").mkdir(parents=True)
-    (tmp_path / "deep").mkdir()
-    for name in (".x.bin.abc.tmp", "deep/.y.tmp", ".checkpoint-2.tmp/weights"):
-        (tmp_path / name).write_bytes(b"half")
-    (tmp_path / "deep" / "kept.tmp").write_bytes(b"whole")
-    sweep(tmp_path)
-    assert [p.name for p in sorted(tmp_path.rglob("*"))] == ["deep", "kept.tmp"]
+def test_a_sweep_takes_what_killed_writers_left_where_it_is_told_and_nothing_else(tmp_path):
+    theirs, ours = "0123456789ab", ".x.bin.0123456789ab.tmp"
+    folder, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    for name in ("work/deep", f".holiday.{theirs}.tmp", ".holiday.tmp"):
+        (folder / name).mkdir(parents=True)
+    elsewhere.mkdir()
+    (folder / "bank").symlink_to(elsewhere)
+    kept = [".x.tmp", "x.tmp", ".x.bin.0123456789AB.tmp", f"work/deep/{ours}", f".holiday.{theirs}.tmp/1.jpg",
+            ".holiday.tmp/1.jpg", f".holiday.tmp/{ours}", f"../elsewhere/{ours}"]  # fmt: skip
+    for name in (*kept, ours, f"work/{ours}", f"work/.{'n' * 40}.{theirs}.tmp", f".line\nend.{theirs}.tmp"):
+        (folder / name).write_bytes(b"half")
+    (folder / f".link.{theirs}.tmp").symlink_to(elsewhere)
+    sweep(folder, "work", "bank", "shards")
+    left = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and "bank" not in path.parts
+    }
+    assert left == set(kept[:-1]) and (elsewhere / ours).is_file() and (folder / f".link.{theirs}.tmp").is_symlink()
 
 
 def test_a_signal_right_after_the_making_leaves_nothing(tmp_path, monkeypatch):

@@ -133,6 +133,7 @@ def test_a_photo_that_changed_meanwhile_stops_the_run(drawn, tmp_path):
     [
         (["nowhere", "-o", "out"], "nowhere: no such file or folder"),
         (["photos", "-o", "photos/out", "--refs", "refs"], "photos/out: --out: lies inside the photos. Choose a folder beside them"),
+        (["photos", "-o", "refs/..", "--refs", "refs"], "refs/..: --out: holds photos, which it is made from. Give a folder of its own with -o"),
         (["photos", "-o", "out"], "--refs: nobody is known. Give --refs DIR (refs/NAME/*.jpg) or --discover"),
         (["photos", "-o", "out", "--refs", "empty"], "empty: --refs: holds no reference photos"),
         (["empty", "-o", "out", "--refs", "refs"], "empty: holds no files"),
@@ -246,6 +247,24 @@ def test_failed_photos_are_tried_again_when_asked(drawn, tmp_path):
     assert (done.failed, done.kept) == (0, 40)
     fake_run(own, tmp_path / "fresh")
     assert hashes(out) == hashes(tmp_path / "fresh", leave=())
+
+
+def test_what_is_not_the_run_s_own_stays_in_its_folder(drawn, tmp_path):
+    own, out = tmp_path / "own", tmp_path / "out"
+    shutil.copytree(drawn / "refs", own / "refs")
+    (own / "photos").mkdir()
+    shutil.copy(drawn / "photos" / "001.png", own / "photos" / "1.png")
+    (own / "photos" / "2.png").write_bytes(b"")
+    left = ".000000.npz.0123456789ab.tmp"
+    theirs = [".holiday.tmp/1.jpg", f"mine/{left}", "shards/train-holiday.tar", "work/.notes.tmp"]
+    ours = [left, f"work/detect/{left}", f"work/shunned/{left}", f"bank/{left}", f"shards/{left}"]
+    fake_run(own, out, stages=["detect"])
+    for name in (*theirs, *ours):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(b"x")
+    for retry in (False, True):
+        assert fake_run(own, out, retry_failed=retry).kept == 1
+        assert [name for name in (*theirs, *ours) if (out / name).is_file()] == theirs
 
 
 def test_who_stays_of_near_duplicates_may_change_when_failed_photos_are_read(drawn, tmp_path, monkeypatch):

@@ -38,3 +38,19 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name_and_its_name_before_
     named, gone = told.index("checkpoint-2"), told.index(tmp_path / "checkpoint-1")
     assert {path.stat().st_ino for path in (made, *made.iterdir())} <= set(told[:named])
     assert tmp_path.stat().st_ino in told[named:gone]
+
+
+def test_what_a_killed_run_left_goes_and_what_is_not_its_own_stays(save, tmp_path):
+    from anyphoto_cli.train.loop import _sweep
+
+    left = ".x.0123456789ab.tmp"
+    kept = ["checkpoint-1/weights", ".holiday.tmp/1.jpg", ".checkpoint-x.tmp/1.jpg", f"mine/{left}"]
+    gone = [left, ".checkpoint-2.tmp/weights", f"adapter/{left}", f"text/0123456789ab/{left}", f"validation/a/{left}"]
+    save(tmp_path, 1, 1)
+    for name in (*kept[1:], *gone):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / ".checkpoint-3.tmp").symlink_to(tmp_path / "mine")
+    _sweep(tmp_path)
+    assert [name for name in (*kept, *gone) if (tmp_path / name).exists()] == kept
+    assert (tmp_path / ".checkpoint-3.tmp").is_symlink() and not (tmp_path / ".checkpoint-2.tmp").exists()

@@ -22,6 +22,7 @@ from anyphoto_cli.data.multiid2m import read_embeddings
 from anyphoto_cli.data.sources import CAPTION_SUFFIXES, LEFTOVERS, PICTURE_SUFFIXES
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
+from anyphoto_cli.files.texts import storable
 from anyphoto_cli.types import Embeddings, Patch
 
 INDEX = "identities.json"
@@ -66,7 +67,8 @@ def list_references(folder: Path) -> list[ReferenceFolder]:
         if path.is_dir() and not path.name.startswith("."):
             photos, others = _photos_and_others(path)
             centre = centres / f"{path.name}.npy" if centres else None
-            found.append(ReferenceFolder(path.name, photos, centre if centre and centre.is_file() else None, others))
+            name = storable(path.name)
+            found.append(ReferenceFolder(name, photos, centre if centre and centre.is_file() else None, others))
     if not any(reference.photos for reference in found):
         remedy = "It holds one folder a person, with photos in it: refs/ana/1.jpg, refs/ben/1.jpg"
         raise InputError("holds no reference photos", file=folder, field="--refs", remedy=remedy)

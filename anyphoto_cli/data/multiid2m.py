@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.files.texts import storable
 from anyphoto_cli.types import Box, Embeddings
 
 UNKNOWN = "none"
@@ -58,14 +60,21 @@ def read_annotation(data: bytes, where: str) -> KnownPicture:
     try:
         shift = float(crop[0]), float(crop[1])
         faces = [
-            KnownFace(Box(x0 - shift[0], y0 - shift[1], x1 - shift[0], y1 - shift[1]), name)
+            KnownFace(_box(x0 - shift[0], y0 - shift[1], x1 - shift[0], y1 - shift[1]), name)
             for (x0, y0, x1, y1), name in zip(boxes, names + [""] * (len(boxes) - len(names)), strict=False)
         ]
         aesthetics, nsfw = (float(value.get(key, "nan")) for key in ("aesthetics_score", "nsfw_score"))
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
         raise InputError("has boxes or scores that are no numbers", file=where, field="bboxes") from error
     caption = _text(value, "caption_en") or _text(value, "caption")
     return KnownPicture(str(value.get("url") or ""), caption, tuple(faces), aesthetics, nsfw)
+
+
+def _box(*corners: float) -> Box:
+    """Raises ValueError for what is nowhere."""
+    if not all(map(math.isfinite, corners)):
+        raise ValueError(corners)
+    return Box(*corners)
 
 
 def is_annotation(data: bytes) -> bool:
@@ -95,7 +104,7 @@ def _names(value: Mapping[str, Any]) -> list[str]:
     """ "none" becomes ""."""
     given = value.get("name", value.get("names", value.get("keyword")))
     listed = given.split() if isinstance(given, str) else given if isinstance(given, list) else []
-    return ["" if str(name) == UNKNOWN else str(name) for name in listed]
+    return ["" if str(name) == UNKNOWN else storable(str(name)) for name in listed]
 
 
 def read_embeddings(data: bytes, where: str) -> Embeddings:

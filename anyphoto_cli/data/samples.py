@@ -18,6 +18,7 @@ import numpy as np
 
 from anyphoto_cli.data.shards import Sample
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.files.texts import storable
 from anyphoto_cli.types import Box, Embeddings, Points
 
 
@@ -51,7 +52,7 @@ class PersonRecord:
             "face_box": [float(value) for value in self.face_box],
             "landmarks": [[float(x), float(y)] for x, y in self.landmarks],
             "face_score": float(self.face_score),
-            "identity": self.identity,
+            "identity": storable(self.identity),
             "match_score": float(self.match_score),
             "cosine": float(self.cosine),
             "tokens": float(self.tokens),
@@ -88,12 +89,12 @@ class PictureRecord:
         """Floats, texts and lists only."""
         return {
             "key": self.key,
-            "source": self.source,
-            "url": self.url,
+            "source": storable(self.source),
+            "url": storable(self.url),
             "width": float(self.width),
             "height": float(self.height),
-            "caption": self.caption,
-            "captioner": self.captioner,
+            "caption": storable(self.caption),
+            "captioner": storable(self.captioner),
             "keep": [float(value) for value in self.keep],
             "people": [person.to_json() for person in self.people],
         }

@@ -11,6 +11,7 @@ import math
 import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def list_photos(source: Path) -> Iterator[PhotoInput]:
     if source.is_dir():
         yield from _folder(source, source, ())
     elif source.suffix == ".tar" and source.is_file():
-        yield from _tar(source, source.name)
+        yield from _tar(source, _name(source, source.parent))
     elif source.suffix in LIST_SUFFIXES and source.is_file():
         yield from _list(source)
     elif source.exists():
@@ -225,7 +226,7 @@ def _list(file: Path) -> Iterator[PhotoInput]:
     for number, row in enumerate(_jsonl(file) if file.suffix != ".parquet" else _parquet(file), 1):
         path = row.get("path")
         if not isinstance(path, str) or not path or "\0" in path:
-            yield PhotoInput(f"{file.name}:{number}", str(file), problem="is a row without a path")
+            yield PhotoInput(f"{_name(file, file.parent)}:{number}", str(file), problem="is a row without a path")
             continue
         yield PhotoInput(
             id=one_line(path), file=str(file.parent / path), caption=str(row.get("caption") or ""),
@@ -235,32 +236,47 @@ def _list(file: Path) -> Iterator[PhotoInput]:
 
 def _score(value: Any) -> float | None:
     """None for what is no number: a list may leave it open."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    with suppress(OverflowError):  # whole numbers may be of any length
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    return None
 
 
 def _jsonl(file: Path) -> Iterator[Mapping[str, Any]]:
-    with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-        for line in lines:
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    row = {}
-                yield row if isinstance(row, dict) else {}
+    try:
+        with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+            for line in lines:
+                if line.strip():
+                    yield _row(line)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=file) from error
+
+
+def _row(line: str) -> Mapping[str, Any]:
+    """Empty for what is no object."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
 def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
     try:
+        import pyarrow
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise InputError("is parquet, which needs pyarrow", file=file, remedy="Run: pip install pyarrow") from error
-    table = parquet.ParquetFile(file)
-    columns = ("path", "caption", "url", "aesthetics", "nsfw")
-    wanted = [name for name in columns if name in table.schema_arrow.names]
-    if "path" not in wanted:
-        raise InputError("has no column named path", file=file)
-    for part in table.iter_batches(1024, columns=wanted):
-        yield from part.to_pylist()
+    try:
+        table = parquet.ParquetFile(file)
+        columns = ("path", "caption", "url", "aesthetics", "nsfw")
+        wanted = [name for name in columns if name in table.schema_arrow.names]
+        if "path" not in wanted:
+            raise InputError("has no column named path", file=file)
+        for part in table.iter_batches(1024, columns=wanted):
+            yield from part.to_pylist()
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        remedy = "Copy or write it again"
+        raise InputError(f"is a damaged parquet file ({type(error).__name__})", file=file, remedy=remedy) from error
 
 
 def read_span(file: str, span: Span) -> bytes:

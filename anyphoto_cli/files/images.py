@@ -21,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.errors import AnyPhotoError, EnvironmentFault, InputError
 from anyphoto_cli.files.quiet import unheard
 
 if TYPE_CHECKING:
@@ -69,17 +69,9 @@ def decode(data: bytes, path: Path) -> Image.Image:
     except UnidentifiedImageError as error:
         remedy = f"Known formats: {', '.join(FORMATS[:7])}"
         raise InputError("is not a picture anyphoto can read", file=path, remedy=remedy) from error
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        TypeError,
-        KeyError,
-        IndexError,
-        MemoryError,
-    ) as error:
-        # Decoders raise all of these on broken files.
+    except (AnyPhotoError, MemoryError):
+        raise
+    except Exception as error:  # what decoders raise for bytes they do not understand is theirs to choose
         raise InputError(f"is a broken picture ({error})", file=path, remedy="Save it again and retry") from error
 
 
@@ -127,15 +119,28 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     if image.mode.startswith("I"):
-        import numpy as np
-
-        levels = np.asarray(image).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise InputError("has 32-bit grey levels", file=path, remedy="Save it with 8 or 16 bits")
-        return Image.fromarray((levels >> 8).astype(np.uint8)).convert("RGB")
+        return _upper_bits(image, path).convert("RGB")
     if image.mode in ("F", "LAB"):
         raise InputError(f"has the colour mode {image.mode}", file=path, remedy="Save it as RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+_ROWS = 256
+"""Of a picture at a time."""
+
+
+def _upper_bits(image: Image.Image, path: Path) -> Image.Image:
+    """16-bit grey to 8 bits, some rows at a time: of a large picture no second copy of the levels is made."""
+    import numpy as np
+    from PIL import Image
+
+    upper = np.empty((image.height, image.width), np.uint8)
+    for top in range(0, image.height, _ROWS):
+        levels = np.asarray(image.crop((0, top, image.width, min(top + _ROWS, image.height))))
+        if levels.min() < 0 or levels.max() > 65535:
+            raise InputError("has 32-bit grey levels", file=path, remedy="Save it with 8 or 16 bits")
+        upper[top : top + _ROWS] = levels >> 8
+    return Image.fromarray(upper)
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

@@ -6,6 +6,7 @@ from typing import Any
 
 from anyphoto_cli.config.preprocess import PreprocessConfig
 from anyphoto_cli.data.samples import features
+from anyphoto_cli.files.texts import storable
 from anyphoto_cli.preprocess.outcome import Tally
 
 _TEXT = """# {kept} pictures of {identities} people
@@ -49,7 +50,7 @@ def shards_card(config: PreprocessConfig, facts: dict[str, Any], tally: Tally) -
         flags=" or ".join(config.drop_flags) or "flagged", person_model=config.person_model,
         face_pack=config.face_pack, captioner=config.captioner,
     )  # fmt: skip
-    return f"---\n{buffer.getvalue()}---\n{text}"
+    return storable(f"---\n{buffer.getvalue()}---\n{text}")
 
 
 def _columns(columns: dict[str, Any]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from anyphoto_cli.data.bank import list_references
 from anyphoto_cli.data.shards import MANIFEST
 from anyphoto_cli.data.sources import PhotoInput, list_photos
 from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.files.texts import storable
 from anyphoto_cli.preprocess.work import PhotoList, open_photo_list, write_photo_list
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import keep_options
@@ -57,7 +58,7 @@ def _need_different_names(sources: Sequence[Path]) -> None:
 
 
 def _name(source: Path) -> str:
-    return source.absolute().name
+    return storable(source.absolute().name)
 
 
 def _need_packages(config: PreprocessConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from anyphoto_cli.data.multiid2m import KnownFace, KnownPicture, is_annotation, 
 from anyphoto_cli.data.sources import PhotoInput, Span, read_span
 from anyphoto_cli.errors import AnyPhotoError, InputError
 from anyphoto_cli.files.images import MAX_BYTES, decode, read_bytes
+from anyphoto_cli.files.texts import storable
 from anyphoto_cli.types import Box, Picture
 
 MAX_CAPTION_BYTES = 64 * 2**10
+MAX_ANNOTATION_BYTES = 4 * 2**20
+"""As JSON it takes twenty-seven times that."""
 _NOTHING = KnownPicture(url="", caption="", faces=(), aesthetics=float("nan"))
 
 
@@ -77,7 +81,7 @@ def read_known(photo: PhotoInput) -> KnownPicture:
     """
     known, caption = _annotation(photo), photo.caption or _caption(photo)
     return replace(
-        known, url=photo.url or known.url, caption=caption or known.caption,
+        known, url=storable(photo.url or known.url), caption=storable(caption or known.caption),
         aesthetics=known.aesthetics if photo.aesthetics is None else photo.aesthetics,
         nsfw=known.nsfw if photo.nsfw is None else photo.nsfw,
     )  # fmt: skip
@@ -86,7 +90,9 @@ def read_known(photo: PhotoInput) -> KnownPicture:
 def _annotation(photo: PhotoInput) -> KnownPicture:
     """In a tar the json is the sample's own; in a folder it is taken where it says what we look for."""
     try:
-        data = _read_beside(photo, photo.annotation, MAX_BYTES)
+        if (size := _size_beside(photo, photo.annotation)) > MAX_ANNOTATION_BYTES:
+            raise InputError(f"has {size / 2**20:.0f} MiB, more than the {MAX_ANNOTATION_BYTES >> 20} that are read")
+        data = _read_beside(photo, photo.annotation)
         if data is None or (isinstance(photo.annotation, str) and not is_annotation(data)):
             return _NOTHING
         return read_annotation(data, photo.id)
@@ -97,7 +103,8 @@ def _annotation(photo: PhotoInput) -> KnownPicture:
 def _caption(photo: PhotoInput) -> str:
     """Lines become one: sentences as they follow, tags with commas between them."""
     try:
-        data = _read_beside(photo, photo.caption_text, MAX_CAPTION_BYTES) or b""
+        large = _size_beside(photo, photo.caption_text) > MAX_CAPTION_BYTES  # not what it seems
+        data = b"" if large else _read_beside(photo, photo.caption_text) or b""
     except AnyPhotoError as error:
         raise InputError(f"its caption {error.what}", file=photo.id) from error
     lines = [line.strip() for line in data.decode("utf-8-sig", "replace").splitlines() if line.strip()]
@@ -106,14 +113,20 @@ def _caption(photo: PhotoInput) -> str:
     return ", ".join(line.rstrip(", ") for line in lines)
 
 
-def _read_beside(photo: PhotoInput, place: Span | str | None, most: int) -> bytes | None:
-    """None where there is nothing, and for what is too large to be what it seems."""
+def _size_beside(photo: PhotoInput, place: Span | str | None) -> int:
+    """Bytes; 0 where there is nothing, or nothing that can be looked at."""
+    if isinstance(place, Span):
+        return place.size
+    with suppress(OSError):
+        return Path(photo.file).with_name(place).stat().st_size if place else 0
+    return 0
+
+
+def _read_beside(photo: PhotoInput, place: Span | str | None) -> bytes | None:
+    """None where there is nothing."""
     if place is None:
         return None
-    if isinstance(place, Span):
-        return read_span(photo.file, place) if place.size <= most else None
-    data = read_bytes(Path(photo.file).with_name(place))
-    return data if len(data) <= most else None
+    return read_span(photo.file, place) if isinstance(place, Span) else read_bytes(Path(photo.file).with_name(place))
 
 
 def _scaled(known: KnownPicture, across: float, down: float) -> KnownPicture:

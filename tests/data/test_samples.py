@@ -1,6 +1,7 @@
 """Shard entries: round trips, one form for all, the same bytes, refusals."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,6 +37,14 @@ def test_round_trip_and_stable_bytes():
     found, jpeg, embeddings = decode_sample(sample)
     assert found.to_json() == record(person(), person("", 90)).to_json() and jpeg == b"\xff\xd8"
     assert np.allclose(embeddings, vectors, atol=2e-3) and embeddings.dtype == np.float32
+
+
+def test_texts_that_utf_8_has_no_bytes_for_are_shown():
+    """What came in earlier never fails where it is written last."""
+    odd = replace(record(person("\udcff")), source="\ud800/1.jpg", url="\ud800", caption="\udfff", captioner="\udc00")
+    found, *_ = decode_sample(encode_sample(odd, b"", np.zeros((1, 512))))
+    told = found.source, found.url, found.caption, found.captioner, found.people[0].identity
+    assert told == ("\\ud800/1.jpg", "\\ud800", "\\udfff", "\\udc00", "\\udcff")
 
 
 def test_the_same_keys_and_kinds_in_every_sample_and_in_the_card():

@@ -153,6 +153,8 @@ def test_lists_of_paths(tmp_path):
         photos[0].caption == "two people" and photos[0].file == str(tmp_path / "a.jpg") and photos[3].file == "/b.jpg"
     )
     assert [bool(photo.problem) for photo in photos] == [False, True, True, False, True]
+    file.write_text('{"path": "a.jpg", "aesthetics": %s}' % ("9" * 400))
+    assert [photo.aesthetics for photo in list_photos(file)] == [None]
 
 
 def test_parquet_lists(tmp_path):
@@ -166,6 +168,17 @@ def test_parquet_lists(tmp_path):
     parquet.write_table(arrow.table({"file": ["a.jpg"]}), tmp_path / "m.parquet")
     with pytest.raises(InputError, match="no column named path"):
         list(list_photos(tmp_path / "m.parquet"))
+    good = (tmp_path / "l.parquet").read_bytes()
+    size = int.from_bytes(good[-8:-4], "little")
+    for name, data in {
+        "cut": good[:-9],
+        "page": good[:4] + b"\xff" * 8 + good[12:],
+        "foot": good[: -8 - size] + b"\xff" * 8 + good[-size:],
+        "none": b"",
+    }.items():
+        (tmp_path / f"{name}.parquet").write_bytes(data)
+        with pytest.raises(InputError, match=rf"{name}.parquet: is a damaged parquet file"):
+            write_photo_list(tmp_path / "list.jsonl", list_photos(tmp_path / f"{name}.parquet"))
 
 
 def test_what_img2dataset_leaves_beside_its_shards_is_no_photo(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from anyphoto_cli.errors import EnvironmentFault, InputError
-from anyphoto_cli.files.images import read_picture
+from anyphoto_cli.files.images import decode, read_picture
 
 RED = (200, 40, 30)
 
@@ -79,6 +79,34 @@ def test_sixteen_bits_keep_the_upper_eight(tmp_path):
     levels = np.array([[0, 256, 65535], [32768, 255, 40000]], np.uint16)
     picture = read_picture(saved(tmp_path, Image.fromarray(levels)))
     assert np.array_equal(picture[..., 0], levels >> 8)
+
+
+def test_sixteen_bits_are_read_in_little_more_than_the_picture_takes(tmp_path):
+    """Of the levels, 2 MB and 5, no copy is made: two of 10 MB each were."""
+    import tracemalloc
+
+    levels = np.random.default_rng(0).integers(0, 65536, (1203, 1000), np.uint16)
+    for name, image in {"l.png": Image.fromarray(levels), "i.tif": Image.fromarray(levels.astype(np.int32))}.items():
+        data = saved(tmp_path, image, name).read_bytes()
+        tracemalloc.start()
+        picture = np.asarray(decode(data, tmp_path / name))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert np.array_equal(picture[..., 1], levels >> 8) and peak < 2.6 * picture.nbytes, (peak, picture.nbytes)
+    with pytest.raises(InputError, match="32-bit grey levels"):
+        read_picture(saved(tmp_path, Image.fromarray(levels.astype(np.int32) + 1), "j.tif"))
+
+
+def test_what_is_no_fault_of_the_file_is_not_called_so(tmp_path, monkeypatch):
+    file = saved(tmp_path, Image.new("RGB", (8, 8)))
+    for raised, told in (
+        (MemoryError, MemoryError),
+        (KeyboardInterrupt, KeyboardInterrupt),
+        (RuntimeError, InputError),
+    ):
+        with pytest.raises(told), monkeypatch.context() as patch:
+            patch.setattr("PIL.ImageOps.exif_transpose", lambda *_, raised=raised, **__: (_ for _ in ()).throw(raised))
+            read_picture(file)
 
 
 def test_exif_rotation_is_applied_once(tmp_path):

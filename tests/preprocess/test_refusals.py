@@ -1,5 +1,6 @@
 """Bad options, bad photos, changed folders: one line or one row each, and nothing half-written."""
 
+import io
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from anyphoto_cli.config.preprocess import RunOptions
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from tests.conftest import ROOT
 from tests.preprocess import fakes
-from tests.preprocess.runs import fake_run, hashes
+from tests.preprocess.runs import fake_run, hashes, samples
 
 
 def test_a_second_run_on_the_same_folder_is_refused(drawn, tmp_path):
@@ -192,6 +193,18 @@ def awful(drawn, tmp_path_factory):
     }  # fmt: skip
     for name, data in files.items():
         (folder / name).write_bytes(data)
+    jsons = {"box": b'{"bboxes": [[NaN, 0, 1, 1]]}', "crop": b'{"url": "x", "crop": {"x": 1}}', "score": b'{"aesthetics_score": %s}' % (b"9" * 400),
+             "long": b'{"url": "%s"}' % bytes(5 << 20), "half": b'{"url": "\\ud800", "caption": "\\ud800"}'}  # fmt: skip
+    for name, text in jsons.items():
+        (folder / f"{name}.json").write_bytes(text)
+        Image.fromarray(fakes.paint([fakes.colour_of(1)], seed=len(text))).save(folder / f"{name}.png")
+    noise = Image.effect_noise((64, 48), 80).convert("RGB")
+    broken = io.BytesIO()
+    noise.save(broken, "AVIF")
+    (folder / "broken.avif").write_bytes(broken.getvalue().replace(b"iloc", b"xloc"))
+    # Lies on its side, and has a width that is a text.
+    tags = b"\x02\0\x00\x01\x02\0\x04\0\0\0abc\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    noise.save(folder / "exif.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0" + tags)
     os.mkfifo(folder / "pipe.jpg")
     (folder / "zero.jpg").symlink_to("/dev/zero")
     (folder / "dead.jpg").symlink_to(folder / "nowhere.jpg")
@@ -203,18 +216,29 @@ def awful(drawn, tmp_path_factory):
 
 @pytest.mark.parametrize("environment", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
 def test_every_entry_gets_one_row_and_nothing_hangs_or_swells(drawn, awful, tmp_path, environment):
-    command = [sys.executable, "-m", "tests.preprocess.fakes", awful, drawn / "refs", tmp_path / "out"]
+    refs = os.fsencode(tmp_path / "refs")
+    shutil.copytree(drawn / "refs", refs.decode())
+    os.rename(refs + b"/p1", refs + b"/p1 \xff")  # noqa: PTH104
+    command = [sys.executable, "-m", "tests.preprocess.fakes", awful, refs.decode(), tmp_path / "out"]
     done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=120,
                           env=os.environ | environment)  # fmt: skip
     assert "Traceback" not in done.stderr and done.returncode == 0, done.stderr
     assert int(done.stdout) < 1.5 * 2**20  # KiB
     found = [json.loads(line) for line in (tmp_path / "out" / "report.jsonl").read_text().splitlines()]
-    entries = {p.relative_to(awful).as_posix() for p in awful.rglob("*")} - {"sub"}
+    entries = {p.relative_to(awful).as_posix() for p in awful.rglob("*") if p.suffix != ".json"} - {"sub"}
     ids = [row["id"].rstrip("/") for row in found]
     assert sorted(ids) == sorted(entries) and len(set(ids)) == len(ids)
     kept = {row["id"] for row in found if row["status"] == "kept"}
-    assert kept == {"a good.png", "ünï 人 [red].png"}
-    assert all(row["reason"] for row in found if row["status"] != "kept")
+    assert kept == {"a good.png", "ünï 人 [red].png", "half.png"}
+    reasons = {row["id"]: row["reason"] for row in found if row["status"] != "kept"}
+    assert all(reasons.values())
+    assert "broken picture" in reasons["broken.avif"] and "broken picture" in reasons["exif.jpg"]
+    assert {reasons[f"{name}.png"] for name in ("box", "crop", "score")} == {
+        "its json has boxes or scores that are no numbers"
+    }
+    assert reasons["long.png"] == "its json has 5 MiB, more than the 4 that are read"
+    told = {record.source: record for record, _, _ in samples(tmp_path / "out")}
+    assert (told["half.png"].url, told["half.png"].people[0].identity) == ("\\ud800", "p1 \\udcff")
 
 
 def test_unreadable_photos_are_exit_code_3_and_too_many_stop_the_run(run, drawn, tmp_path):
@@ -270,7 +294,6 @@ def test_what_is_not_the_run_s_own_stays_in_its_folder(drawn, tmp_path):
 def test_who_stays_of_near_duplicates_may_change_when_failed_photos_are_read(drawn, tmp_path, monkeypatch):
     """a.png, once it can be read, takes b.png's place, and c.png, which was too near to b.png, stays: with a caption."""
     from anyphoto_cli.preprocess import detecting
-    from tests.preprocess.runs import samples
 
     own, out = tmp_path / "own", tmp_path / "out"
     shutil.copytree(drawn / "refs", own / "refs")

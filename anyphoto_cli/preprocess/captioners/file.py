@@ -94,5 +94,5 @@ def _parquet(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         wanted = [name for name in _COLUMNS if name in table.schema_arrow.names]
         parts = table.iter_batches(1024, columns=wanted)
         yield from enumerate((row for part in parts for row in part.to_pylist()), 1)
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise InputError(f"cannot be read ({type(error).__name__})", file=file, field="--caption-file") from error

@@ -6,7 +6,6 @@ from typing import Any
 
 from anyphoto_cli.config.preprocess import PreprocessConfig
 from anyphoto_cli.data.samples import features
-from anyphoto_cli.files.texts import storable
 from anyphoto_cli.preprocess.outcome import Tally
 
 _TEXT = """# {kept} pictures of {identities} people
@@ -19,7 +18,7 @@ left pixel being (0, 0); boxes end before `x1`, `y1`.
 ```python
 from datasets import load_dataset
 
-shards = load_dataset("webdataset", data_files="{split}-*.tar", split="train", streaming=True)
+shards = load_dataset("this/folder", split="train", streaming=True)
 ```
 
 - `../manifest.json` has every shard's sha256; check it before use: a damaged tar is mostly read without an error.
@@ -40,17 +39,18 @@ def shards_card(config: PreprocessConfig, facts: dict[str, Any], tally: Tally) -
     from ruamel.yaml import YAML
 
     listed = [{"name": "__key__", "dtype": "string"}, {"name": "__url__", "dtype": "string"},
-              {"name": "jpg", "dtype": "image"}, {"name": "json", "struct": _columns(features())}]  # fmt: skip
+              {"name": "jpg", "dtype": "image"}, {"name": "json", "struct": _columns(features())},
+              {"name": "npz", "struct": _columns({"embeddings": {"sequence": {"sequence": "float16"}}})}]  # fmt: skip
     front = {"configs": [{"config_name": "default", "data_files": f"{config.split}-*.tar"}],
              "dataset_info": {"features": listed}}  # fmt: skip
     buffer = io.StringIO()
     YAML().dump(front, buffer)
     text = _TEXT.format(
-        kept=tally.kept, identities=len(tally.identities), version=facts["anyphoto"], split=config.split,
+        kept=tally.kept, identities=len(tally.identities), version=facts["anyphoto"],
         flags=" or ".join(config.drop_flags) or "flagged", person_model=config.person_model,
         face_pack=config.face_pack, captioner=config.captioner,
     )  # fmt: skip
-    return storable(f"---\n{buffer.getvalue()}---\n{text}")
+    return f"---\n{buffer.getvalue()}---\n{text}"
 
 
 def _columns(columns: dict[str, Any]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import shlex
 import unicodedata
@@ -13,6 +14,7 @@ from typing import Any
 
 from anyphoto_cli.config.preprocess import PreprocessConfig
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.files.commit import sha256_of
 from anyphoto_cli.preprocess.captioning import MOST_PIXELS
 
 REFUSED, CUT, BLANK, LONG, FOREIGN = "refused", "cut", "blank", "too long", "not in English"
@@ -90,6 +92,18 @@ class CaptionTask:
         if len(text.split()) > self.words:
             return LONG
         return FOREIGN if 2 * sum(map(str.isascii, letters)) < len(letters) else ""
+
+
+def captioning_digests(config: PreprocessConfig) -> dict[str, str]:
+    """sha256 of the prompt's text and of the file of captions; "" for what the captioner does not read. Raises
+    InputError where they cannot be read.
+    """
+    prompt = "" if config.captioner in ("template", "file", "none") else CaptionTask.of(config).prompt
+    file = Path(config.caption_file) if config.captioner == "file" and config.caption_file else None
+    return {
+        "caption_prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest() if prompt else "",
+        "caption_file_sha256": sha256_of(file) if file else "",
+    }
 
 
 def clean(said: str) -> str:

@@ -15,6 +15,7 @@ from anyphoto_cli.data.shards import MANIFEST, shard_name
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import sweep
 from anyphoto_cli.preprocess.bank_making import SHUNNED, make_bank, references_digest
+from anyphoto_cli.preprocess.caption_checks import captioning_digests
 from anyphoto_cli.preprocess.captioning import caption_photos, forget_failed_answers, forget_unasked, open_captioner
 from anyphoto_cli.preprocess.detecting import open_detectors
 from anyphoto_cli.preprocess.exclusions import Exclusions, read_exclusions, unused_lines
@@ -82,7 +83,10 @@ def _stages(run: StageRun, stages: Sequence[str], exclude: Path | None, retry_fa
     for before in left_out:
         _must_be_done(run, before, exclude)
     for stage in stages:
-        keep_options(run.out, stage, _told(run, stage, exclude), run.begun(stage))
+        told = _told(run, stage, exclude)
+        if stage == "caption":  # where it is left out, its files need not be there any more
+            told |= captioning_digests(run.config)
+        keep_options(run.out, stage, told, run.begun(stage), free=MENDED if retry_failed else ())
         do[stage](run, retry_failed)
     if "pack" not in stages:
         return Preprocessed(run.out, False, run.photos.count)
@@ -102,6 +106,8 @@ def _must_be_done(run: StageRun, before: str, exclude: Path | None) -> None:
 
 PLACES = ("caption_url",)
 """Keys that say where something is done: a server may move, and its captions are the same."""
+MENDED = ("caption_file_sha256",)
+"""Rows that were missing may be added to a file of captions, for those that failed to be tried again."""
 
 
 def _told(run: StageRun, stage: str, exclude: Path | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -59,17 +59,19 @@ def read_record(folder: Path, name: str = RECORD) -> dict[str, Any]:
 
 
 def keep_options(folder: Path, part: str, options: Mapping[str, Any], begun: bool = True,
-                 remedy: str = "Go on with what it began with, or give a new folder with -o") -> None:  # fmt: skip
+                 remedy: str = "Go on with what it began with, or give a new folder with -o",
+                 free: Collection[str] = ()) -> None:  # fmt: skip
     """Write the options of one part of a run, or compare them with those it began with.
 
-    begun: whether anything was made with those; if not, they may still change. Raises InputError naming the first that
-    differs: half of the output would be made another way. What an earlier version did not write down is so from now on.
+    begun: whether anything was made with those; if not, they may still change, as those in `free` always may. Raises
+    InputError naming the first that differs: half of the output would be made another way. What an earlier version did
+    not write down is so from now on.
     """
     record = read_record(folder)
     known: Mapping[str, Any] = record.get(part, {}) if begun else {}
     for name in sorted(known):
         # What is no option any more, or not one that anything rests on, was written by an earlier version.
-        if name in options and known[name] != options[name]:
+        if name in options and name not in free and known[name] != options[name]:
             raise InputError(
                 f"this run began with {known[name]!r}, now it is {options[name]!r}", file=folder, field=name,
                 remedy=remedy,

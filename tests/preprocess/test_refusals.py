@@ -1,6 +1,8 @@
 """Bad options, bad photos, changed folders: one line or one row each, and nothing half-written."""
 
+import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -13,8 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anyphoto_cli.config.preprocess import RunOptions
+from anyphoto_cli import registry
+from anyphoto_cli.config.preprocess import PreprocessConfig, RunOptions
 from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.preprocess.caption_checks import captioning_digests
+from anyphoto_cli.seams import CaptionAnswer
 from tests.conftest import ROOT
 from tests.preprocess import fakes
 from tests.preprocess.runs import fake_run, hashes, samples
@@ -111,6 +116,66 @@ def test_a_captioner_that_mostly_fails_stops_the_run(run, drawn, tmp_path):
             fake_run(drawn, out, settings=settings)
     written.write_text("".join(lines))
     assert fake_run(drawn, out, settings=settings, retry_failed=True).kept == 40
+
+
+class Twelve:
+    """A captioner that reads the prompt, and whose server goes after twelve captions."""
+
+    name, looks = "twelve", False
+
+    def captions(self, pictures):
+        yield from (CaptionAnswer(one.id, "A photo.") for one in itertools.islice(pictures, 12))
+        raise EnvironmentFault("the server is gone")
+
+
+def test_what_captions_were_made_with_is_not_exchanged_meanwhile(drawn, tmp_path, monkeypatch):
+    monkeypatch.setitem(registry.BUILT_IN["captioners"], "twelve", "tests.preprocess.test_refusals:twelve")
+    out, prompt = tmp_path / "out", tmp_path / "prompt.txt"
+
+    def again(**more):
+        fake_run(drawn, out, settings={"captioner": "twelve", "caption_prompt": str(prompt)}, **more)
+
+    prompt.write_text("Describe it.")
+    for _ in range(2):  # of the same text it goes on
+        with pytest.raises(EnvironmentFault, match="the server is gone"):
+            again()
+    prompt.write_text("Say it in a word.")
+    for retry in (False, True):
+        with pytest.raises(InputError, match="caption_prompt_sha256: this run began with '"):
+            again(retry_failed=retry)
+    forget(out, "caption_prompt_sha256")
+    with pytest.raises(EnvironmentFault, match="the server is gone"):
+        again()
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: "Sing it.")
+    told = captioning_digests(PreprocessConfig())  # the package's own
+    assert told == {"caption_prompt_sha256": hashlib.sha256(b"Sing it.").hexdigest(), "caption_file_sha256": ""}
+
+
+def twelve(config, options):
+    return Twelve()
+
+
+def forget(out, key):
+    """As a version wrote it that did not know of the key."""
+    record = json.loads((out / "run.json").read_text())
+    del record["caption"][key]
+    (out / "run.json").write_text(json.dumps(record))
+
+
+def test_a_file_of_captions_may_be_mended_and_not_exchanged(drawn, tmp_path):
+    written, out = tmp_path / "captions.jsonl", tmp_path / "out"
+    rows = [{"id": f"{n:03d}.png", "caption": "One."} for n in range(40)]
+    settings = {"captioner": "file", "caption_file": str(written)}
+    written.write_text("\n".join(map(json.dumps, rows)))
+    fake_run(drawn, out, settings=settings)
+    written.write_text("\n".join(map(json.dumps, rows)).replace("One", "Two"))
+    with pytest.raises(InputError, match="caption_file_sha256: this run began with '"):
+        fake_run(drawn, out, settings=settings)
+    written.unlink()
+    assert fake_run(drawn, out, settings=settings, stages=["pack"]).kept == 40
+    written.write_text("\n".join(map(json.dumps, rows)).replace("One", "Two"))
+    forget(out, "caption_file_sha256")
+    assert fake_run(drawn, out, settings=settings).kept == 40
 
 
 @pytest.mark.parametrize(("device", "told"), [("tpu", "'tpu' is no device"), ("cuda", "onnxruntime cannot use cuda")])

@@ -1,6 +1,7 @@
 """Run benchmarks, print tables, write JSON and Markdown under docs/performance/.
 
 python -m benchmarks [startup] [preprocess] [attention] [generate] [memory] [train] [launches] [counts] [bench] [scale]
+                     [discovery]
 python -m benchmarks attention generate pictures train train-compiled kernels ladder --device cuda
 
 python -m benchmarks together --device cuda      all of these but the ladder in one process, for a card lent for minutes
@@ -23,6 +24,7 @@ from benchmarks import (
     attention,
     bench,
     counts,
+    discovery,
     generate,
     kernels,
     ladder,
@@ -71,6 +73,7 @@ QUIET = "; medians of {} interleaved rounds, nothing else running."
 PARTS: dict[str, tuple[str, str, Callable[[list[str]], tuple[str, dict[str, Rows]]]]] = {
     "startup": STARTUP,
     "preprocess": ("Preprocess", preprocess.LIMITS, lambda given: (QUIET.format(5), preprocess.measure())),
+    "discovery": ("Discovery", discovery.LIMITS, lambda given: (".", discovery.measure())),
     "attention": ("Attention", attention.LIMITS, attention.measure),
     "generate": ("Rendering", generate.LIMITS, generate.measure),
     "memory": ("Memory", memory.LIMITS, memory.measure),

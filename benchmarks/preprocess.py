@@ -1,4 +1,4 @@
-"""`preprocess` against insightface's own loop, against its models alone, and against itself on more photos.
+"""`preprocess` against insightface's own loop, its models alone, matching photo by photo, and itself on more photos.
 
 Photos and face models are real where the shared test data lies beside the checkout or in ANYPHOTO_TESTDATA, else drawn.
 """
@@ -23,14 +23,17 @@ from anyphoto_cli.config.preprocess import PreprocessConfig, RunOptions
 from anyphoto_cli.data.sources import PhotoInput, list_photos
 from anyphoto_cli.preprocess import run as preprocess
 from anyphoto_cli.preprocess.detecting import detect_photos, open_detectors
+from anyphoto_cli.preprocess.exclusions import NOTHING
 from anyphoto_cli.preprocess.face_detection import embed_all, find_all_faces
+from anyphoto_cli.preprocess.identity_matching import KnownIdentities, greedy_pairs, known_identities
 from anyphoto_cli.preprocess.loading import Unreadable, load_photo
+from anyphoto_cli.preprocess.matching import Bank, match_photos
 from anyphoto_cli.runtime.local_executor import one_thread, run_local
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = (
     "2 workers at least 1.9 x `FaceAnalysis.get` in a loop, 2 cores each; at least 0.9 of the detection stage's time "
-    "spent inside the models; cost per photo flat"
+    "spent inside the models; cost per photo flat; matching at least 10 x photo by photo"
 )
 
 
@@ -188,6 +191,52 @@ def inside_the_models(copies: int) -> list[dict[str, object]]:
     ]  # fmt: skip
 
 
+def matching(rounds: int, photos: int = 256, identities: int = 3000, references: int = 32) -> list[dict[str, object]]:
+    """A chunk of photos of three faces each, against a bank of MultiID-2M's size; the ratio of each round."""
+    rng = np.random.default_rng(0)
+    people = {f"{k:05d}": _directions(rng, references) for k in range(identities)}
+    known = known_identities(people, {})
+    embeddings = _directions(rng, 3 * photos)
+    faces = [{"box": [200.0 * k, 0.0, 200.0 * k + 100, 100.0], "flags": []} for k in range(3)]
+    row = {"problem": "", "url": "", "known": [], "width": 900, "height": 900, "faces": faces}
+    listed = [PhotoInput(f"{n}.jpg", "") for n in range(photos)]
+    bank, config = Bank(known, frozenset(known.names)), PreprocessConfig()
+    taken: dict[str, list[float]] = {"photo by photo, in float64": [], "anyphoto": []}
+    for _ in range(rounds):
+        began = time.perf_counter()
+        for n in range(2):
+            greedy_pairs(_literally(embeddings[3 * n : 3 * n + 3], known, config.centre_weight), config.match_threshold)
+        taken["photo by photo, in float64"].append((time.perf_counter() - began) / 2)
+        began = time.perf_counter()
+        match_photos(listed, [row] * photos, embeddings, bank, NOTHING, config)
+        taken["anyphoto"].append((time.perf_counter() - began) / photos)
+    literal = taken["photo by photo, in float64"]
+    return [
+        {
+            "case": name, "identities": identities, "references": identities * references,
+            "ms_per_photo": round(1000 * statistics.median(seconds), 2),
+            "hours_for_2_million": round(2e6 * statistics.median(seconds) / 3600, 1),
+            "ratio": round(statistics.median(a / b for a, b in zip(literal, seconds, strict=True)), 1),
+        }
+        for name, seconds in taken.items()
+    ]  # fmt: skip
+
+
+def _directions(rng: np.random.Generator, count: int) -> Any:
+    rows = rng.standard_normal((count, 512)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _literally(embeddings: Any, known: KnownIdentities, centre_weight: float) -> Any:
+    """[f, identities]: as one would write it down."""
+    to_centres = embeddings.astype(np.float64) @ known.centres.T.astype(np.float64)
+    best = np.full_like(to_centres, -1.0)
+    to_members = embeddings.astype(np.float64) @ known.members.T.astype(np.float64)
+    for row, values in zip(best, to_members, strict=True):
+        np.maximum.at(row, known.of_member, values)
+    return centre_weight * to_centres + (1 - centre_weight) * best
+
+
 def growth(counts: tuple[int, ...]) -> list[dict[str, object]]:
     """Whole runs on more and more drawn photos (the same hundred, linked), 2 workers."""
     world, rows = drawn(100), []
@@ -220,4 +269,5 @@ def measure(
         "Cost per photo": growth(counts),
         "Faces, against insightface's own loop": against_insightface(rounds, copies),
         "Time inside the models": inside_the_models(copies),
+        "Matching": matching(rounds),
     }

@@ -136,17 +136,20 @@ def _text(text: str) -> Any:
     return np.frombuffer(text.encode(), np.uint8)
 
 
-def read_identity(file: Path) -> BankIdentity:
-    """Raises InputError for a file of another form."""
+def read_identity(file: Path, with_patches: bool = True) -> BankIdentity:
+    """with_patches: they are nearly all that it takes; without them `patches` is empty. Raises InputError for a file of
+    another form.
+    """
     from PIL import Image
 
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            offsets, data = arrays["offsets"].tolist(), arrays["patches"].tobytes()
+            offsets = arrays["offsets"].tolist()
+            data = arrays["patches"].tobytes() if with_patches else b""
             patches = tuple(
                 np.asarray(Image.open(io.BytesIO(data[a:b]), formats=("PNG",)).convert("RGBA"))
-                for a, b in pairwise(offsets)
-            )
+                for a, b in pairwise(offsets) if with_patches
+            )  # fmt: skip
             embeddings = arrays["embeddings"].astype(np.float32)
             centre = arrays["centre"]
             sources = tuple(json.loads(arrays["sources"].tobytes()))
@@ -156,7 +159,7 @@ def read_identity(file: Path) -> BankIdentity:
             name = arrays["name"].tobytes().decode()
     except (OSError, ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile) as error:
         raise InputError(f"is no identity of a bank ({type(error).__name__})", file=file) from error
-    if embeddings.shape != (len(patches), 512) or centre.shape != (512,) or len(sources) != len(patches):
+    if embeddings.shape != (len(offsets) - 1, 512) or centre.shape != (512,) or len(sources) != len(embeddings):
         raise InputError("is no identity of a bank: its parts do not belong together", file=file)
     return BankIdentity(name, patches, embeddings, centre, sources, left_out, remarks)
 

@@ -79,8 +79,8 @@ def _index(run: StageRun, folder: Path, names: Sequence[str]) -> None:
     files = {name: f"{k:06d}.npz" for k, name in enumerate(names)}
     counts, left_out, remarks = {}, [], []
     for name, file in files.items():
-        identity = read_identity(folder / file)
-        counts[name] = len(identity.patches)
+        identity = read_identity(folder / file, with_patches=False)
+        counts[name] = len(identity.sources)
         left_out += [list(entry) for entry in identity.left_out]
         remarks += [list(entry) for entry in identity.remarks]
     for source, reason in left_out[:20]:

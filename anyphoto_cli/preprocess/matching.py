@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,19 @@ import numpy as np
 from anyphoto_cli.config.preprocess import PreprocessConfig
 from anyphoto_cli.data.sources import PhotoInput
 from anyphoto_cli.preprocess.exclusions import Exclusions
-from anyphoto_cli.preprocess.identity_matching import KnownIdentities, Match, MatchingRule, match_identities
+from anyphoto_cli.preprocess.identity_matching import (
+    KnownIdentities,
+    Match,
+    MatchingRule,
+    Nearness,
+    match_identities,
+    nearness,
+)
 from anyphoto_cli.types import Box, Embeddings
 
 Row = dict[str, Any]
+_PAIRS = 2**24
+"""Faces times references that are compared at once: 64 MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,25 +45,39 @@ def match_photos(
     """One row a photo. matches: in the order of its faces. usable: places of the faces that training may use.
     best: for faces without a match the highest cosine to any centre. reason: why the photo is dropped, or "".
     """
-    rows, at = [], 0
-    for photo, row in zip(photos, detected, strict=True):
-        mine = embeddings[at : at + len(row.get("faces", ()))]
-        at += len(mine)
-        matches = _match(row, mine, bank.known, config) if len(mine) else []
-        rows.append({
-            "matches": [_told(match) for match in matches],
-            "usable": _usable(row, matches, bank, config) if matches else [],
-            "best": _best(matches, mine, bank.known),
-            "reason": why_dropped(photo, row, matches, bank, exclusions, config),
-        })  # fmt: skip
+    rows = []
+    ends = np.cumsum([0, *(len(row.get("faces", ())) for row in detected)]).tolist()
+    for first, last in _together(ends, _PAIRS // max(len(bank.known.members), 1)):
+        near = nearness(embeddings[ends[first] : ends[last]], bank.known, config.centre_weight)
+        for place in range(first, last):
+            faces = slice(ends[place] - ends[first], ends[place + 1] - ends[first])
+            mine = embeddings[ends[place] : ends[place + 1]]
+            matches = _match(detected[place], mine, bank.known, near, faces, config) if len(mine) else []
+            rows.append({
+                "matches": [_told(match) for match in matches],
+                "usable": _usable(detected[place], matches, bank, config) if matches else [],
+                "best": _best(matches, near, faces, bank.known),
+                "reason": why_dropped(photos[place], detected[place], matches, bank, exclusions, config),
+            })  # fmt: skip
     return rows
 
 
-def _match(row: Row, embeddings: Embeddings, known: KnownIdentities, config: PreprocessConfig) -> list[Match | None]:
+def _together(ends: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Photos (first, last + 1) that have at most so many faces together, or are one. ends: [photos + 1], from 0."""
+    first = 0
+    for last in range(1, len(ends)):
+        if last == len(ends) - 1 or ends[last + 1] - ends[first] > most:
+            yield first, last
+            first = last
+
+
+def _match(
+    row: Row, embeddings: Embeddings, known: KnownIdentities, near: Nearness, faces: slice, config: PreprocessConfig
+) -> list[Match | None]:
     boxes = [Box(*face["box"]) for face in row["faces"]]
     named = [(Box(*entry[:4]), entry[4]) for entry in row["known"] if entry[4]]
     rule = MatchingRule(config.match_threshold, config.overlap_weight, config.centre_weight)
-    return match_identities(boxes, embeddings, known, named, rule)
+    return match_identities(boxes, embeddings, known, named, rule, near.cosines[faces])
 
 
 def _told(match: Match | None) -> list[Any] | None:
@@ -63,10 +86,10 @@ def _told(match: Match | None) -> list[Any] | None:
     return [match.identity, match.score, match.cosine if np.isfinite(match.cosine) else None]
 
 
-def _best(matches: Sequence[Match | None], embeddings: Embeddings, known: KnownIdentities) -> list[float]:
+def _best(matches: Sequence[Match | None], near: Nearness, faces: slice, known: KnownIdentities) -> list[float]:
     if not matches or not known.names:
         return []
-    nearest = (embeddings @ known.centres.T).max(1)
+    nearest = near.to_centre[faces]
     return [round(float(value), 4) for value, match in zip(nearest, matches, strict=True) if match is None]
 
 

@@ -179,7 +179,7 @@ def most_first(counter: Counter[Any]) -> list[tuple[Any, int]]:
 def _references(bank: Path) -> dict[str, int]:
     if not (bank / "identities.json").is_file():
         return {}
-    return {name: len(read_identity(file).patches) for name, file in read_index(bank)[0].items()}
+    return {name: len(read_identity(file, with_patches=False).sources) for name, file in read_index(bank)[0].items()}
 
 
 def write_page(

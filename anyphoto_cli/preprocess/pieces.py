@@ -114,7 +114,7 @@ def load_bank(folder: Path, shunned: Path | None = None) -> Bank:
     for home in (folder, shunned):
         if home is not None and (home / "identities.json").is_file():
             for name, file in read_index(home)[0].items():
-                identity = read_identity(file)
+                identity = read_identity(file, with_patches=False)
                 if np.any(identity.centre):
                     references[name], centres[name] = identity.embeddings, identity.centre
     usable = frozenset(name for name, rows in references.items() if len(rows))

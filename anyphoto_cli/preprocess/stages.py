@@ -220,7 +220,8 @@ def _match(run: StageRun, retry_failed: bool) -> None:
         job = MatchPiece(run.photos, run.work, run.bank, shunned, run.exclusions, run.config)
         stay = 0
         try:
-            for _, (photos, some) in run_here(job, todo):
+            # The product with the bank takes all cores of a machine already.
+            for _, (photos, some) in run.do(job, todo) if run.options.executor == "ray" else run_here(job, todo):
                 stay += some
                 run.listener.done(photos, f"{stay} stay")
         finally:

@@ -116,7 +116,7 @@ def write_identity(folder: Path, number: int, identity: BankIdentity) -> str:
         Image.fromarray(patch).save(buffer, format="PNG", optimize=False)
         encoded.append(buffer.getvalue())
     offsets = np.cumsum([0, *map(len, encoded)])
-    name = f"{number:06d}.npz"
+    name = identity_file(number)
     with committed(folder / name) as out:
         np.savez(
             out,
@@ -130,6 +130,20 @@ def write_identity(folder: Path, number: int, identity: BankIdentity) -> str:
             remarks=_text(json.dumps(identity.remarks, ensure_ascii=False)),
         )
     return name
+
+
+def identity_file(number: int) -> str:
+    """000012.npz."""
+    return f"{number:06d}.npz"
+
+
+def identity_name(file: Path) -> str:
+    """Whose file it is; "" for a broken one."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return str(arrays["name"].tobytes().decode())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return ""
 
 
 def _text(text: str) -> Any:

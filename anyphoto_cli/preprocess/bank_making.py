@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from anyphoto_cli import __version__
-from anyphoto_cli.data.bank import INDEX, list_references, loose_photos, read_identity, write_identity, write_index
+from anyphoto_cli.data.bank import (
+    INDEX,
+    identity_file,
+    identity_name,
+    list_references,
+    loose_photos,
+    read_identity,
+    write_identity,
+    write_index,
+)
 from anyphoto_cli.preprocess.discovery import cluster, discovered_identity, good_faces, same_person
 from anyphoto_cli.preprocess.pieces import BankPiece
 from anyphoto_cli.preprocess.stage_run import StageRun
@@ -37,21 +46,40 @@ def make_bank(run: StageRun) -> None:
     references = list_references(run.refs) if run.refs else []
     for loose in loose_photos(run.refs) if run.refs else []:
         run.listener.caution(f"reference {loose.name} lies in no person's folder: left out")
-    excluded = run.exclusions.identities
-    for folder, wanted in (
-        (run.bank, tuple(r for r in references if r.name not in excluded)),
-        (run.work.folder / SHUNNED, tuple(r for r in references if r.name in excluded)),
-    ):
+    everybody, excluded = tuple(references), run.exclusions.identities
+    homes = {
+        run.bank: [k for k, one in enumerate(everybody) if one.name not in excluded],
+        run.work.folder / SHUNNED: [k for k, one in enumerate(everybody) if one.name in excluded],
+    }
+    if not (run.bank / INDEX).is_file():
+        _sort(
+            {identity_file(k): (home / identity_file(k), everybody[k].name) for home in homes for k in homes[home]},
+            homes,
+        )
+    for folder, wanted in homes.items():
         if (folder / INDEX).is_file() or not (wanted or folder == run.bank):
             continue
-        todo = [k for k in range(len(wanted)) if not (folder / f"{k:06d}.npz").is_file()]
+        todo = [k for k in wanted if not (folder / identity_file(k)).is_file()]
         run.listener.work("Reference bank", len(wanted), len(wanted) - len(todo))
         try:
-            for _ in run.do(BankPiece(wanted, folder, run.config, run.device), todo):
+            for _ in run.do(BankPiece(everybody, folder, run.config, run.device), todo):
                 run.listener.done(1)
         finally:
             run.listener.end()
-        _index(run, folder, [one.name for one in wanted])
+        _index(run, folder, {everybody[k].name: identity_file(k) for k in wanted})
+
+
+def _sort(places: Mapping[str, tuple[Path, str]], homes: Iterable[Path]) -> None:
+    """Each person's file where it belongs. places: file name -> the file, and whose it is. Others go: earlier versions
+    numbered a bank without those who were left out of it, and a number would be someone else's.
+    """
+    for file in [file for home in homes for file in sorted(home.glob("*.npz"))]:
+        place, name = places.get(file.name, (file, ""))
+        if not name or identity_name(file) != name:
+            file.unlink()
+        elif place != file:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)
 
 
 def _discovered_bank(run: StageRun) -> None:
@@ -71,12 +99,11 @@ def _discovered_bank(run: StageRun) -> None:
             write_identity(folder, k, discovered_identity(name, group, faces, run.photos, run.work, run.config))
             run.listener.done(1)
         if wanted or folder == run.bank:
-            _index(run, folder, [name for name, _ in wanted])
+            _index(run, folder, {name: identity_file(k) for k, (name, _) in enumerate(wanted)})
     run.listener.end()
 
 
-def _index(run: StageRun, folder: Path, names: Sequence[str]) -> None:
-    files = {name: f"{k:06d}.npz" for k, name in enumerate(names)}
+def _index(run: StageRun, folder: Path, files: Mapping[str, str]) -> None:
     counts, left_out, remarks = {}, [], []
     for name, file in files.items():
         identity = read_identity(folder / file, with_patches=False)

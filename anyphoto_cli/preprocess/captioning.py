@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from anyphoto_cli.types import Picture
 
 MOST_PIXELS = 2**20
 JOURNAL = "journal.jsonl"
+_UNASKED = {"text": "", "captioner": "", "problem": ""}
 
 
 def caption_photos(
@@ -34,26 +35,37 @@ def caption_photos(
     config: PreprocessConfig,
     listener: Listener,
     most_failed: float = 1.0,
+    retry_failed: bool = False,
 ) -> None:
     """Caption every kept photo that has no caption yet. A run that is cut off loses the answers under way, no others.
 
-    most_failed: share of answers without a caption from which on it is not worth going on. Raises EnvironmentFault
-    then, and what the captioner raises when no further answer can be had.
+    most_failed: share of answers without a caption from which on it is not worth going on. retry_failed: such answers
+    of before are asked for again, and no others. Raises EnvironmentFault where too many fail, and what the captioner
+    raises when no further answer can be had.
     """
-    todo = work.missing("caption", len(photos))
+    todo = sorted([*work.missing("caption", len(photos)), *open_again(photos, work, selection, retry_failed)])
     journal = work.folder / "caption" / JOURNAL
     journal.parent.mkdir(parents=True, exist_ok=True)
     answers = _read_journal(journal)
-    left = {chunk: sum(_wanted(n, selection, answers) for n in photos.numbers(chunk)) for chunk in todo}
+
+    def open_numbers(chunk: int) -> list[int]:
+        known = {*answers, *_answered(photos, work, selection, chunk, retry_failed)}
+        return [number for number in photos.numbers(chunk) if selection.keep[number] and number not in known]
+
+    def commit(chunk: int) -> None:
+        before = _answered(photos, work, selection, chunk, retry_failed)
+        _commit(photos, work, selection, chunk, before, answers, captioner)
+
+    left = {chunk: len(open_numbers(chunk)) for chunk in todo}
     wanted = len(answers) + sum(left.values())
     listener.work("Captions", int(selection.keep.sum()), int(selection.keep.sum()) - sum(left.values()))
     failed = [answer.problem for answer in answers.values() if answer.problem]
     seen = len(answers)
     _not_too_many(failed, seen, wanted, most_failed)
     for chunk in [chunk for chunk in todo if not left[chunk]]:
-        _commit(photos, work, selection, chunk, answers, captioner)
+        commit(chunk)
     open_chunks = [chunk for chunk in todo if left[chunk]]
-    requests = _requests(photos, work, open_chunks, selection, answers, captioner, config)
+    requests = _requests(photos, work, open_chunks, open_numbers, captioner, config)
     with journal.open("a", encoding="utf-8") as lines:
         for answer in captioner.captions(requests):
             number = int(answer.id)
@@ -66,7 +78,7 @@ def caption_photos(
             chunk = number // photos.chunk
             left[chunk] -= 1
             if not left[chunk]:
-                _commit(photos, work, selection, chunk, answers, captioner)
+                commit(chunk)
     if missing := sum(left.values()):
         raise EnvironmentFault(f"{captioner.name} left {missing} photos without an answer", remedy="Run it again")
     journal.unlink()
@@ -79,26 +91,51 @@ def _not_too_many(failed: Sequence[str], seen: int, wanted: int, most: float) ->
         raise EnvironmentFault(what, field="--captioner", remedy=remedy)
 
 
-def forget_failed_answers(work: Work) -> None:
-    """Of the answers of a run that was cut off those without a caption: they are asked for again."""
+def open_again(photos: PhotoList, work: Work, selection: Selection, retry_failed: bool) -> list[int]:
+    """Chunks that were captioned and in which a photo stays that has no answer: photos that can be read since, or that
+    are no longer excluded, or, with retry_failed, those whose caption failed.
+    """
+    return [
+        chunk for chunk in _done(photos, work)
+        if len(_answered(photos, work, selection, chunk, retry_failed)) < selection.keep[_span(photos, chunk)].sum()
+    ]  # fmt: skip
+
+
+def forget_answers(photos: PhotoList, work: Work, selection: Selection, retry_failed: bool) -> None:
+    """What was said of photos that do not stay; with retry_failed, also the failures of a run that was cut off."""
+    for chunk in _done(photos, work):
+        rows, kept = work.read("caption", chunk)[0], selection.keep[_span(photos, chunk)]
+        stay = [row if keep else dict(_UNASKED) for row, keep in zip(rows, kept, strict=True)]
+        if stay != rows:
+            work.write("caption", chunk, stay)
     journal = work.folder / "caption" / JOURNAL
-    kept = [answer for answer in _read_journal(journal).values() if not answer.problem]
+    answers = [
+        answer for number, answer in _read_journal(journal).items()
+        if selection.keep[number] and not (retry_failed and answer.problem)
+    ]  # fmt: skip
     if journal.is_file():
         with committed(journal) as out:
-            out.writelines(_line(answer).encode() for answer in kept)
+            out.writelines(_line(answer).encode() for answer in answers)
 
 
-def forget_unasked(photos: PhotoList, work: Work, selection: Selection) -> None:
-    """Chunks are captioned again in which a photo stays that nobody was asked about: photos that could not be read at
-    first and now can may change which of its near-duplicates stays.
-    """
-    for chunk in range(len(photos)):
-        if work.has("caption", chunk):
-            rows = work.read("caption", chunk)[0]
-            if any(
-                selection.keep[n] and not row["captioner"] for n, row in zip(photos.numbers(chunk), rows, strict=True)
-            ):
-                work.file("caption", chunk).unlink()
+def _done(photos: PhotoList, work: Work) -> list[int]:
+    return [chunk for chunk in range(len(photos)) if work.has("caption", chunk)]
+
+
+def _span(photos: PhotoList, chunk: int) -> slice:
+    numbers = photos.numbers(chunk)
+    return slice(numbers.start, numbers.stop)
+
+
+def _answered(photos: PhotoList, work: Work, selection: Selection, chunk: int, retry_failed: bool) -> dict[int, Row]:
+    """Number -> row, of the photos of a chunk that stay and have an answer; with retry_failed, a caption."""
+    if not work.has("caption", chunk):
+        return {}
+    return {
+        number: row
+        for number, row in zip(photos.numbers(chunk), work.read("caption", chunk)[0], strict=True)
+        if selection.keep[number] and row["captioner"] and not (retry_failed and row["problem"])
+    }
 
 
 def _note(lines: io.TextIOBase, answer: CaptionAnswer) -> None:
@@ -130,34 +167,29 @@ def _read_journal(file: Path) -> dict[int, CaptionAnswer]:
 
 
 def _commit(
-    photos: PhotoList, work: Work, selection: Selection, chunk: int, answers: dict[int, CaptionAnswer],
-    captioner: Captioner,
+    photos: PhotoList, work: Work, selection: Selection, chunk: int, before: Mapping[int, Row],
+    answers: dict[int, CaptionAnswer], captioner: Captioner,
 ) -> None:  # fmt: skip
     rows: list[Row] = []
     for number in photos.numbers(chunk):
         answer = answers.pop(number, None) if selection.keep[number] else None
-        text, problem = (answer.text, answer.problem) if answer else ("", "")
-        rows.append({"text": text, "captioner": captioner.name if answer else "", "problem": problem})
+        told = {"text": answer.text, "captioner": captioner.name, "problem": answer.problem} if answer else _UNASKED
+        rows.append(dict(before.get(number, told)))
     work.write("caption", chunk, rows)
-
-
-def _wanted(number: int, selection: Selection, answers: Mapping[int, CaptionAnswer]) -> bool:
-    return bool(selection.keep[number]) and number not in answers
 
 
 def _requests(
     photos: PhotoList,
     work: Work,
     chunks: Sequence[int],
-    selection: Selection,
-    answers: Mapping[int, CaptionAnswer],
+    open_numbers: Callable[[int], list[int]],
     captioner: Captioner,
     config: PreprocessConfig,
 ) -> Iterator[CaptionRequest]:
     """One at a time, in the list's order: a photo is decoded when its turn comes."""
     for chunk in chunks:
         detected, listed = work.read("detect", chunk)[0], photos.photos(chunk)
-        wanted = {number for number in photos.numbers(chunk) if _wanted(number, selection, answers)}
+        wanted = set(open_numbers(chunk))
         for number, photo, row in zip(photos.numbers(chunk), listed, detected, strict=True):
             if number not in wanted:
                 continue

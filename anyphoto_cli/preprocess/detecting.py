@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from anyphoto_cli.data.sources import PhotoInput
 from anyphoto_cli.errors import AnyPhotoError, InputError
 from anyphoto_cli.preprocess.face_detection import FaceRule, FoundFace, embed_all, find_all_faces
 from anyphoto_cli.preprocess.loading import LoadedPhoto, Unreadable, load_photo
-from anyphoto_cli.runtime.jobs import batches
+from anyphoto_cli.runtime.jobs import CAREFULLY, batches
 from anyphoto_cli.seams import FaceAnalyzer, PersonDetector
 from anyphoto_cli.types import Embeddings, Person, Picture
 
@@ -63,6 +64,34 @@ def detect_photos(
         rows += found
         embeddings.append(vectors)
     return rows, np.concatenate(embeddings)
+
+
+def detect_failed(
+    photos: Sequence[PhotoInput],
+    rows: Sequence[dict[str, Any]],
+    embeddings: Embeddings,
+    detectors: Detectors,
+    config: PreprocessConfig,
+    batch: int = 8,
+    starting: Callable[[int], None] = lambda place: None,
+    skip: frozenset[int] = frozenset(),
+) -> tuple[list[dict[str, Any]], Embeddings]:
+    """Rows and embeddings as `detect_photos` gave them, those of photos with a problem anew; the others stay."""
+    failed = [place for place, row in enumerate(rows) if row["problem"]]
+    left_out = frozenset(k for k, place in enumerate(failed) if place in skip) | (skip & {CAREFULLY})
+    again = detect_photos(
+        [photos[place] for place in failed], detectors, config, batch, lambda k: starting(failed[k]), left_out
+    )
+    parts = dict(enumerate(_each(rows, embeddings))) | dict(zip(failed, _each(*again), strict=True))
+    whole = [parts[place] for place in range(len(rows))]
+    vectors = [np.zeros((0, 512), np.float32), *(mine for _, mine in whole)]
+    return [row for row, _ in whole], np.concatenate(vectors)
+
+
+def _each(rows: Sequence[dict[str, Any]], embeddings: Embeddings) -> list[tuple[dict[str, Any], Embeddings]]:
+    """Each row with those of its own faces."""
+    ends = np.cumsum([0, *(len(row.get("faces", ())) for row in rows)])
+    return [(row, embeddings[a:b]) for row, (a, b) in zip(rows, pairwise(ends), strict=True)]
 
 
 def _load(

@@ -10,6 +10,8 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.preprocess.work import PhotoList, Work
 
 _KINDS = ("identity", "source", "url")
+REASONS = frozenset({"excluded source", "excluded URL", "shows an excluded person"})
+"""Of photos that must not be in the data: no more is told of them."""
 
 
 @dataclass(frozen=True)

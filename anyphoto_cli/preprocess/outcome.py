@@ -16,6 +16,7 @@ from anyphoto_cli.config.preprocess import PreprocessConfig
 from anyphoto_cli.data.bank import read_identity, read_index
 from anyphoto_cli.data.sources import PhotoInput
 from anyphoto_cli.files.commit import committed
+from anyphoto_cli.preprocess.exclusions import REASONS
 from anyphoto_cli.preprocess.loading import Unreadable, load_photo
 from anyphoto_cli.preprocess.packing import as_jpeg, key_of
 from anyphoto_cli.preprocess.report import Counts, SheetFace, SheetPicture, write_report
@@ -43,8 +44,8 @@ class Outcome:
     captioned: Row
 
     def to_json(self) -> dict[str, Any]:
-        """One line of report.jsonl."""
-        matches = [match for match in self.matched.get("matches", ()) if match]
+        """One line of report.jsonl; nobody's name of a photo that must not be in the data."""
+        matches = [match for match in self.matched.get("matches", ()) if match and self.reason not in REASONS]
         return {
             "id": self.photo.id, "status": self.status, "reason": self.reason,
             "key": key_of(self.number) if self.status == "kept" else "", "shard": self.shard,
@@ -100,6 +101,7 @@ class Tally:
     identities: Counter[str] = field(default_factory=Counter)
     scores: Any = field(default_factory=lambda: np.zeros(_BINS, int))
     unmatched: Any = field(default_factory=lambda: np.zeros(_BINS, int))
+    # Those that the page may show.
     numbers: dict[str, array[int]] = field(default_factory=lambda: {status: array("q") for status in _SHEET})
 
     @property
@@ -111,7 +113,8 @@ class Tally:
         """Count one."""
         seen, matches = outcome.detected, outcome.matched.get("matches", ())
         self.photos += 1
-        self.numbers[outcome.status].append(outcome.number)
+        if outcome.reason not in REASONS:
+            self.numbers[outcome.status].append(outcome.number)
         if outcome.status != "kept":
             self.reasons[outcome.status, _general(outcome.reason)] += 1
         if seen["problem"]:

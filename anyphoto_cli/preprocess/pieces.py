@@ -11,7 +11,7 @@ import numpy as np
 
 from anyphoto_cli.config.preprocess import PreprocessConfig
 from anyphoto_cli.data.bank import ReferenceFolder, read_identity, read_index, write_identity
-from anyphoto_cli.preprocess.detecting import Detectors, detect_photos, open_detectors
+from anyphoto_cli.preprocess.detecting import Detectors, detect_failed, detect_photos, open_detectors
 from anyphoto_cli.preprocess.exclusions import Exclusions
 from anyphoto_cli.preprocess.identity_matching import known_identities
 from anyphoto_cli.preprocess.matching import Bank, match_photos
@@ -37,7 +37,7 @@ def device_of(device: str, worker: int) -> str:
 
 @dataclass(frozen=True)
 class DetectPiece:
-    """A chunk of photos through `detect_photos`."""
+    """A chunk of photos through `detect_photos`; of one that is done, those that failed once more."""
 
     photos: PhotoList
     work: Work
@@ -53,7 +53,13 @@ class DetectPiece:
     def run(self, opened: Detectors, number: int, starting: Starting, skip: frozenset[int] = _NOBODY) -> Any:
         """-> (photos, photos that could not be read, faces)."""
         photos = self.photos.photos(number)
-        rows, embeddings = detect_photos(photos, opened, self.config, self.batch, starting, skip)
+        if self.work.has("detect", number):
+            before, arrays = self.work.read("detect", number)
+            rows, embeddings = detect_failed(
+                photos, before, arrays["embeddings"], opened, self.config, self.batch, starting, skip
+            )
+        else:
+            rows, embeddings = detect_photos(photos, opened, self.config, self.batch, starting, skip)
         self.work.write("detect", number, rows, embeddings=embeddings)
         return len(rows), sum(bool(row["problem"]) for row in rows), len(embeddings)
 

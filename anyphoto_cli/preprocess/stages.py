@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from anyphoto_cli.config.preprocess import STAGES, PreprocessConfig, RunOptions
 from anyphoto_cli.data.bank import INDEX, read_index
-from anyphoto_cli.data.shards import MANIFEST, shard_name
+from anyphoto_cli.data.shards import shard_name
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import sweep
 from anyphoto_cli.preprocess.bank_making import SHUNNED, make_bank, references_digest
 from anyphoto_cli.preprocess.caption_checks import captioning_digests
-from anyphoto_cli.preprocess.captioning import caption_photos, forget_failed_answers, forget_unasked, open_captioner
+from anyphoto_cli.preprocess.captioning import (
+    JOURNAL,
+    caption_photos,
+    forget_answers,
+    open_again,
+    open_captioner,
+)
 from anyphoto_cli.preprocess.detecting import open_detectors
 from anyphoto_cli.preprocess.exclusions import Exclusions, read_exclusions, unused_lines
 from anyphoto_cli.preprocess.finishing import Preprocessed, finish
 from anyphoto_cli.preprocess.intake import check_input, photo_list
 from anyphoto_cli.preprocess.pieces import DetectPiece, MatchPiece, PackPiece
-from anyphoto_cli.preprocess.selection import (
-    FILE,
-    Selection,
-    ShardPlan,
-    plan_shards,
-    read_selection,
-    select,
-    write_selection,
-)
+from anyphoto_cli.preprocess.redoing import forget_exclusions, forget_matches, unpack
+from anyphoto_cli.preprocess.selection import Selection, ShardPlan, plan_shards, read_selection, select, write_selection
 from anyphoto_cli.preprocess.stage_run import StageRun, too_many
 from anyphoto_cli.preprocess.work import Work
 from anyphoto_cli.runtime.devices import free_workers, resolve_device
@@ -83,6 +81,8 @@ def _stages(run: StageRun, stages: Sequence[str], exclude: Path | None, retry_fa
     for before in left_out:
         _must_be_done(run, before, exclude)
     for stage in stages:
+        if stage == "match":
+            _exclude_anew(run, exclude)
         told = _told(run, stage, exclude)
         if stage == "caption":  # where it is left out, its files need not be there any more
             told |= captioning_digests(run.config)
@@ -99,9 +99,31 @@ def _must_be_done(run: StageRun, before: str, exclude: Path | None) -> None:
         what = f"stage {before} is not done: {left} pieces are left"
         raise InputError(what, file=run.out, field="--stages", remedy=f"Run --stages {before} first")
     told = _told(run, before, exclude)
-    if before == "match" and not exclude:
-        del told["exclude"]
+    if before == "match":
+        told = {key: value for key, value in told.items() if value or key not in ("exclude", "references")}
+        _same_exclusions(run, told)
     keep_options(run.out, before, {**read_record(run.out).get(before, {}), **told})
+
+
+def _exclude_anew(run: StageRun, exclude: Path | None) -> None:
+    """Where --exclude says something else than the run has gone by, what rests on it goes, once all else fits."""
+    told, was = _told(run, "match", exclude), read_record(run.out).get("match", {})
+    before = was.get("exclude", told["exclude"])
+    if not run.begun("match") or before == told["exclude"]:
+        return
+    if exclude is None:
+        remedy = "Give its --exclude again; a file without lines leaves nobody out"
+        raise InputError("this run leaves people or photos out, now none are named", file=run.out, remedy=remedy)
+    keep_options(run.out, "match", {**told, "exclude": before})
+    forget_exclusions(run)
+    keep_options(run.out, "match", told, begun=False)
+
+
+def _same_exclusions(run: StageRun, told: Mapping[str, Any]) -> None:
+    """Of a call that leaves stage match out: it decides who is left out."""
+    if told.get("exclude") not in (None, read_record(run.out).get("match", {}).get("exclude")):
+        remedy = "Add stage match (--stages match,caption,pack)"
+        raise InputError("names others than stage match went by", file=run.out, field="--exclude", remedy=remedy)
 
 
 PLACES = ("caption_url",)
@@ -138,9 +160,10 @@ def _as_begun(config: PreprocessConfig, out: Path, stages: Sequence[str]) -> Pre
 
 
 def _detect(run: StageRun, retry_failed: bool) -> None:
-    if retry_failed:
-        _forget(run, "detect", "problem")
-    todo = run.work.missing("detect", len(run.photos))
+    failed_before = _failed(run) if retry_failed else []
+    if failed_before:
+        forget_matches(run, failed_before)
+    todo = sorted([*run.work.missing("detect", len(run.photos)), *failed_before])
     if not todo:
         return
     # Opened here first: a wrong option is one line before any worker starts, and a download happens once.
@@ -182,29 +205,10 @@ def _unreadable(run: StageRun, most: int = 3) -> list[str]:
     return told[:most]
 
 
-def _forget(run: StageRun, stage: str, key: str) -> None:
-    """Chunks with a failure are done again. What was made of them goes first: shards, then later stages, then those."""
-    done = [chunk for chunk in range(len(run.photos)) if run.work.has(stage, chunk)]
-    failed = [chunk for chunk in done if any(row[key] for row in run.work.read(stage, chunk)[0])]
-    if failed:
-        _unpack(run, stage)
-    for chunk in failed:
-        for later in reversed(STAGES[STAGES.index(stage) :]):
-            run.work.file(later, chunk).unlink(missing_ok=True)
-
-
-def _unpack(run: StageRun, stage: str) -> None:
-    """The shards depend on every photo, and so does the selection, which captions do not change."""
-    for file in [run.out / MANIFEST, *sorted((run.work.folder / "pack").glob("*.npz")), *_shard_files(run)]:
-        file.unlink(missing_ok=True)
-    if stage == "detect":
-        (run.work.folder / FILE).unlink(missing_ok=True)
-
-
-def _shard_files(run: StageRun) -> list[Path]:
-    """Of the names that this run gives: other tars may lie there."""
-    name = re.compile(re.escape(run.config.split) + r"-\d{6,}\.tar")
-    return sorted(file for file in (run.out / "shards").glob("*.tar") if name.fullmatch(file.name))
+def _failed(run: StageRun) -> list[int]:
+    """Chunks with a photo that could not be read."""
+    done = [chunk for chunk in range(len(run.photos)) if run.work.has("detect", chunk)]
+    return [chunk for chunk in done if any(row["problem"] for row in run.work.read("detect", chunk)[0])]
 
 
 # match
@@ -244,16 +248,18 @@ def _say_unused(run: StageRun) -> None:
 
 def _caption(run: StageRun, retry_failed: bool) -> None:
     selection = _selection(run)
-    if retry_failed:
-        _forget(run, "caption", "problem")
-        forget_failed_answers(run.work)
-    forget_unasked(run.photos, run.work, selection)
-    if not run.left("caption"):
+    again = open_again(run.photos, run.work, selection, retry_failed)
+    if again:
+        unpack(run)
+    forget_answers(run.photos, run.work, selection, retry_failed)
+    if not again and not run.left("caption"):
+        (run.work.folder / "caption" / JOURNAL).unlink(missing_ok=True)
         return
     captioner = open_captioner(run.config, run.options)
     try:
-        most = run.options.max_failed
-        caption_photos(run.photos, run.work, selection, captioner, run.config, run.listener, most_failed=most)
+        caption_photos(
+            run.photos, run.work, selection, captioner, run.config, run.listener, run.options.max_failed, retry_failed
+        )
     finally:
         run.listener.end()
 

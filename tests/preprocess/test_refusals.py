@@ -58,7 +58,7 @@ def test_what_a_left_out_stage_began_with_is_not_changed_by_a_later_one(drawn, t
         fake_run(drawn, out, stages=["caption", "pack"], settings={"train_size": 256})
     removed = tmp_path / "removed.txt"
     removed.write_text("identity: p1\n")
-    with pytest.raises(InputError, match=r"exclude: this run began with ''"):
+    with pytest.raises(InputError, match=r"--exclude: names others than stage match went by. Add stage match"):
         fake_run(drawn, out, stages=["caption", "pack"], exclude=removed)
     assert not (out / "manifest.json").exists()
 
@@ -356,6 +356,55 @@ def test_what_is_not_the_run_s_own_stays_in_its_folder(drawn, tmp_path):
         assert [name for name in (*theirs, *ours) if (out / name).is_file()] == theirs
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """What the person model and the captioner are asked for: how many pictures, and which photos."""
+    from anyphoto_cli.preprocess.captioners.file import FileCaptioner
+    from anyphoto_cli.preprocess.captioners.template import TemplateCaptioner
+
+    seen = {"pictures": 0, "captions": []}
+    persons = fakes.FakePersons.persons
+
+    def counted(self, pictures, least_score=0.25):
+        seen["pictures"] += len(pictures)
+        return persons(self, pictures, least_score)
+
+    def listed(plain):
+        def captions(self, requests):
+            noted = (seen["captions"].append(request.source) or request for request in requests)
+            return plain(self, noted)
+
+        return captions
+
+    monkeypatch.setattr(fakes.FakePersons, "persons", counted)
+    for captioner in (FileCaptioner, TemplateCaptioner):
+        monkeypatch.setattr(captioner, "captions", listed(captioner.captions))
+    return seen
+
+
+def test_only_what_failed_is_tried_again(drawn, tmp_path, asked):
+    """A chunk has eight photos; one that could be read, or has its caption, is not looked at again."""
+    own, out, written = tmp_path / "own", tmp_path / "out", tmp_path / "captions.jsonl"
+    shutil.copytree(drawn, own)
+    bad = {name: (own / "photos" / name).read_bytes() for name in ("005.png", "006.png", "019.png")}
+    for name, data in bad.items():
+        (own / "photos" / name).write_bytes(data[:100])
+    lines = {n: json.dumps({"id": f"{n:03d}.png", "caption": f"Number {n}."}) + "\n" for n in range(40)}
+    settings = {"captioner": "file", "caption_file": str(written)}
+    written.write_text("".join(line for n, line in lines.items() if n not in (3, 30)))
+    assert fake_run(own, out, settings=settings).failed == 5
+    for name, data in bad.items():
+        (own / "photos" / name).write_bytes(data)
+    (own / "photos" / "006.png").write_bytes(b"")  # it stays bad
+    written.write_text("".join(lines.values()))
+    asked |= {"pictures": 0, "captions": []}
+    done = fake_run(own, out, settings=settings, retry_failed=True)
+    assert (done.failed, done.kept) == (1, 39) and asked["pictures"] == 2
+    assert sorted(asked["captions"]) == ["003.png", "005.png", "019.png", "030.png"]
+    fake_run(own, tmp_path / "fresh", settings=settings)
+    assert hashes(out) == hashes(tmp_path / "fresh")
+
+
 def test_who_stays_of_near_duplicates_may_change_when_failed_photos_are_read(drawn, tmp_path, monkeypatch):
     """a.png, once it can be read, takes b.png's place, and c.png, which was too near to b.png, stays: with a caption."""
     from anyphoto_cli.preprocess import detecting
@@ -390,14 +439,19 @@ def test_captions_that_failed_are_asked_for_again_and_nothing_else_is_lost(drawn
 
 
 def test_failed_answers_of_a_run_that_was_cut_off_are_asked_for_again(tmp_path):
-    from anyphoto_cli.preprocess.captioning import JOURNAL, forget_failed_answers
-    from anyphoto_cli.preprocess.work import Work
+    from anyphoto_cli.data.sources import PhotoInput
+    from anyphoto_cli.preprocess.captioning import JOURNAL, forget_answers
+    from anyphoto_cli.preprocess.selection import Selection
+    from anyphoto_cli.preprocess.work import Work, write_photo_list
 
     journal = tmp_path / "caption" / JOURNAL
     journal.parent.mkdir()
+    photos = write_photo_list(tmp_path / "photos.jsonl", [PhotoInput(f"{n}.png", f"{n}.png") for n in range(8)])
+    selection = Selection(np.arange(8) != 2, np.full(8, -1))
     good = '{"id": "3", "text": "A photo.", "problem": ""}\n'
-    journal.write_text(good + '{"id": "4", "text": "", "problem": "the server said 500"}\n{"id": "5", "te')
-    forget_failed_answers(Work(tmp_path))
+    gone = '{"id": "2", "text": "Who asked to be left out since.", "problem": ""}\n'
+    journal.write_text(gone + good + '{"id": "4", "text": "", "problem": "the server said 500"}\n{"id": "5", "te')
+    forget_answers(photos, Work(tmp_path), selection, retry_failed=True)
     assert journal.read_text() == good
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from PIL import Image
 
 from anyphoto_cli.config.preprocess import PreprocessConfig
 from anyphoto_cli.data.bank import ReferenceFolder, list_references, read_identity, read_index
+from anyphoto_cli.errors import InputError
 from anyphoto_cli.preprocess import run as preprocess
+from anyphoto_cli.preprocess.captioners.template import TemplateCaptioner
 from anyphoto_cli.preprocess.discovery import good_faces
 from anyphoto_cli.preprocess.exclusions import read_exclusions, unused_lines
 from anyphoto_cli.preprocess.references import read_references
@@ -269,6 +272,72 @@ def test_removal_requests(drawn, tmp_path, line, reason, gone):
     if reason.startswith("shows"):
         assert "p1" not in read_index(out / "bank")[0]
         assert all(person.identity != "p1" for record, _, _ in samples(out) for person in record.people)
+
+
+@pytest.mark.parametrize("discover", [False, True])
+def test_removal_requests_after_a_run_take_effect_in_it(drawn, tmp_path, monkeypatch, discover):
+    """As if they had been there from the start, without a look at a photo or a question for a caption."""
+    gone, out = tmp_path / "exclude.txt", tmp_path / "out"
+    config = PreprocessConfig(**fakes.SETTINGS | {"discover": discover})
+
+    def again(folder, exclude=None, **more):
+        return preprocess(
+            drawn / "photos", folder, None if discover else drawn / "refs", config, HERE, exclude=exclude, **more
+        )
+
+    again(out)
+    person = "person_002" if discover else "p1"
+    gone.write_text("source: 003.png\n")
+    again(out, gone)
+    gone.write_text(f"source: 003.png\nidentity: {person}\n")
+    with pytest.raises(InputError, match="--exclude: names others than stage match went by. Add stage match"):
+        again(out, gone, stages=["caption", "pack"])
+    with pytest.raises(InputError, match="match_threshold: this run began with"):
+        preprocess(drawn / "photos", out, None if discover else drawn / "refs",
+                   config.model_copy(update={"match_threshold": 0.9}), HERE, exclude=gone)  # fmt: skip
+    assert (out / "manifest.json").is_file()
+    again(tmp_path / "fresh", gone)
+
+    def never(*_, **__):
+        raise AssertionError("asked again")
+
+    with monkeypatch.context() as nothing:
+        nothing.setattr(fakes.FakePersons, "persons", never)
+        nothing.setattr(fakes.FakeFaces, "detect", never)
+        nothing.setattr(TemplateCaptioner, "captions", never)
+        assert again(out, gone).finished
+    assert hashes(out) == hashes(tmp_path / "fresh")
+    told = {name: row["reason"] for name, row in rows(out).items()}
+    assert told["003.png"] == "excluded source" and "shows an excluded person" in told.values()
+    assert person not in read_index(out / "bank")[0] and not any("003.png" in read_identity(file).sources
+                                                                 for file in read_index(out / "bank")[0].values())  # fmt: skip
+    for record, _, _ in samples(out):
+        assert record.source != "003.png" and person not in [one.identity for one in record.people]
+    for name in ("manifest.json", "bank/identities.json", "report.jsonl", "report.html"):
+        text = re.sub(rb"base64,[\w+/=]+", b"", (out / name).read_bytes())
+        assert not re.search(rb"\b%s\b" % person.encode(), text), name
+    assert "003.png" not in (out / "report.html").read_text()
+    with pytest.raises(InputError, match="leaves people or photos out, now none are named. Give its --exclude again"):
+        again(out)
+    gone.write_text("")
+    again(out, gone)
+    again(tmp_path / "all", gone)
+    assert hashes(out) == hashes(tmp_path / "all") and not any(row["reason"] for row in rows(out).values())
+
+
+def test_a_bank_that_an_earlier_version_numbered_otherwise_is_made_anew(drawn, tmp_path):
+    """It gave the next number to the next who was in it: nobody may get another one's face."""
+    (tmp_path / "exclude.txt").write_text("identity: p1\n")
+    out = tmp_path / "out"
+    fake_run(drawn, out, exclude=tmp_path / "exclude.txt", stages=["detect", "match"])
+    before = hashes(out)
+    (out / "bank" / "identities.json").unlink()
+    (out / "bank" / "000003.npz").unlink()
+    (out / "bank" / "000002.npz").rename(out / "bank" / "000001.npz")
+    for file in (out / "work" / "match").iterdir():
+        file.unlink()
+    fake_run(drawn, out, exclude=tmp_path / "exclude.txt", stages=["match"])
+    assert hashes(out) == before
 
 
 def test_discovery_passes_over_what_must_not_be_in_it_and_lines_that_fit_nothing_are_told(drawn, tmp_path):

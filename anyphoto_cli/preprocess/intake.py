@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,9 +14,10 @@ from anyphoto_cli.data.shards import MANIFEST
 from anyphoto_cli.data.sources import PhotoInput, list_photos
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.texts import storable
-from anyphoto_cli.preprocess.work import PhotoList, open_photo_list, write_photo_list
+from anyphoto_cli.preprocess.loading import read_photo
+from anyphoto_cli.preprocess.work import PhotoList, Work, open_photo_list, write_photo_list
 from anyphoto_cli.runtime.progress import Listener
-from anyphoto_cli.runtime.run_record import keep_options
+from anyphoto_cli.runtime.run_record import keep_options, read_record
 
 LIST = "photos.jsonl"
 _OWN = "Give a folder of its own with -o"
@@ -69,8 +72,8 @@ def _need_packages(config: PreprocessConfig) -> None:
 
 
 def photo_list(sources: Sequence[Path], out: Path, refs: Path | None, listener: Listener) -> PhotoList:
-    """Listed anew each time: a run must go on with the photos it began with. Raises InputError where they changed, or
-    where there are none.
+    """Listed anew each time: a run must go on with the photos it began with, wherever they lie now. Raises InputError
+    where they changed, or where there are none.
     """
     listener.stage("Listing photos")
     record = {"sources": [str(source.resolve()) for source in sources], "refs": str(refs.resolve()) if refs else ""}
@@ -79,21 +82,40 @@ def photo_list(sources: Sequence[Path], out: Path, refs: Path | None, listener: 
         # Its bank's numbers and its last shards would be taken for this run's.
         remedy = "Give a new folder with -o, or delete what is in it"
         raise InputError("holds what another run has made, whose work/ is gone", file=out, remedy=remedy)
-    keep_options(out, "input", record, begun)
     file = out / "work" / LIST
     if not (begun and file.is_file()):
         photos = write_photo_list(file, _all_photos(sources))
     else:
-        photos = open_photo_list(file)
-        again = write_photo_list(out / "work" / "again.jsonl", _all_photos(sources))
-        again.file.unlink()
-        if again.sha256 != photos.sha256:
-            what = f"the photos are no longer those it began with ({photos.count} then, {again.count} now)"
-            raise InputError(what, file=out, remedy="Give a new folder with -o")
+        photos = _listed_again(file, sources, out)
+        if read_record(out).get("input") != record:
+            _must_be_those_read(photos, Work(out / "work"))
+    keep_options(out, "input", record, begun=False)
     if not photos.count:
         file.unlink()
         raise InputError("holds no files", file=sources[0])
     return photos
+
+
+def _listed_again(file: Path, sources: Sequence[Path], out: Path) -> PhotoList:
+    """Names and places in tars as before; files as they are now. Raises InputError where other photos are there."""
+    photos, again = open_photo_list(file), write_photo_list(file.with_name("again.jsonl"), _all_photos(sources))
+    if again.sha256 != photos.sha256:
+        again.file.unlink()
+        what = f"the photos are no longer those it began with ({photos.count} then, {again.count} now)"
+        raise InputError(what, file=out, remedy="Give a new folder with -o")
+    again.file.replace(file)
+    return replace(again, file=file)
+
+
+def _must_be_those_read(photos: PhotoList, work: Work, most: int = 8) -> None:
+    """In another place the names may be the same and the photos not: some of those that were read are compared."""
+    done = [chunk for chunk in range(len(photos)) if work.has("detect", chunk)]
+    for chunk in done[:: max(1, len(done) // most)]:
+        seen = zip(photos.photos(chunk), work.read("detect", chunk)[0], strict=True)
+        for photo, row in [(photo, row) for photo, row in seen if not row["problem"]][:1]:
+            if hashlib.sha256(read_photo(photo)).hexdigest() != row["sha256"]:
+                remedy = "Give the photos that this run began with, or a new folder with -o"
+                raise InputError("is another photo than the one that was read", file=photo.file, remedy=remedy)
 
 
 def _all_photos(sources: Sequence[Path]) -> Iterator[PhotoInput]:

@@ -60,6 +60,24 @@ def test_later_stages_go_by_what_earlier_ones_were_told(drawn, tmp_path):
     assert hashes(out) == hashes(tmp_path / "whole")
 
 
+def test_a_run_may_be_carried_elsewhere(drawn, whole, tmp_path):
+    """All in one folder, copied to another machine: what is named there is read. Other photos of the same names are not."""
+    here, there = tmp_path / "mA", tmp_path / "mB"
+    shutil.copytree(drawn, here)
+    fake_run(here, here / "out", stages=["detect", "match"])
+    here.rename(there)
+    fake_run(there, there / "out", stages=["caption", "pack"])
+    assert hashes(there / "out", leave=["run.json", "photos.jsonl"]).items() <= hashes(whole).items()
+    assert str(here) not in "".join(file.read_text() for file in (there / "out").rglob("*.json*"))
+    other = fakes.draw_photos(tmp_path / "mC")
+    for file in (other / "photos").iterdir():
+        shutil.copy(there / "photos" / "001.png", file)
+    with pytest.raises(InputError, match="mC/photos/000.png: is another photo than the one that was read. Give the ph"):
+        fake_run(other, there / "out")
+    settings = PreprocessConfig(**fakes.SETTINGS)
+    assert preprocess(there / "photos", there / "out", None, settings, HERE, stages=["caption", "pack"]).finished
+
+
 def test_neither_hash_seed_nor_time_zone_nor_the_order_on_disk_shows(drawn, whole, tmp_path):
     turned = tmp_path / "turned"
     for folder in ("photos", *(f"refs/p{k}" for k in range(4))):

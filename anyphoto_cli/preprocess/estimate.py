@@ -14,7 +14,7 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.preprocess.detecting import detect_photos, open_detectors
 from anyphoto_cli.preprocess.loading import Unreadable, load_photo
 from anyphoto_cli.preprocess.packing import as_jpeg
-from anyphoto_cli.runtime.devices import free_workers, resolve_device
+from anyphoto_cli.runtime.executors import room
 from anyphoto_cli.runtime.local_executor import one_thread
 from anyphoto_cli.runtime.progress import Listener
 
@@ -61,7 +61,7 @@ def estimate(
     listener.stage("Listing photos")
     count, probe = _probe([sources] if isinstance(sources, Path) else list(sources))
     references = sum(len(one.photos) for one in list_references(refs)) if refs else 0
-    device = resolve_device(options.device, here=options.executor != "ray")
+    device, workers = room(options)
     listener.stage("Loading the person and face models")
     models = open_detectors(config, device, threads=1)
     detect_photos(probe[:1], models, config)  # the first run of a model is slow
@@ -69,7 +69,6 @@ def estimate(
     began = time.perf_counter()
     rows, _ = detect_photos(probe, models, config, options.batch)
     seconds = (time.perf_counter() - began) / len(probe)
-    workers = options.workers or free_workers(device)
     readable = sum(not row["problem"] for row in rows)
     return Estimate(
         count, references, len(probe), readable, sum(bool(row.get("faces")) for row in rows), seconds, workers,

@@ -45,10 +45,10 @@ class StageRun:
         return self.out / "bank"
 
     def do(self, job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """Through the executor that was asked for."""
+        """Through the executor that was asked for. Jobs without a device need no card."""
+        gpus = 1.0 if getattr(job, "device", "cpu").startswith("cuda") else 0.0
         return run_through(
-            self.options.executor, job, numbers, self.workers, address=self.options.ray_address,
-            gpus=1.0 if self.device.startswith("cuda") else 0.0,
+            self.options.executor, job, numbers, self.workers, address=self.options.ray_address, gpus=gpus
         )  # fmt: skip
 
     def left(self, stage: str) -> int:

@@ -31,7 +31,7 @@ from anyphoto_cli.preprocess.redoing import forget_exclusions, forget_matches, u
 from anyphoto_cli.preprocess.selection import Selection, ShardPlan, plan_shards, read_selection, select, write_selection
 from anyphoto_cli.preprocess.stage_run import StageRun, too_many
 from anyphoto_cli.preprocess.work import Work
-from anyphoto_cli.runtime.devices import free_workers, resolve_device
+from anyphoto_cli.runtime.executors import room
 from anyphoto_cli.runtime.jobs import run_here
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import keep_options, only_one, read_record
@@ -67,10 +67,9 @@ def run(
         sweep(out, *_WRITTEN)
         config = _as_begun(config, out, stages)
         photos = photo_list(given, out, refs, listener)
-        device = resolve_device(options.device, here=options.executor != "ray")
+        device, workers = room(options)
         started = StageRun(
-            out, refs, config, options, exclusions, photos, Work(out / "work"), listener, device,
-            options.workers or free_workers(device),
+            out, refs, config, options, exclusions, photos, Work(out / "work"), listener, device, workers
         )  # fmt: skip
         return _stages(started, [stage for stage in STAGES if stage in stages], exclude, retry_failed)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from anyphoto_cli.config.preprocess import RunOptions
+from anyphoto_cli.runtime.devices import free_workers, resolve_device
 from anyphoto_cli.runtime.jobs import Job, run_here
 
 
@@ -24,3 +26,21 @@ def run_through(
     from anyphoto_cli.runtime.local_executor import run_local
 
     return run_local(job, numbers, workers)
+
+
+def room(options: RunOptions) -> tuple[str, int]:
+    """(device, workers): as asked for, else what this machine has or, with Ray, the cluster. Raises as `resolve_device`
+    and, where the cluster cannot be reached, as `run_ray` does.
+    """
+    cluster = None
+    if options.executor == "ray":
+        from anyphoto_cli.runtime.ray_executor import cluster_room
+
+        cluster = cluster_room(options.ray_address)
+    device = resolve_device(options.device, here=options.executor != "ray")
+    if cluster is None:
+        return device, options.workers or free_workers(device)
+    cores, cards = cluster
+    if options.device == "auto":
+        device = "cuda" if cards else "cpu"
+    return device, options.workers or max(cards if device.startswith("cuda") else cores, 1)

@@ -6,11 +6,16 @@ often it was begun leaves no trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 CAREFULLY = -1
 """Among the places to skip: this piece has ended a worker before, so items are to be touched one by one."""
+
+
+HANGS_AFTER_S = 600.0
+DEATHS = 2
+"""So many workers must die on an item before it is left out: the first may have been killed by someone else."""
 
 
 class Job(Protocol):
@@ -38,6 +43,12 @@ def run_here(job: Job, numbers: Sequence[int], workers: int = 1) -> Iterator[tup
     opened = job.open(0) if numbers else None
     for number in numbers:
         yield number, job.run(opened, number, lambda place: None, frozenset())
+
+
+def to_skip(deaths: Mapping[tuple[int, int], int], number: int) -> frozenset[int]:
+    """What a piece is told to leave alone. deaths: (piece, place in it) -> workers that died there."""
+    mine = {place: count for (piece, place), count in deaths.items() if piece == number}
+    return frozenset({place for place, count in mine.items() if count >= DEATHS} | ({CAREFULLY} if mine else set()))
 
 
 def batches(numbers: range, size: int) -> Iterator[range]:

@@ -17,12 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from anyphoto_cli.errors import AnyPhotoError, EnvironmentFault
-from anyphoto_cli.runtime.jobs import CAREFULLY, Job
+from anyphoto_cli.runtime.jobs import DEATHS, HANGS_AFTER_S, Job, to_skip
 from anyphoto_cli.runtime.signals import interrupts_wait
-
-HANGS_AFTER_S = 600.0
-_DEATHS = 2
-"""So many workers must die on an item before it is left out: the first may have been killed by someone else."""
 
 
 @dataclass
@@ -76,10 +72,8 @@ def _give(pool: _Pool, index: int) -> None:
     worker.place.value, worker.seen = -1, (-1, time.monotonic())
     if worker.number is None:
         return
-    deaths = {place: count for (number, place), count in pool.deaths.items() if number == worker.number}
-    skip = {place for place, count in deaths.items() if count >= _DEATHS} | ({CAREFULLY} if deaths else set())
     with suppress(BrokenPipeError, ConnectionError):  # it died meanwhile: heard of in the next round
-        worker.pipe.send((worker.number, frozenset(skip)))
+        worker.pipe.send((worker.number, to_skip(pool.deaths, worker.number)))
 
 
 def _hear(pool: _Pool) -> Iterator[tuple[int, Any]]:
@@ -116,7 +110,7 @@ def _bury(pool: _Pool, index: int) -> None:
     number, place = worker.number, worker.place.value
     assert number is not None
     pool.deaths[number, place] += 1
-    if place < 0 and pool.deaths[number, place] >= _DEATHS:
+    if place < 0 and pool.deaths[number, place] >= DEATHS:
         code = worker.process.exitcode
         # A worker imports the script that began it; one without the guard begins anew there, and Python ends it.
         remedy = (

@@ -19,7 +19,25 @@ from tests.preprocess import fakes
 from tests.preprocess.runs import HERE, fake_run, hashes, start
 
 
-def test_local_ray_and_this_process_write_the_same_bytes(tmp_path):
+def test_local_ray_and_this_process_write_the_same_bytes(tmp_path, monkeypatch):
+    """On Ray, too, a photo that ends its process, or never comes to an end, costs itself alone."""
+    from anyphoto_cli.runtime import ray_executor
+    from anyphoto_cli.runtime.executors import room
+    from tests.preprocess.deadly import DeadlyJob
+
+    with ray_executor.joined(None, 2) as ray:
+        _write_the_same_bytes(tmp_path)
+        monkeypatch.setattr(ray_executor, "HANGS_AFTER_S", 2.0)
+        found = dict(ray_executor.run_ray(DeadlyJob(tmp_path, stands=True), [0, 1, 2], workers=2))
+        assert found == {0: [0, 1, 2, 3], 1: [0, 1, 3], 2: [0, 2, 3]}
+        assert room(RunOptions(executor="ray")) == ("cpu", 2)
+        monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": 8.0})
+        assert room(RunOptions(executor="ray")) == ("cuda", 8)
+        assert room(RunOptions(executor="ray", device="cpu")) == ("cpu", 64)
+        assert room(RunOptions(executor="ray", workers=3)) == ("cuda", 3)
+
+
+def _write_the_same_bytes(tmp_path):
     from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
 
     world = draw_photos(tmp_path / "world", PhotosConfig(people=4, groups=24, references=2)).folder

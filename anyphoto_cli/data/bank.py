@@ -27,6 +27,10 @@ from anyphoto_cli.types import Embeddings, Patch
 
 INDEX = "identities.json"
 FORMAT = 1
+_UNPACK = (
+    'Unpack them in that folder: mkdir -p untar npy; for t in tars/*.tar; do tar -xf "$t" -C untar; done; '
+    "tar -xf cluster_centers.tar -C npy; then untar/NAME holds photos, and npy/NAME.npy centres"
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ def list_references(folder: Path) -> list[ReferenceFolder]:
     if not folder.is_dir():
         raise InputError("no such folder", file=folder, field="--refs")
     root = folder / "untar" if (folder / "untar").is_dir() else folder
+    if root == folder and any(folder.glob("tars/*.tar")):
+        raise InputError("holds references in tars, as MultiID-2M is published", file=folder, field="--refs",
+                         remedy=_UNPACK)  # fmt: skip
     centres = folder / "npy" if root != folder and (folder / "npy").is_dir() else None
     found = []
     for path in sorted(root.iterdir(), key=lambda path: os.fsencode(path.name)):

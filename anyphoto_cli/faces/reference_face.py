@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.geometry import intersection
 from anyphoto_cli.seams import FaceAnalyzer
 from anyphoto_cli.types import Box, Face, Picture
 
@@ -29,18 +30,19 @@ class ReferenceFace:
     faces: int = 1
 
 
-def find_reference_face(analyzer: FaceAnalyzer, picture: Picture) -> ReferenceFace:
-    """The largest face of a reference picture.
+def find_reference_face(analyzer: FaceAnalyzer, picture: Picture, named: Box | None = None) -> ReferenceFace:
+    """The largest face of a reference picture or, where a source names the person's box, the one that fits it best.
 
     picture: [H, W, 3] RGB. Tries the picture as it is first, then smaller detector inputs, then padding; the first
-    try that finds any face decides. Raises InputError when none does.
+    try that finds any face decides. Raises InputError when none does, and when none has its middle in `named`.
     """
     fixed = getattr(analyzer, "fixed_size", None)
     small, scale = _shrunk(picture)
     for padding in PADDINGS:
         for size in SIZES[:1] if fixed else SIZES:
             if faces := _detect_padded(analyzer, small, size, padding):
-                return _largest([_enlarged(face, scale) for face in faces], padding)
+                found = [_enlarged(face, scale) for face in faces]
+                return _largest(found, padding) if named is None else _named(found, named)
     height, width = picture.shape[:2]
     raise InputError(
         f"{analyzer.name} found no face in the reference ({width}x{height})",
@@ -92,3 +94,17 @@ def _largest(faces: list[Face], padding: float) -> ReferenceFace:
     if padding:
         choice += ", found after padding a tight crop"
     return ReferenceFace(face, choice, len(faces))
+
+
+def _named(faces: list[Face], box: Box) -> ReferenceFace:
+    """Of those whose middle lies in the box the one that shares most with it."""
+    inside = [face for face in faces if _holds(box, face)]
+    if not inside:
+        raise InputError("shows no face where its json names the person")
+    face = max(inside, key=lambda face: intersection(face.box, box).area / max(face.box.area, box.area, 1e-9))
+    return ReferenceFace(face, f"the face that its json names, score {face.score:.2f}")
+
+
+def _holds(box: Box, face: Face) -> bool:
+    x, y = face.landmarks.mean(0)
+    return bool(box.x0 <= x <= box.x1 and box.y0 <= y <= box.y1)

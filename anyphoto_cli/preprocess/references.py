@@ -10,13 +10,14 @@ import numpy as np
 
 from anyphoto_cli.config.preprocess import PreprocessConfig
 from anyphoto_cli.data.bank import BankIdentity, ReferenceFolder, mean_direction, read_centre
+from anyphoto_cli.data.multiid2m import MAX_BYTES, is_annotation, read_annotation
 from anyphoto_cli.errors import AnyPhotoError
 from anyphoto_cli.faces.norm_crop import face_patch, norm_crop
 from anyphoto_cli.faces.reference_face import find_reference_face
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.geometry import ARCFACE_SIZE
 from anyphoto_cli.seams import FaceAnalyzer
-from anyphoto_cli.types import Embeddings, Patch, Picture
+from anyphoto_cli.types import Box, Embeddings, Patch, Picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ def _centre(reference: ReferenceFolder, rows: Embeddings, least: float) -> tuple
 def _open(photo: Path, name: str, analyzer: FaceAnalyzer, config: PreprocessConfig) -> _Reference | str:
     try:
         picture = read_picture(photo)
-        found = find_reference_face(analyzer, picture)
+        found = find_reference_face(analyzer, picture, _named_box(photo, name))
     except AnyPhotoError as error:
         return error.what
     face = found.face
@@ -84,6 +85,16 @@ def _open(photo: Path, name: str, analyzer: FaceAnalyzer, config: PreprocessConf
         return f"has a face of {side:.0f} px"
     patch = face_patch(picture, face.landmarks, config.patch_size)
     return _Reference(_source(photo, name), patch, norm_crop(picture, face.landmarks, ARCFACE_SIZE), found.faces)
+
+
+def _named_box(photo: Path, name: str) -> Box | None:
+    """Where the json beside a photo has this person: the box of that name, or its only one; None where it has not."""
+    beside = photo.with_suffix(".json")
+    if not beside.is_file() or beside.stat().st_size > MAX_BYTES or not is_annotation(data := beside.read_bytes()):
+        return None
+    faces = read_annotation(data, beside.name).faces
+    named = [face.box for face in faces if face.identity == name]
+    return named[0] if named else faces[0].box if len(faces) == 1 and not faces[0].identity else None
 
 
 def _source(photo: Path, name: str) -> str:

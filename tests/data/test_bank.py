@@ -65,6 +65,30 @@ def test_multiid2m_references_with_their_centres(testdata):
         assert read_centre(reference.centre).shape == (512,)
 
 
+def test_multiid2m_references_as_published_are_told_how_to_unpack(testdata, tmp_path):
+    """The commands are run as they stand there."""
+    import subprocess
+    import tarfile
+
+    sample, ref = testdata / "formats" / "multiid2m" / "ref", tmp_path / "ref"
+    (ref / "tars").mkdir(parents=True)
+    for name in ("12", "345"):
+        with tarfile.open(ref / "tars" / f"{name}.tar", "w") as tar:
+            tar.add(sample / "untar" / name, name)
+    with tarfile.open(ref / "cluster_centers.tar", "w") as tar:
+        for file in (sample / "npy").iterdir():
+            tar.add(file, file.name)
+    with pytest.raises(
+        InputError, match="holds references in tars, as MultiID-2M is published. Unpack them"
+    ) as refused:
+        list_references(ref)
+    commands = refused.value.remedy.split(": ", 1)[1].split("; then ")[0]
+    subprocess.run(["sh", "-c", commands], cwd=ref, check=True)
+    assert [(one.name, len(one.photos), one.centre.name) for one in list_references(ref)] == [
+        ("12", 2, "12.npy"), ("345", 2, "345.npy"),
+    ]  # fmt: skip
+
+
 def test_round_trip_and_stable_bytes(tmp_path):
     name = write_identity(tmp_path, 3, identity("人 :: ana"))
     assert name == "000003.npz"

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from anyphoto_cli.config.preprocess import PreprocessConfig
-from anyphoto_cli.data.bank import list_references
+from anyphoto_cli.data.bank import ReferenceFolder, list_references
 from anyphoto_cli.data.samples import PersonRecord
 from anyphoto_cli.data.sources import PhotoInput
 from anyphoto_cli.faces.norm_crop import norm_crop
@@ -125,6 +125,26 @@ def test_a_reference_with_a_small_face_is_left_out_and_told(drawn):
     )
     assert len(at.patches) == 2 and not at.left_out
     assert not below.patches and ("p1/0.png", "has a face of 48 px") in below.left_out
+
+
+@pytest.mark.parametrize("told, place, problem", [
+    ({"bboxes": [[80, 20, 128, 68]]}, 80, ""),
+    ({"bboxes": [[8, 20, 56, 68], [80, 10, 128, 128]], "name": ["none", "ana"]}, 80, ""),
+    ({"bboxes": [[80, 20, 128, 68]], "name": ["ben"]}, 8, ""),
+    ({"shapes": []}, 8, ""),
+    ({"bboxes": [[60, 80, 70, 90]]}, 0, "shows no face where its json names the person"),
+])  # fmt: skip
+def test_of_a_reference_with_several_faces_the_one_is_taken_that_its_json_names(tmp_path, told, place, problem):
+    """Both squares are of one size, so that the left one is the largest otherwise."""
+    Image.fromarray(fakes.paint([fakes.colour_of(1), fakes.colour_of(2)])).save(tmp_path / "1.png")
+    (tmp_path / "1.json").write_text(json.dumps(told))
+    settings = PreprocessConfig(**fakes.SETTINGS)
+    identity = read_references(ReferenceFolder("ana", (tmp_path / "1.png",)), fakes.FakeFaces(), settings)
+    if problem:
+        assert ("ana/1.png", problem) in identity.left_out and not identity.patches
+        return
+    crop = np.tile(fakes.colour_of(1 if place == 8 else 2), (1, 112, 112, 1))
+    assert identity.embeddings @ fakes.FakeFaces().embed(crop)[0] > 0.99
 
 
 def test_of_many_references_those_at_equal_steps_are_taken():

@@ -113,7 +113,7 @@ def preprocess(
     if dry_run:
         from anyphoto_cli.preprocess.estimate import estimate
 
-        guess = estimate(sources, refs, config, options, exclude=exclude, listener=listener)
+        guess = estimate(sources, refs, config, options, out=out, stages=wanted, exclude=exclude, listener=listener)
         _show_estimate(guess, as_json)
         return 0
     from anyphoto_cli.preprocess import run

@@ -115,13 +115,7 @@ def read_centre(file: Path) -> Embeddings:
 
 def write_identity(folder: Path, number: int, identity: BankIdentity) -> str:
     """Write one npz; returns its name."""
-    from PIL import Image
-
-    encoded = []
-    for patch in identity.patches:
-        buffer = io.BytesIO()
-        Image.fromarray(patch).save(buffer, format="PNG", optimize=False)
-        encoded.append(buffer.getvalue())
+    encoded = [as_png(patch) for patch in identity.patches]
     offsets = np.cumsum([0, *map(len, encoded)])
     name = identity_file(number)
     with committed(folder / name) as out:
@@ -137,6 +131,15 @@ def write_identity(folder: Path, number: int, identity: BankIdentity) -> str:
             remarks=_text(json.dumps(identity.remarks, ensure_ascii=False)),
         )
     return name
+
+
+def as_png(patch: Patch) -> bytes:
+    """As a bank holds it."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(patch).save(buffer, format="PNG", optimize=False)
+    return buffer.getvalue()
 
 
 def identity_file(number: int) -> str:

@@ -8,12 +8,14 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from anyphoto_cli.config.preprocess import STAGES, PreprocessConfig
+from anyphoto_cli.config.preprocess import STAGES, PreprocessConfig, RunOptions
 from anyphoto_cli.data.bank import list_references
 from anyphoto_cli.data.shards import MANIFEST
 from anyphoto_cli.data.sources import PhotoInput, list_photos
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.texts import storable
+from anyphoto_cli.preprocess.captioning import open_captioner
+from anyphoto_cli.preprocess.exclusions import Exclusions, read_exclusions
 from anyphoto_cli.preprocess.loading import read_photo
 from anyphoto_cli.preprocess.work import PhotoList, Work, open_photo_list, write_photo_list
 from anyphoto_cli.runtime.progress import Listener
@@ -21,6 +23,21 @@ from anyphoto_cli.runtime.run_record import keep_options, read_record
 
 LIST = "photos.jsonl"
 _OWN = "Give a folder of its own with -o"
+
+
+def check_call(
+    sources: Sequence[Path], out: Path, refs: Path | None, config: PreprocessConfig, options: RunOptions,
+    stages: Sequence[str], exclude: Path | None,
+) -> Exclusions:  # fmt: skip
+    """What a run and its dry run refuse before they look at a photo. -> what must not be in the data.
+
+    Raises as `check_input`, `read_exclusions` and the captioner do.
+    """
+    check_input(sources, out, refs, config, stages)
+    exclusions = read_exclusions(exclude) if exclude else Exclusions()
+    if "caption" in stages:
+        open_captioner(config, options)
+    return exclusions
 
 
 def check_input(

@@ -23,9 +23,9 @@ from anyphoto_cli.preprocess.captioning import (
     open_captioner,
 )
 from anyphoto_cli.preprocess.detecting import open_detectors
-from anyphoto_cli.preprocess.exclusions import Exclusions, read_exclusions, unused_lines
+from anyphoto_cli.preprocess.exclusions import unused_lines
 from anyphoto_cli.preprocess.finishing import Preprocessed, finish
-from anyphoto_cli.preprocess.intake import check_input, photo_list
+from anyphoto_cli.preprocess.intake import check_call, photo_list
 from anyphoto_cli.preprocess.pieces import DetectPiece, MatchPiece, PackPiece
 from anyphoto_cli.preprocess.redoing import forget_exclusions, forget_matches, unpack
 from anyphoto_cli.preprocess.selection import Selection, ShardPlan, plan_shards, read_selection, select, write_selection
@@ -59,10 +59,7 @@ def run(
     """
     given = [Path(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
     config, options, listener = config or PreprocessConfig(), options or RunOptions(), listener or Listener()
-    check_input(given, out, refs, config, stages)
-    exclusions = read_exclusions(exclude) if exclude else Exclusions()
-    if "caption" in stages:
-        open_captioner(config, options)
+    exclusions = check_call(given, out, refs, config, options, stages, exclude)
     with only_one(out / "work"):
         sweep(out, *_WRITTEN)
         config = _as_begun(config, out, stages)

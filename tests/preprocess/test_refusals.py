@@ -227,6 +227,8 @@ def test_every_refusal_is_one_line_and_writes_nothing(run, drawn, tmp_path, monk
     told = [text for text in err.splitlines() if text.startswith("Error")]
     assert code == 2 and out == "" and len(told) == 1 and line in told[0], err
     assert "Traceback" not in err and not (tmp_path / "out" / "shards").exists()
+    code, out, err = run("preprocess", *arguments, *settings, "--executor", "here", "--dry-run")
+    assert code == 2 and out == "" and line in err, err
 
 
 # ---- bad input

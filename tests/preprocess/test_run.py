@@ -20,6 +20,7 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.preprocess import run as preprocess
 from anyphoto_cli.preprocess.captioners.template import TemplateCaptioner
 from anyphoto_cli.preprocess.discovery import good_faces
+from anyphoto_cli.preprocess.estimate import estimate
 from anyphoto_cli.preprocess.exclusions import read_exclusions, unused_lines
 from anyphoto_cli.preprocess.references import read_references
 from anyphoto_cli.preprocess.work import Work, open_photo_list
@@ -378,8 +379,25 @@ def test_a_dry_run_estimates_and_writes_nothing(run, drawn, tmp_path):
         "preprocess", drawn / "photos", "--refs", drawn / "refs", "-o", tmp_path / "out", *settings, "--dry-run"
     )
     assert code == 0, err
-    assert "40 photos, 8 references (not written: dry run)" in said and "hours with" in said and "GB" in said
+    assert "40 photos, 8 references (not written: dry run)" in said and "hours with" in said
+    told = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line)
+    assert told["captions by template"] == "no model looks at the photos" and "hours" in told["shards"]
+    assert told["matching"].endswith("hours in one process") and "hours" in told["reference bank"]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_counts_the_bank_and_names_the_captioner(drawn, tmp_path):
+    """Its bank is as large as the one that a run writes."""
+    config = PreprocessConfig(**fakes.SETTINGS | {"captioner": "openai", "caption_url": "http://127.0.0.1:1/v1"})
+    guess = estimate(drawn / "photos", drawn / "refs", config, HERE, out=tmp_path / "out")
+    fake_run(drawn, tmp_path / "out", stages=["detect", "match"])
+    bank = sum(file.stat().st_size for file in (tmp_path / "out" / "bank").glob("*.npz")) / 1e9
+    assert guess.bank_gigabytes == pytest.approx(bank, rel=0.4) and guess.gigabytes > guess.bank_gigabytes
+    assert guess.captions.startswith("captions by Qwen/Qwen2.5-VL-72B-Instruct: about 0.0 H100 hours")
+    small = config.model_copy(update={"caption_model": "some/Model", "discover": True})
+    found = estimate(drawn / "photos", None, small, HERE, out=tmp_path / "more")
+    assert found.captions.startswith("captions by some/Model: not known; about") and found.bank_gigabytes is None
+    assert any("not known before the people are" in line for line in found.lines())
 
 
 def test_memory_is_flat_in_the_number_of_photos(tmp_path):

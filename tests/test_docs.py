@@ -8,6 +8,7 @@ import anyphoto_cli
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.config.preprocess import PreprocessConfig
 from anyphoto_cli.config.train import DataConfig, LossConfig, TrainConfig
+from anyphoto_cli.generate.png_metadata import read_record
 from anyphoto_cli.layout.schema import Layout, LayoutFace, parse_layout
 from tests.conftest import ROOT
 
@@ -75,6 +76,12 @@ def test_links_lead_somewhere():
             assert (page.parent / target).exists(), (page.name, target)
 
 
-def test_the_example_renders_from_its_own_pictures(run, tmp_path):
-    code, out, err = run("layout", "check", ROOT / "examples" / "two_people.json")
+def test_the_example_renders_from_its_own_pictures(run, tmp_path, face_pack_folder, monkeypatch):
+    """By a pack for photos too, though the default base brings an adapter for drawn faces."""
+    example = ROOT / "examples" / "two_people.json"
+    code, out, err = run("layout", "check", example)
     assert code == 0 and "Warning" not in err and "240 tokens" in out
+    monkeypatch.delenv("ANYPHOTO_GENERATE_MODEL")
+    code, _, err = run("generate", example, "--face-pack", face_pack_folder, "-o", tmp_path, "--steps", "1", "-q")
+    assert code == 0 and "The adapter that came with mini is left out" in err, err
+    assert read_record(tmp_path / "two_people_seed7.png")["adapter"] is None

@@ -93,6 +93,8 @@ def render(
     if not models.opened:
         for notice in weights.notices():
             listener.notice(notice)
+        for caution in weights.cautions():
+            listener.caution(caution)
     if dry_run:
         planned = [
             RenderedPicture(_path(out, job, seed), job.layout.shown_name, seed) for job in jobs for seed in job.seeds()
@@ -165,13 +167,14 @@ class RenderModels:
 
 
 def find_models(config: GenerateConfig) -> RenderModels:
-    """torch starts here. Raises InputError where names are unknown or adapter and face pack do not belong together."""
+    """torch starts here. Raises InputError where names are unknown, or a named adapter and the face pack do not belong
+    together; one that came with the base is left out there, which `weights.left_out` tells.
+    """
     from anyphoto_cli.generate.weights import find_weights
 
     weights = find_weights(config)
     analyzer = open_faces(config.face_pack or weights.face_pack, weights.face_device)
-    weights.check_face_pack(analyzer.name, analyzer.sha256)
-    return RenderModels(weights, analyzer)
+    return RenderModels(weights.with_faces(analyzer.name, analyzer.sha256), analyzer)
 
 
 def _path(out: Path, job: Job, seed: int) -> Path:

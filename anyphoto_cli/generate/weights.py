@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,9 @@ import torch
 
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.config.method import MethodConfig
-from anyphoto_cli.errors import InputError
 from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.model import bases, memory
-from anyphoto_cli.model.adapter_card import AdapterCard, adapter_folder, read_card
+from anyphoto_cli.model.adapter_card import AdapterCard, adapter_folder, left_out, read_card
 from anyphoto_cli.model.style_lora import StyleLora, find_style_lora, load_style_loras
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.seams import Base
@@ -46,6 +45,8 @@ class Weights:
     mode: str = ""
     memory_reason: str = ""
     loras: tuple[StyleLora, ...] = ()
+    left_out: str = ""
+    """Why the base's own adapter is not used, a sentence."""
 
     @property
     def method(self) -> MethodConfig:
@@ -109,10 +110,14 @@ class Weights:
         if self.loras:
             lines.append("LoRAs beside AnyPhoto weights are experimental; their terms are their own.")
         if self.adapter is None:
-            return [*lines, NO_IDENTITY]
+            return lines if self.left_out else [*lines, NO_IDENTITY]
         if self.adapter.train_step == 0:
             lines.append("The adapter is untrained (train_step 0): the picture carries no trained identity.")
         return lines
+
+    def cautions(self) -> list[str]:
+        """What will likely not come out as meant."""
+        return [self.left_out] if self.left_out else []
 
     def other_base(self) -> str:
         """One sentence where the adapter was trained on other weights than these, once they are located; else "".
@@ -128,14 +133,13 @@ class Weights:
             f"{self.revision[:12]}: people may come out less alike"
         )
 
-    def check_face_pack(self, name: str, sha256: str) -> None:
-        """Raises InputError when the adapter was trained on another recogniser's embeddings."""
-        if self.adapter and self.adapter.face_pack.sha256 != sha256:
-            wanted = self.adapter.face_pack
-            raise InputError(
-                f"{name!r} is not the face pack of this adapter ({wanted.name!r}, {wanted.sha256[:12]})",
-                field="--face-pack", remedy="Embeddings of two packs do not mix",
-            )  # fmt: skip
+    def with_faces(self, pack: str, sha256: str) -> Weights:
+        """These, or without the base's own adapter where that was trained on another recogniser's embeddings.
+
+        Raises InputError where such an adapter was named.
+        """
+        told = left_out(self.adapter, self.config.adapter, self.base, pack, sha256)
+        return replace(self, adapter=None, adapter_folder=None, left_out=told) if told else self
 
     def locate(self) -> None:
         """Find or download the base's folder; hash it; settle the memory mode."""

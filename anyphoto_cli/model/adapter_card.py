@@ -96,6 +96,24 @@ def find_adapter(
     return folder / subfolder if subfolder else folder
 
 
+def left_out(card: AdapterCard | None, named: str | None, base: Base, pack: str, sha256: str) -> str:
+    """A sentence where the adapter that came with a base goes with other face models than this pack, so that pictures
+    are made without it; else "". Raises InputError where the adapter was named: its embeddings are not this pack's.
+    """
+    if card is None or card.face_pack.sha256 == sha256:
+        return ""
+    wanted = card.face_pack
+    if named is not None:
+        raise InputError(
+            f"{pack!r} is not the face pack of this adapter ({wanted.name!r}, {wanted.sha256[:12]})",
+            field="--face-pack", remedy="Leave --face-pack out, or --adapter none",
+        )  # fmt: skip
+    return (
+        f"The adapter that came with {base.name} is left out: it goes with the face pack {wanted.name!r}, not with "
+        f"{pack!r}. The picture carries no trained identity"
+    )
+
+
 def adapter_folder(named: str | None, base: Base) -> Path | None:
     """The adapter that is named, none for "none", or the base's own. Raises as `find_adapter`."""
     if named is None:

@@ -7,6 +7,7 @@ import secrets
 import socket
 import webbrowser
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ def open_workspace(layout: Path, config: GenerateConfig, refs_root: Path | None 
     """
     from anyphoto_cli.config.method import MethodConfig
     from anyphoto_cli.faces.packs import check_name, open_faces
-    from anyphoto_cli.model.adapter_card import adapter_folder, read_card
+    from anyphoto_cli.model.adapter_card import adapter_folder, left_out, read_card
     from anyphoto_cli.model.bases import resolve_base
     from anyphoto_cli.model.memory import pick_device
 
@@ -227,7 +228,12 @@ def open_workspace(layout: Path, config: GenerateConfig, refs_root: Path | None 
     card = read_card(folder) if folder else None
     pack = config.face_pack or (card.face_pack.name if card else base.face_pack)
     check_name(pack)
-    return Workspace(layout, base, lambda: open_faces(pack), card.method if card else MethodConfig(), refs_root)
+    if config.face_pack is None or card is None:
+        return Workspace(layout, base, lambda: open_faces(pack), card.method if card else MethodConfig(), refs_root)
+    analyzer = open_faces(pack)
+    if told := left_out(card, config.adapter, base, analyzer.name, analyzer.sha256):
+        card, base = None, replace(base, note=f"{told}. {base.note}".strip())
+    return Workspace(layout, base, lambda: analyzer, card.method if card else MethodConfig(), refs_root)
 
 
 def _listen(port: int) -> socket.socket:

@@ -19,7 +19,7 @@ from anyphoto_cli.bench.origins import Origins
 from anyphoto_cli.bench.placing import write_layout
 from anyphoto_cli.bench.running import render_cases, with_places
 from anyphoto_cli.bench.sources import FileSource
-from anyphoto_cli.bench.systems import settings_of
+from anyphoto_cli.bench.systems import open_system, settings_of
 from anyphoto_cli.bench.systems.editing import side_by_side
 from anyphoto_cli.bench.systems.flux_kontext import FluxKontext
 from anyphoto_cli.bench.systems.omnigen import OmniGen
@@ -139,6 +139,8 @@ def test_pictures_of_older_weights_are_not_taken_for_the_new_ones(finished, tmp_
     card, base = read_card(shipped.adapter_folder()), revision_of(shipped.base_folder())
     told = settings_of(RunConfig(model="mini"))
     assert told == {"side_used": 128, "weights": {"adapter": card.sha256, "base": base}}
+    with pytest.raises(InputError, match="--model-face-pack: The adapter that came with mini is left out"):
+        open_system(RunConfig(model="mini", model_face_pack="tiny-random"))
     with pytest.raises(InputError, match="base: exists and was made from something else"):  # its PNG knows
         Origins(tmp_path / "older", {"adapter": card.sha256, "base": "y"}).check(one, picture)
 

@@ -76,6 +76,11 @@ def test_references_are_looked_at_with_the_adapters_own_pack_and_method(friends,
     assert mine._analyzer.name == "tiny-random" and mine.method.patch_size == 224
     with pytest.raises(InputError, match="--adapter"):
         open_workspace(friends, GenerateConfig(model="mini", adapter=str(tmp_path / "gone")))
+    without = open_workspace(friends, GenerateConfig(model="mini", face_pack="tiny-random"))
+    assert without.facts()["note"].startswith("The adapter that came with mini is left out")
+    named = GenerateConfig(model="mini", adapter=str(shipped.parent), face_pack="tiny-random")
+    with pytest.raises(InputError, match="is not the face pack of this adapter"):
+        open_workspace(friends, named)
 
 
 def test_references_of_another_folder_are_found_and_added_to(friends):

@@ -10,6 +10,7 @@ from anyphoto_cli.bench.placing import write_layout
 from anyphoto_cli.bench.systems import device_of, side_on
 from anyphoto_cli.config.bench import RunConfig
 from anyphoto_cli.config.generate import GenerateConfig
+from anyphoto_cli.errors import InputError
 from anyphoto_cli.generate import find_models, render
 from anyphoto_cli.generate.weights import find_weights
 from anyphoto_cli.model.bases import local_revision
@@ -22,6 +23,9 @@ class AnyPhoto:
     def __init__(self, config: RunConfig, worker: int = 0) -> None:
         self._config, self._generate = config, _as_generate(config, worker)
         self._models = find_models(self._generate)
+        if told := self._models.weights.left_out:  # scores of an adapter that was not there would mislead
+            remedy = "Leave --model-face-pack out, or --adapter none"
+            raise InputError(told, field="--model-face-pack", remedy=remedy)
         # Opened here and not for the first picture: a damaged adapter ends the run, and is no case's fault.
         self._models.renderer(Listener())
         self._side = config.side or side_on(self._models.weights.base)

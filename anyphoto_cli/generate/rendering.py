@@ -59,7 +59,7 @@ class _Task:
         """What the renderer needs of it."""
         from anyphoto_cli.generate.weights import Wanted
 
-        return Wanted(self.job.layout, self.job.conditions, self.seed)
+        return Wanted(self.job.layout, self.job.conditions, self.seed, str(self.path))
 
 
 def render(

@@ -12,6 +12,7 @@ import torch
 
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.config.method import MethodConfig
+from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.model import bases, memory
 from anyphoto_cli.model.adapter_card import AdapterCard, adapter_folder, left_out, read_card
@@ -141,6 +142,15 @@ class Weights:
         told = left_out(self.adapter, self.config.adapter, self.base, pack, sha256)
         return replace(self, adapter=None, adapter_folder=None, left_out=told) if told else self
 
+    def finer(self) -> str:
+        """What to do where numbers overflow, a sentence."""
+        if self.mode not in memory.EXACT:
+            return "Try --memory full or hoisted"
+        wider = {torch.float16: "bfloat16 or float32", torch.bfloat16: "float32"}.get(self.dtype)
+        if wider:
+            return f"Try --dtype {wider}"
+        return "Weights of the model, its adapter or a LoRA are broken: copy or download them anew"
+
     def locate(self) -> None:
         """Find or download the base's folder; hash it; settle the memory mode."""
         if self.revision:
@@ -190,11 +200,14 @@ def open_weights(weights: Weights) -> Renderer:
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """One picture to be rendered. conditions: their canvases, which take a while, are made where they are encoded."""
+    """One picture to be rendered. conditions: their canvases, which take a while, are made where they are encoded.
+    name: what it is called where it fails.
+    """
 
     layout: Layout
     conditions: Conditions
     seed: int
+    name: str = ""
 
     def goes_with(self, other: Wanted) -> bool:
         """Whether both can be rendered in one call."""
@@ -224,7 +237,10 @@ class Renderer:
         return layout.steps or self._weights.base.steps
 
     def pictures(self, wanted: Sequence[Wanted], listener: Listener) -> list[Image.Image]:
-        """Pictures that go with each other, in one call. Noise is drawn on the CPU: the same on every device."""
+        """Pictures that go with each other, in one call. Noise is drawn on the CPU: the same on every device.
+
+        Raises EnvironmentFault where numbers of one are not finite.
+        """
         layout = wanted[0].layout
         coming = self._preview() if listener.wants_preview else None
 
@@ -250,8 +266,18 @@ class Renderer:
                 generator=[torch.Generator("cpu").manual_seed(one.seed) for one in wanted],
                 callback_on_step_end=after_step,
                 cache_threshold=self._weights.config.cache,
+                output_type="pt",
             )
-        images: list[Image.Image] = result.images
+        return self._checked(result.images, wanted)
+
+    def _checked(self, pixels: torch.Tensor, wanted: Sequence[Wanted]) -> list[Image.Image]:
+        """[b, 3, H, W] in 0..1 as pictures. A number that is none would be black, and the picture look finished."""
+        for one, values in zip(wanted, pixels, strict=True):
+            if not torch.isfinite(values).all():
+                what = "came out as numbers that are not finite, and is not written"
+                raise EnvironmentFault(what, file=one.name, remedy=self._weights.finer())
+        processor = self._pipeline.image_processor
+        images: list[Image.Image] = processor.numpy_to_pil(processor.pt_to_numpy(pixels))
         return images
 
     def _conditions(self, wanted: Sequence[Wanted]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
+from safetensors.torch import load_file, save_file
 
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.generate import conditions, render, render_again
@@ -79,6 +80,25 @@ def test_what_cannot_be_encoded_leaves_nothing_on_the_device(layout_file, tmp_pa
     with full, told, pytest.raises(EnvironmentFault, match="ran out of memory"):
         render([layout_file], tmp_path / "out", toy(), models=models)
     assert freed == [1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "told"), [("float32", "are broken: copy or download"), ("bfloat16", "--dtype float32")]
+)
+def test_numbers_that_are_none_are_no_picture(layout_file, tmp_path, run, dtype, told):
+    """One of a base's is enough for a black picture, which would count as finished ever after."""
+    base = shutil.copytree(bases.base_folder(bases.TINY_RANDOM), tmp_path / "base")
+    [file] = (base / "transformer").glob("*.safetensors")
+    weights = load_file(file)
+    weights["proj_out.weight"][0, 0] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+    code, _, err = run(
+        "generate", layout_file, "--model", base, "--face-pack", "tiny-random", "-o", tmp_path / "out", "--steps", "1",
+        "--dtype", dtype, "-q",
+    )  # fmt: skip
+    [error] = [line for line in err.splitlines() if line.startswith("Error")]
+    assert code == 1 and "trip_seed0.png: came out as numbers that are not finite" in error and told in error
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_first_block_cache_reuses_where_little_changes_and_is_exact_at_nothing():
@@ -190,8 +210,6 @@ def test_a_lora_may_lie_in_a_folder_of_the_hub():
 
 
 def test_a_lora_of_another_model_is_named(tmp_path, layout_file, run):
-    from safetensors.torch import save_file
-
     for name, key in (("other", "transformer.transformer_blocks.0.attn.to_q"), ("alien", "unet.down.0.attn.to_q")):
         save_file(
             {f"{key}.lora_A.weight": torch.ones(2, 999), f"{key}.lora_B.weight": torch.ones(7, 2)},

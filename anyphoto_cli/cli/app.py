@@ -97,7 +97,7 @@ def refuse_empty_words(arguments: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run a command line and exit: 0 done, 1 environment fault, 2 bad input, 3 done with skips, 130/143 signals."""
+    """Run a command line and exit: 0 done, 1 environment fault, 2 bad input, 3 done with a finding, 130/143 signals."""
     arguments = sys.argv[1:] if arguments is None else arguments
     from anyphoto_cli.cli.exits import exit_code_of
 

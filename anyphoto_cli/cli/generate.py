@@ -317,10 +317,12 @@ def _again(
 
     picture, same = render_again(again, out, config, refs_root=refs_root, overwrite=overwrite, listener=listener)
     if as_json:
-        console.document({"picture": str(picture.path), "seed": picture.seed, "identical": same})
+        why = {} if same else {"why": picture.differs}
+        console.document({"picture": str(picture.path), "seed": picture.seed, "identical": same} | why)
     else:
-        console.result(f"{picture.path}  {'identical, pixel for pixel' if same else 'differs from the original'}")
-    return 0
+        told = "identical, pixel for pixel" if same else f"differs from the original: {picture.differs}"
+        console.result(f"{picture.path}  {told}")
+    return 0 if same else 3
 
 
 def _show(rendered: Any, dry_run: bool, as_json: bool, verified: Any) -> None:

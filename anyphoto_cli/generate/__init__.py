@@ -8,14 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anyphoto_cli.generate.again import render_again
     from anyphoto_cli.generate.best_of import render_best
     from anyphoto_cli.generate.conditions import prepare_faces
-    from anyphoto_cli.generate.rendering import find_models, render, render_again
+    from anyphoto_cli.generate.rendering import find_models, render
     from anyphoto_cli.generate.verifying import verify_files
 
 _PUBLIC = {
     "render": "rendering",
-    "render_again": "rendering",
+    "render_again": "again",
     "find_models": "rendering",
     "prepare_faces": "conditions",
     "verify_files": "verifying",

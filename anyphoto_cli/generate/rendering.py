@@ -9,17 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from anyphoto_cli import __version__
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.faces.packs import open_faces
-from anyphoto_cli.files.images import decode, read_bytes
-from anyphoto_cli.generate.conditions import prepare_faces
 from anyphoto_cli.generate.planning import Job, Refusals, prepare_jobs, read_layouts
-from anyphoto_cli.generate.png_metadata import FORMAT, as_recorded, fingerprint_of, read_record, write_png
-from anyphoto_cli.layout.schema import Layout, parse_layout
+from anyphoto_cli.generate.png_metadata import FORMAT, fingerprint_of, read_record, write_png
 from anyphoto_cli.runtime.progress import Listener
 
 if TYPE_CHECKING:
@@ -29,12 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RenderedPicture:
-    """One picture of a run. skipped: it was finished before."""
+    """One picture of a run. skipped: it was finished before. differs: of `render_again`: why its pixels are not those
+    of the first, and what to do about it.
+    """
 
     path: Path
     layout: str
     seed: int
     skipped: bool = False
+    differs: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,13 +44,16 @@ class RenderResult:
 
 
 @dataclass(frozen=True, eq=False)
-class _Task:
-    """One picture to make. record: what its PNG will say about it."""
+class Task:
+    """One picture to make. record: what its PNG will say about it. companion: not written, and rendered only because
+    the sums of a batch depend on how many are in it.
+    """
 
     job: Job
     seed: int
     path: Path
     record: dict[str, Any]
+    companion: bool = False
 
     @property
     def wanted(self) -> Wanted:
@@ -100,47 +101,15 @@ def render(
             RenderedPicture(_path(out, job, seed), job.layout.shown_name, seed) for job in jobs for seed in job.seeds()
         ]
         return RenderResult(tuple(planned), tuple(refusals.lines))
-    tasks = _tasks(jobs, out, weights, analyzer, listener)
-    todo = [task for task in tasks if not _finished(task, overwrite, weights.precision_was_asked)]
+    tasks = tasks_of(jobs, out, weights, analyzer, listener)
+    todo = [task for task in tasks if not finished(task, overwrite, weights.precision_was_asked)]
     done = {task.path for task in tasks} - {task.path for task in todo}
     for task in tasks:
         if task.path in done:
             listener.picture(task.path, skipped=True)
-    _render_all(todo, models, listener)
+    render_tasks(todo, models, listener)
     pictures = [RenderedPicture(t.path, t.job.layout.shown_name, t.seed, t.path in done) for t in tasks]
     return RenderResult(tuple(pictures), tuple(refusals.lines))
-
-
-def render_again(
-    picture: Path,
-    out: Path | None = None,
-    config: GenerateConfig | None = None,
-    *,
-    refs_root: Path | None = None,
-    overwrite: bool = False,
-    listener: Listener | None = None,
-) -> tuple[RenderedPicture, bool]:
-    """Render the picture of a PNG's record once more, as <name>_again.png; returns it, and whether all pixels agree.
-
-    config: only what is set in it replaces what the record says. Raises InputError when a reference or the weights are
-    not those of the record.
-    """
-    listener, record = listener or Listener(), read_record(picture)
-    config = _recorded_config(record, config or GenerateConfig(), picture)
-    layout = recorded_layout(record, picture, refs_root)
-    models = find_models(config)
-    weights, analyzer = models.weights, models.analyzer
-    job = Job(layout, prepare_faces(layout, analyzer, weights.method))
-    path = (out or picture.parent) / f"{picture.stem}_again.png"
-    [task] = _tasks([job], path.parent, weights, analyzer, listener)
-    _refuse_changes(record, task.record, picture)
-    if as_recorded(record, decode(read_bytes(picture), picture)) is False:
-        listener.caution(f"{picture}: its pixels are not those of its record; compared is what it shows now")
-    made = {key: value for key, value in record.items() if key != "pixels"}  # those will be its own
-    task = _Task(job, task.seed, path, made | {"refs": task.record["refs"]})
-    if not _finished(task, overwrite):
-        _render_all([task], models, listener)
-    return RenderedPicture(path, layout.shown_name, task.seed), _same_pixels(picture, path)
 
 
 class RenderModels:
@@ -181,7 +150,10 @@ def _path(out: Path, job: Job, seed: int) -> Path:
     return out / f"{job.stem}_seed{seed}.png"
 
 
-def _tasks(jobs: Sequence[Job], out: Path, weights: Weights, analyzer: FaceAnalyzer, listener: Listener) -> list[_Task]:
+def tasks_of(
+    jobs: Sequence[Job], out: Path, weights: Weights, analyzer: FaceAnalyzer, listener: Listener
+) -> list[Task]:
+    """A task for each seed of each job. Finds or downloads the base, whose revision records tell."""
     if jobs:
         listener.stage("Finding the model")
         weights.locate()
@@ -190,7 +162,7 @@ def _tasks(jobs: Sequence[Job], out: Path, weights: Weights, analyzer: FaceAnaly
         if weights.device.type == "cuda" and weights.config.memory == "auto":
             listener.notice(f"Memory: {weights.mode} ({weights.memory_reason})")
     return [
-        _Task(job, seed, _path(out, job, seed), _record(job, seed, out, weights, analyzer))
+        Task(job, seed, _path(out, job, seed), _record(job, seed, out, weights, analyzer))
         for job in jobs
         for seed in job.seeds()
     ]
@@ -220,7 +192,7 @@ def _record(job: Job, seed: int, out: Path, weights: Weights, analyzer: FaceAnal
     }
 
 
-def _finished(task: _Task, overwrite: bool, precision_matters: bool = True) -> bool:
+def finished(task: Task, overwrite: bool, precision_matters: bool = True) -> bool:
     """Whether the picture exists and is this very one. Raises InputError when another one has its name.
 
     precision_matters: False when the precision follows from what memory is free, which may differ by the hour.
@@ -240,8 +212,8 @@ def _finished(task: _Task, overwrite: bool, precision_matters: bool = True) -> b
     return True
 
 
-def _render_all(tasks: Sequence[_Task], models: RenderModels, listener: Listener) -> None:
-    """One model for all, text and faces encoded once a layout, `config.batch` pictures a call."""
+def render_tasks(tasks: Sequence[Task], models: RenderModels, listener: Listener) -> None:
+    """Render and write: one model for all, text and faces encoded once a layout, `config.batch` pictures a call."""
     if not tasks:
         return
     with _ONE_AT_A_TIME:
@@ -252,22 +224,28 @@ _ONE_AT_A_TIME = threading.RLock()
 """Opening a model borrows torch's default device, and a scheduler counts its steps: neither is for two threads."""
 
 
-def _render_held(tasks: Sequence[_Task], models: RenderModels, listener: Listener) -> None:
+def _render_held(tasks: Sequence[Task], models: RenderModels, listener: Listener) -> None:
     renderer = models.renderer(listener)
     listener.begin(len(tasks), sum(renderer.calls(task.job.layout) for task in tasks))
     try:
         for together in _batches(tasks, models.weights.config.batch):
             pictures = renderer.pictures([task.wanted for task in together], listener)
             for task, picture in zip(together, pictures, strict=True):
-                write_png(picture, task.path, task.record)
-                listener.picture(task.path, skipped=False)
+                if not task.companion:
+                    write_png(picture, task.path, task.record | {"together": _seeds(task, together)})
+                    listener.picture(task.path, skipped=False)
     finally:
         listener.end()
 
 
-def _batches(tasks: Sequence[_Task], most: int) -> list[list[_Task]]:
+def _seeds(task: Task, together: Sequence[Task]) -> list[int | None]:
+    """Those of one call, in order; None for a picture of another layout, which is nobody else's to know."""
+    return [one.seed if one.job is task.job else None for one in together]
+
+
+def _batches(tasks: Sequence[Task], most: int) -> list[list[Task]]:
     """In order, as many at once as one call takes: of one size, with the same steps and guidance."""
-    batches: list[list[_Task]] = []
+    batches: list[list[Task]] = []
     for task in tasks:
         last = batches[-1] if batches else []
         if last and len(last) < most and last[0].wanted.goes_with(task.wanted):
@@ -275,47 +253,3 @@ def _batches(tasks: Sequence[_Task], most: int) -> list[list[_Task]]:
         else:
             batches.append([task])
     return batches
-
-
-def _recorded_config(record: dict[str, Any], given: GenerateConfig, picture: Path) -> GenerateConfig:
-    try:
-        return GenerateConfig.model_validate({**record["asked"], **given.model_dump(exclude_unset=True)})
-    except ValidationError as error:
-        field = f"record.asked.{error.errors()[0]['loc'][0]}"
-        raise InputError("is damaged or was edited", file=picture, field=field) from None
-
-
-def recorded_layout(record: dict[str, Any], picture: Path, refs_root: Path | None) -> Layout:
-    """The layout that a picture was made from, references included. Raises InputError where their folder is gone."""
-    root = refs_root or (Path(os.path.realpath(picture)).parent / record["refs"])
-    if not root.is_dir():
-        what = f"the folder of its references, {record['refs']!r}, is not there"
-        raise InputError(what, file=picture, remedy="Name it with --refs-root")
-    return parse_layout(record["layout"], root / Path(record["layout_name"]).name, refs_root)
-
-
-def _refuse_changes(record: dict[str, Any], now: dict[str, Any], picture: Path) -> None:
-    """What made the picture must still be there, unchanged. Raises InputError naming what is not."""
-    for key in ("references", "model", "adapter", "loras", "face_pack", "precision"):
-        if _content(record.get(key), key) != _content(now.get(key), key):
-            what = "was made with other LoRAs" if key == "loras" else f"was made with another {key.replace('_', ' ')}"
-            if key == "references":
-                changed = [r for r in record[key] if record[key][r] != now[key].get(r)]
-                what = f"was made with other references: {', '.join(changed)}"
-            raise InputError(what, file=picture, remedy="The same picture needs the same files")
-    if record["fingerprint"] != fingerprint_of({**now, "loras": record.get("loras")}):
-        raise InputError("is damaged or was edited", file=picture, field="record.layout")
-
-
-def _content(told: Any, key: str) -> Any:
-    """LoRAs are their bytes and scales, wherever they lie."""
-    if key != "loras" or not isinstance(told, list):
-        return told
-    return [{name: value for name, value in one.items() if name != "name"} for one in told]
-
-
-def _same_pixels(a: Path, b: Path) -> bool:
-    from PIL import Image
-
-    with Image.open(a) as first, Image.open(b) as second:
-        return first.size == second.size and first.tobytes() == second.tobytes()

@@ -17,10 +17,10 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.faces.packs import open_faces
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import read_picture
+from anyphoto_cli.generate.again import recorded_layout
 from anyphoto_cli.generate.annotate import annotated
 from anyphoto_cli.generate.conditions import Conditions, prepare_faces
 from anyphoto_cli.generate.png_metadata import drawn_on, fingerprint_of, read_record, read_told
-from anyphoto_cli.generate.rendering import recorded_layout
 from anyphoto_cli.generate.verification import Verdict, verify_picture
 from anyphoto_cli.layout.schema import Layout, load_layout
 from anyphoto_cli.runtime.progress import Listener

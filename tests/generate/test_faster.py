@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.generate import conditions, render, render_again
-from anyphoto_cli.generate.png_metadata import read_record
+from anyphoto_cli.generate.png_metadata import read_record, write_png
 from anyphoto_cli.generate.rendering import find_models
 from anyphoto_cli.model import bases
 from anyphoto_cli.model.first_block_cache import FirstBlockCache
@@ -62,6 +63,48 @@ def test_a_batch_over_seeds_and_layouts_is_the_single_pictures(adapter, tmp_path
         assert one.path.name == other.path.name and np.abs(a - b).max() <= 1
     again = render(files, tmp_path / "batched", toy(**options, batch=2))  # resumed with another batch
     assert all(picture.skipped for picture in again.pictures)
+
+
+def test_a_picture_of_a_batch_is_rendered_again_with_its_batch(layout_file, tmp_path, run):
+    """To the bit. Where that cannot be, the line says why, and the exit code is 3."""
+    out = tmp_path / "out"
+    small_layout(tmp_path, "u.json", prompt="two others")
+    render([layout_file, tmp_path / "u.json"], out, toy(batch=3, num_images=2))
+    assert [read_record(out / f"{name}.png")["together"] for name in ("trip_seed1", "u_seed0", "u_seed1")] == [
+        [0, 1, None], [None, None, 0], [1],
+    ]  # fmt: skip
+    shutil.rmtree(out)
+    render([layout_file], out, toy(batch=3, num_images=3))
+    real, sizes = AnyPhotoPipeline.__call__, []
+
+    def told_apart(self, *given, **more):  # the toy's sums are the same for every size: here they are not
+        sizes.append(len(more["prompt_embeds"]))
+        result = real(self, *given, **more)
+        result.images = result.images * (0.5 + 0.1 * sizes[-1])
+        return result
+
+    with mock.patch.object(AnyPhotoPipeline, "__call__", told_apart):
+        render([layout_file], out, toy(batch=3, num_images=3), overwrite=True)
+        picture = out / "trip_seed1.png"
+        code, said, _ = run("generate", "--from", picture)
+        assert (code, sizes) == (0, [3, 3]) and "identical, pixel for pixel" in said
+        assert sorted(file.name for file in out.iterdir()) == [
+            "trip_seed0.png", "trip_seed1.png", "trip_seed1_again.png", "trip_seed2.png",
+        ]  # fmt: skip
+        assert (out / "trip_seed1_again.png").read_bytes() == picture.read_bytes()
+        code, said, _ = run("generate", "--from", picture, "--batch", "1", "-o", tmp_path / "alone")
+        assert code == 3 and "differs from the original: it was rendered in one call with 2 more" in said
+        record = read_record(picture)
+        for together, why in ((None, "its record does not say"), ([0, 1, None], "with another layout's pictures")):
+            other = {key: value for key, value in record.items() if key != "together"}
+            with Image.open(picture) as image:
+                write_png(image.copy(), out / "other.png", other | ({"together": together} if together else {}))
+            code, said, _ = run("generate", "--from", out / "other.png", "--json", "--overwrite")
+            assert code == 3 and why in json.loads(said)["why"] and not json.loads(said)["identical"]
+        with Image.open(picture) as image:
+            write_png(image.copy(), out / "other.png", record | {"together": [0, 2, "x"]})
+        code, _, err = run("generate", "--from", out / "other.png", "--overwrite")
+        assert code == 2 and "record.together: is damaged or was edited" in err
 
 
 def test_references_are_read_once_a_layout(tmp_path):

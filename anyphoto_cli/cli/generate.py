@@ -174,7 +174,7 @@ def generate(
         config,
         refs_root=refs_root,
         overwrite=overwrite,
-        keep_going=keep_going,
+        keep_going=keep_going or dry_run,  # which lists all there is to say
         dry_run=dry_run,
         listener=listener,
     )
@@ -182,7 +182,8 @@ def generate(
         sign([picture.path for picture in rendered.pictures])
     verified = _verified(rendered, config, looking, refs_root, listener) if looking.asked and not dry_run else []
     sign([one.annotated for one in verified if one.annotated])
-    return _told(rendered, verified, dry_run, as_json, listener)
+    code = _told(rendered, verified, dry_run, as_json, listener)
+    return 2 if dry_run and rendered.refused and not keep_going else code
 
 
 _NOT_WITH_FROM = ("seed", "steps", "num_images", "strength", "dry_run", "keep_going", "verify", "annotate", "best_of",
@@ -202,7 +203,10 @@ def _told(rendered: Any, verified: list[Any], dry_run: bool, as_json: bool, list
     else:
         _show(rendered, dry_run, as_json, verified)
     for line in rendered.refused:
-        listener.caution(f"left out: {line}")
+        if dry_run and not as_json:
+            console.result(f"{line}  (refused)")
+        else:
+            listener.caution(f"left out: {line}")
     if rendered.refused:
         return 3 if rendered.pictures else 2
     return 3 if any(one.verdict.passed is False for one in verified) else 0
@@ -335,4 +339,5 @@ def _show(rendered: Any, dry_run: bool, as_json: bool, verified: Any) -> None:
         console.document({"pictures": pictures, "refused": list(rendered.refused), "dry_run": dry_run})
         return
     for picture in rendered.pictures:
-        console.result(f"{picture.path}{'  (not rendered: dry run)' if dry_run else ''}")
+        said = "finished before" if picture.skipped else "not rendered: dry run"
+        console.result(f"{picture.path}{f'  ({said})' if dry_run else ''}")

@@ -14,7 +14,7 @@ from anyphoto_cli.files.images import decode, read_bytes
 from anyphoto_cli.generate.conditions import prepare_faces
 from anyphoto_cli.generate.planning import Job
 from anyphoto_cli.generate.png_metadata import as_recorded, fingerprint_of, read_record
-from anyphoto_cli.generate.rendering import RenderedPicture, Task, find_models, finished, render_tasks, tasks_of
+from anyphoto_cli.generate.rendering import RenderedPicture, Task, find_models, finished, locate, render_tasks, tasks_of
 from anyphoto_cli.layout.schema import Layout, parse_layout
 from anyphoto_cli.runtime.progress import Listener
 
@@ -41,7 +41,8 @@ def render_again(
     weights, analyzer = models.weights, models.analyzer
     job = Job(layout, prepare_faces(layout, analyzer, weights.method))
     path = (out or picture.parent) / f"{picture.stem}_again.png"
-    [task] = tasks_of([job], path.parent, weights, analyzer, listener)
+    locate(weights, listener)
+    [task] = tasks_of([job], path.parent, weights, analyzer)
     _refuse_changes(record, task.record, picture)
     if as_recorded(record, decode(read_bytes(picture), picture)) is False:
         listener.caution(f"{picture}: its pixels are not those of its record; compared is what it shows now")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,53 @@ def render(
     Calls in several threads render one after another.
     Raises InputError before a model is loaded, EnvironmentFault when a model or memory is lacking.
     """
+    listener = listener or Listener()
+    planned = plan(
+        layouts, out, config, refs_root=refs_root, overwrite=overwrite, keep_going=keep_going, dry_run=dry_run,
+        listener=listener, models=models,
+    )  # fmt: skip
+    return planned.result() if dry_run else carry_out(planned, listener)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a run is going to do, all of it checked. finished: paths of tasks that were done before."""
+
+    models: RenderModels
+    tasks: tuple[Task, ...]
+    finished: frozenset[Path]
+    refusals: Refusals
+
+    @property
+    def todo(self) -> list[Task]:
+        """The tasks that are left."""
+        return [task for task in self.tasks if task.path not in self.finished]
+
+    def result(self, left_out: Collection[Task] = ()) -> RenderResult:
+        """Every picture of it but those that were refused after all."""
+        pictures = [
+            RenderedPicture(task.path, task.job.layout.shown_name, task.seed, task.path in self.finished)
+            for task in self.tasks
+            if task not in left_out
+        ]
+        return RenderResult(tuple(pictures), tuple(self.refusals.lines))
+
+
+def plan(
+    layouts: Path | str | Sequence[Path | str],
+    out: Path | str,
+    config: GenerateConfig | None = None,
+    *,
+    refs_root: Path | None = None,
+    overwrite: bool = False,
+    keep_going: bool = False,
+    dry_run: bool = False,
+    listener: Listener | None = None,
+    models: RenderModels | None = None,
+) -> Plan:
+    """Read and check everything that `render` is told, in its words. dry_run: no base is fetched, and the adapter's
+    files are compared with their hashes, as opening them would. Raises as `render`.
+    """
     config, listener, out = config or GenerateConfig(), listener or Listener(), Path(out)
     if out.exists() and not out.is_dir():
         raise InputError("is not a folder", file=out, field="--out")
@@ -97,19 +145,27 @@ def render(
         for caution in weights.cautions():
             listener.caution(caution)
     if dry_run:
-        planned = [
-            RenderedPicture(_path(out, job, seed), job.layout.shown_name, seed) for job in jobs for seed in job.seeds()
-        ]
-        return RenderResult(tuple(planned), tuple(refusals.lines))
-    tasks = tasks_of(jobs, out, weights, analyzer, listener)
-    todo = [task for task in tasks if not finished(task, overwrite, weights.precision_was_asked)]
-    done = {task.path for task in tasks} - {task.path for task in todo}
-    for task in tasks:
-        if task.path in done:
+        weights.check_adapter()
+    there = any(path_of(out, job, seed).exists() for job in jobs for seed in job.seeds())
+    if jobs and (there or not dry_run):
+        locate(weights, listener, fetch=not dry_run)
+    asked = weights.precision_was_asked and weights.located
+    tasks, done = [], set()
+    for task in tasks_of(jobs, out, weights, analyzer):
+        before = refusals.attempt(partial(finished, task, overwrite, asked))
+        if before is not None:
+            tasks.append(task)
+        if before:
+            done.add(task.path)
+    return Plan(models, tuple(tasks), frozenset(done), refusals)
+
+
+def carry_out(planned: Plan, listener: Listener) -> RenderResult:
+    """Render what is left of a plan. Raises EnvironmentFault when a model or memory is lacking."""
+    for task in planned.tasks:
+        if task.path in planned.finished:
             listener.picture(task.path, skipped=True)
-    render_tasks(todo, models, listener)
-    pictures = [RenderedPicture(t.path, t.job.layout.shown_name, t.seed, t.path in done) for t in tasks]
-    return RenderResult(tuple(pictures), tuple(refusals.lines))
+    return planned.result(render_tasks(planned.todo, planned.models, listener, planned.refusals))
 
 
 class RenderModels:
@@ -146,23 +202,27 @@ def find_models(config: GenerateConfig) -> RenderModels:
     return RenderModels(weights.with_faces(analyzer.name, analyzer.sha256), analyzer)
 
 
-def _path(out: Path, job: Job, seed: int) -> Path:
+def path_of(out: Path, job: Job, seed: int) -> Path:
+    """Where a picture lies."""
     return out / f"{job.stem}_seed{seed}.png"
 
 
-def tasks_of(
-    jobs: Sequence[Job], out: Path, weights: Weights, analyzer: FaceAnalyzer, listener: Listener
-) -> list[Task]:
-    """A task for each seed of each job. Finds or downloads the base, whose revision records tell."""
-    if jobs:
-        listener.stage("Finding the model")
-        weights.locate()
-        if caution := weights.other_base():
-            listener.caution(caution)
-        if weights.device.type == "cuda" and weights.config.memory == "auto":
-            listener.notice(f"Memory: {weights.mode} ({weights.memory_reason})")
+def locate(weights: Weights, listener: Listener, fetch: bool = True) -> None:
+    """Find the base, or download it, and say what follows from where it is."""
+    listener.stage("Finding the model")
+    if not weights.locate(fetch):
+        listener.notice("The model is not on this machine: pictures that exist are taken at their word about it")
+        return
+    if caution := weights.other_base():
+        listener.caution(caution)
+    if weights.device.type == "cuda" and weights.config.memory == "auto":
+        listener.notice(f"Memory: {weights.mode} ({weights.memory_reason})")
+
+
+def tasks_of(jobs: Sequence[Job], out: Path, weights: Weights, analyzer: FaceAnalyzer) -> list[Task]:
+    """A task for each seed of each job."""
     return [
-        Task(job, seed, _path(out, job, seed), _record(job, seed, out, weights, analyzer))
+        Task(job, seed, path_of(out, job, seed), _record(job, seed, out, weights, analyzer))
         for job in jobs
         for seed in job.seeds()
     ]
@@ -203,8 +263,12 @@ def finished(task: Task, overwrite: bool, precision_matters: bool = True) -> boo
         record = read_record(task.path)
     except InputError:
         record = {}
-    keys = ("fingerprint", "precision") if precision_matters else ("fingerprint",)
-    if any(record.get(key) != task.record[key] for key in keys):
+    fingerprint = task.record["fingerprint"]
+    if record and not task.record["model"]["revision"]:  # a dry run does not fetch a base to know
+        model = task.record["model"] | {"revision": record["model"].get("revision")}
+        fingerprint = fingerprint_of(task.record | {"model": model})
+    same = record.get("fingerprint") == fingerprint
+    if not same or (precision_matters and record["precision"] != task.record["precision"]):
         raise InputError(
             "exists and was made from something else", file=task.path,
             remedy="Choose another --out, or replace it with --overwrite",
@@ -212,30 +276,49 @@ def finished(task: Task, overwrite: bool, precision_matters: bool = True) -> boo
     return True
 
 
-def render_tasks(tasks: Sequence[Task], models: RenderModels, listener: Listener) -> None:
-    """Render and write: one model for all, text and faces encoded once a layout, `config.batch` pictures a call."""
+def render_tasks(
+    tasks: Sequence[Task], models: RenderModels, listener: Listener, refusals: Refusals | None = None
+) -> list[Task]:
+    """Render and write: one model for all, text and faces encoded once a layout, `config.batch` pictures a call.
+
+    Returns those that were left out, as a reference had changed meanwhile. Raises InputError unless refusals may go on.
+    """
     if not tasks:
-        return
+        return []
     with _ONE_AT_A_TIME:
-        _render_held(tasks, models, listener)
+        return _render_held(tasks, models, listener, refusals or Refusals(False))
 
 
 _ONE_AT_A_TIME = threading.RLock()
 """Opening a model borrows torch's default device, and a scheduler counts its steps: neither is for two threads."""
 
 
-def _render_held(tasks: Sequence[Task], models: RenderModels, listener: Listener) -> None:
-    renderer = models.renderer(listener)
+def _render_held(tasks: Sequence[Task], models: RenderModels, listener: Listener, refusals: Refusals) -> list[Task]:
+    renderer, gone = models.renderer(listener), set[Job]()
     listener.begin(len(tasks), sum(renderer.calls(task.job.layout) for task in tasks))
     try:
-        for together in _batches(tasks, models.weights.config.batch):
-            pictures = renderer.pictures([task.wanted for task in together], listener)
-            for task, picture in zip(together, pictures, strict=True):
-                if not task.companion:
-                    write_png(picture, task.path, task.record | {"together": _seeds(task, together)})
-                    listener.picture(task.path, skipped=False)
+        for batch in _batches(tasks, models.weights.config.batch):
+            firsts = {task.job: task for task in batch if task.job not in gone}
+            gone |= {job for job, task in firsts.items() if not _ready(task, renderer, refusals)}
+            together = [task for task in batch if task.job not in gone]
+            if together:
+                _render_together(together, renderer, listener)
     finally:
         listener.end()
+    return [task for task in tasks if task.job in gone]
+
+
+def _ready(task: Task, renderer: Renderer, refusals: Refusals) -> bool:
+    """Whether its layout's text and faces could be encoded."""
+    return refusals.attempt(partial(renderer.prepare, task.wanted)) is not None
+
+
+def _render_together(tasks: Sequence[Task], renderer: Renderer, listener: Listener) -> None:
+    pictures = renderer.pictures([task.wanted for task in tasks], listener)
+    for task, picture in zip(tasks, pictures, strict=True):
+        if not task.companion:
+            write_png(picture, task.path, task.record | {"together": _seeds(task, tasks)})
+            listener.picture(task.path, skipped=False)
 
 
 def _seeds(task: Task, together: Sequence[Task]) -> list[int | None]:

@@ -15,7 +15,7 @@ from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.model import bases, memory
-from anyphoto_cli.model.adapter_card import AdapterCard, adapter_folder, left_out, read_card
+from anyphoto_cli.model.adapter_card import AdapterCard, adapter_folder, check_files, left_out, read_card
 from anyphoto_cli.model.style_lora import StyleLora, find_style_lora, load_style_loras
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.seams import Base
@@ -151,14 +151,30 @@ class Weights:
             return f"Try --dtype {wider}"
         return "Weights of the model, its adapter or a LoRA are broken: copy or download them anew"
 
-    def locate(self) -> None:
-        """Find or download the base's folder; hash it; settle the memory mode."""
-        if self.revision:
-            return
-        self.folder = bases.base_folder(self.base)
+    @property
+    def located(self) -> bool:
+        """Whether the base's revision is known."""
+        return bool(self.revision)
+
+    def locate(self, fetch: bool = True) -> bool:
+        """Find the base's folder, or download it; hash it; settle the memory mode. fetch: False: only where it lies on
+        this machine. Returns whether it was found.
+        """
+        if self.located:
+            return True
+        folder = bases.base_folder(self.base) if fetch else bases.folder_here(self.base)
+        if folder is None:
+            return False
+        self.folder = folder
         self.revision = bases.revision_of(self.folder)
         plan = memory.plan_memory(self.config.memory, self.device, bases.relative_size(self.folder))
         self.mode, self.memory_reason = plan.mode, plan.reason
+        return True
+
+    def check_adapter(self) -> None:
+        """Raises InputError where files of the adapter are missing or not those of its card."""
+        if self.adapter is not None and self.adapter_folder is not None:
+            check_files(self.adapter_folder, self.adapter)
 
 
 def find_weights(config: GenerateConfig) -> Weights:
@@ -280,19 +296,23 @@ class Renderer:
         images: list[Image.Image] = processor.numpy_to_pil(processor.pt_to_numpy(pixels))
         return images
 
+    def prepare(self, one: Wanted) -> dict[str, Any]:
+        """Text and faces of its layout, encoded. Raises InputError for a reference that was changed meanwhile."""
+        key = id(one.layout)
+        if key not in self._encoded:
+            self._encoded[key] = (one.layout, self._encode(one))  # holds the layout, so that no other takes its id
+        return self._encoded[key][1]
+
     def _conditions(self, wanted: Sequence[Wanted]) -> dict[str, Any]:
         """Embeddings [b, ..] and location tokens of a batch. What the last batch needed is kept, as seeds share it."""
-        kept: dict[int, tuple[Layout, dict[str, Any]]] = {}
-        for one in wanted:
-            key = id(one.layout)
-            kept[key] = self._encoded.get(key) or kept.get(key) or (one.layout, self._encode(one))
-        self._encoded = kept  # holds the layouts, so that no other takes their ids
-        parts = [kept[id(one.layout)][1] for one in wanted]
+        parts = [self.prepare(one) for one in wanted]
+        needed = {id(one.layout) for one in wanted}
+        self._encoded = {key: value for key, value in self._encoded.items() if key in needed}
         joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "faces"}
         return joined | {"faces": [part["faces"] for part in parts] if wanted[0].layout.faces else ()}
 
     def _encode(self, one: Wanted) -> dict[str, Any]:
-        """Text and canvases of a layout. Raises InputError for a reference that was changed meanwhile."""
+        """Text and canvases of a layout."""
         layout, faces = one.layout, one.conditions.faces
         pipeline, length = self._pipeline, self._pipeline.text_length
         with torch.no_grad(), _one_line_out_of_memory(self._weights.mode), _sent_home_after_errors(pipeline):

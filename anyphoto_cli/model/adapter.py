@@ -27,6 +27,7 @@ from anyphoto_cli.model.adapter_card import (
     AdapterCard,
     FacePackCard,
     StartCard,
+    check_files,
     find_adapter,
     read_card,
 )
@@ -95,12 +96,7 @@ def read_weights(folder: Path, card: AdapterCard) -> tuple[dict[str, Tensor], di
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    for name in (LORA_FILE, PROJECTOR_FILE):
-        file = folder / name
-        if not file.is_file():
-            raise InputError("is missing", file=file, remedy="Copy the whole adapter folder")
-        if card.files.get(name) != sha256_of(file):
-            raise InputError("does not match its sha256 in anyphoto.json", file=file, remedy="Download or save it anew")
+    check_files(folder, card)
     try:
         lora = {key.removeprefix(LORA_PREFIX): value for key, value in load_file(folder / LORA_FILE).items()}
         projector = load_file(folder / PROJECTOR_FILE)

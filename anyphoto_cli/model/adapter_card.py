@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from anyphoto_cli import __version__
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.files.commit import sha256_of
 from anyphoto_cli.model.hub import hub_folder
 from anyphoto_cli.seams import Base
 
@@ -76,6 +77,16 @@ def read_card(folder: Path) -> AdapterCard:
     if card.format_version > FORMAT_VERSION:
         raise InputError(f"has format {card.format_version}", file=file, remedy="Run: pip install -U anyphoto")
     return card
+
+
+def check_files(folder: Path, card: AdapterCard) -> None:
+    """Raises InputError for weights that are missing, or not those whose sha256 the card has."""
+    for name in (LORA_FILE, PROJECTOR_FILE):
+        file = folder / name
+        if not file.is_file():
+            raise InputError("is missing", file=file, remedy="Copy the whole adapter folder")
+        if card.files.get(name) != sha256_of(file):
+            raise InputError("does not match its sha256 in anyphoto.json", file=file, remedy="Download or save it anew")
 
 
 def find_adapter(

@@ -91,6 +91,24 @@ def base_folder(base: Base) -> Path:
         raise _not_downloaded(base, error) from error
 
 
+def folder_here(base: Base) -> Path | None:
+    """The same where it lies on this machine; None where it would be built or downloaded."""
+    if base.shipped is not None or Path(base.source).is_dir():
+        return base_folder(base)
+    if base.build is not None:
+        return _built_folder(base) if (_built_folder(base) / "model_index.json").is_file() else None
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(base.source, use_safetensors=True, local_files_only=True))
+    except Exception:  # the hub raises requests', httpx' and its own kinds
+        return None
+
+
+def _built_folder(base: Base) -> Path:
+    return anyphoto_home() / "models" / base.source
+
+
 def _built(base: Base) -> Path:
     """Build into a temporary folder and rename; two processes at once build it once."""
     import shutil
@@ -98,7 +116,7 @@ def _built(base: Base) -> Path:
 
     if base.build is None:
         raise ValueError(f"{base.name} is not a model that is built")
-    folder = anyphoto_home() / "models" / base.source
+    folder = _built_folder(base)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(folder.name):
         if not (folder / "model_index.json").is_file():

@@ -157,6 +157,30 @@ def test_several_layouts_a_folder_and_refusals(tmp_path):
         render([tmp_path / "a.json", tmp_path / "other" / "a.json"], tmp_path / "out", toy())
 
 
+def test_what_is_refused_late_leaves_out_no_more_than_itself(tmp_path):
+    """A picture of that name from something else, and a reference that changes while others are rendered."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    files = [small_layout(tmp_path / name, f"{name}.json", num_images=2) for name in ("a", "b", "c")]
+    out, made = tmp_path / "out", []
+    out.mkdir()
+    (out / "b_seed1.png").write_bytes(b"a stranger's file")
+
+    class Meddler(Heard):
+        def picture(self, path, skipped):
+            made.append(path.name)
+            (tmp_path / "c" / "ana.png").write_bytes(b"another")
+
+    result = render(files, out, toy(batch=2), keep_going=True, listener=Meddler())
+    assert [one.path.name for one in result.pictures] == made == ["a_seed0.png", "a_seed1.png", "b_seed0.png"]
+    assert [line.partition(": ")[2][:30] for line in result.refused] == [
+        "exists and was made from somet", "changed while it was being ren",
+    ]  # fmt: skip
+    assert not (out / "c_seed0.png").exists() and (out / "b_seed1.png").read_bytes() == b"a stranger's file"
+    with pytest.raises(InputError, match="exists and was made from something else"):
+        render(files[:2], out, toy())
+
+
 def test_one_path_is_one_layout(layout_file, tmp_path):
     """Not a list of its letters."""
     result = render(str(layout_file), tmp_path / "out", toy(), dry_run=True)
@@ -184,6 +208,34 @@ def test_dry_run_makes_nothing(layout_file, tmp_path):
     result = render([layout_file], tmp_path / "out", toy(num_images=2), dry_run=True)
     assert [p.path.name for p in result.pictures] == ["trip_seed0.png", "trip_seed1.png"]
     assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_says_of_each_picture_what_a_run_would(layout_file, adapter, tmp_path, run):
+    """Finished before, to be rendered, or refused; and refuses an adapter that was damaged."""
+    from unittest import mock
+
+    from anyphoto_cli.model import bases
+
+    out, command = tmp_path / "out", ("generate", layout_file, "-o", tmp_path / "out", "-n", "3", "--dry-run", "-q")
+    render([layout_file], out, toy(seed=0))
+    (out / "trip_seed2.png").write_bytes(b"a stranger's file")
+    for here in (bases.folder_here, lambda base: None):  # also where the model is not on the machine
+        with mock.patch.object(bases, "folder_here", here), mock.patch.object(bases, "base_folder", None):
+            code, said, _ = run(*command)
+        assert code == 2 and [line.rpartition("  ")[2] for line in said.splitlines()] == [
+            "(finished before)", "(not rendered: dry run)", "(refused)",
+        ]  # fmt: skip
+    code, said, _ = run(*command, "--keep-going", "--json")
+    told = json.loads(said)
+    assert code == 3 and [one["skipped"] for one in told["pictures"]] == [True, False] and len(told["refused"]) == 1
+    assert run(*command, "--overwrite")[0] == 0
+    assert run(*command, "--steps", "1")[1].count("(refused)") == 2
+    weights = adapter / "id_projector.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    code, _, err = run("generate", layout_file, "-o", tmp_path / "new", "--adapter", adapter, "--dry-run")
+    assert code == 2 and "id_projector.safetensors: does not match its sha256" in err
 
 
 def test_a_reference_without_landmarks_needs_a_detector(tmp_path):

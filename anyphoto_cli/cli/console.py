@@ -72,6 +72,8 @@ class Terminal(Listener):
         self._bar: Progress | None = None
         self._task: Any = None
         self._said: set[str] = set()
+        self.cautions: list[str] = []
+        """All that were said, for --json."""
         self._count = _Count("", 0, 0)
 
     def notice(self, text: str) -> None:
@@ -84,6 +86,7 @@ class Terminal(Listener):
         """A line that starts with Warning, also when quiet; once, as all seeds of a layout have the same faces."""
         if text not in self._said:
             self._said.add(text)
+            self.cautions.append(one_line(text))
             self._console.print(f"Warning: {one_line(text)}", style="yellow", markup=False)
 
     def stage(self, text: str) -> None:

@@ -201,7 +201,7 @@ def _told(rendered: Any, verified: list[Any], dry_run: bool, as_json: bool, list
         for one in verified:
             show(one, listener)
     else:
-        _show(rendered, dry_run, as_json, verified)
+        _show(rendered, dry_run, as_json, verified, listener.cautions)
     for line in rendered.refused:
         if dry_run and not as_json:
             console.result(f"{line}  (refused)")
@@ -304,7 +304,8 @@ def _best(
     sign([file for one in kept for file in (one.verified.picture, one.verified.annotated) if file])
     if as_json:
         pictures = [as_document(one.verified) | {"seed": one.seed, "tries": len(one.tries)} for one in kept]
-        console.document({"pictures": pictures})
+        adapter = _adapter_of(kept[0].verified.picture) if kept else None
+        console.document({"pictures": pictures, "adapter": adapter, "warnings": listener.cautions})
     else:
         for one in kept:
             show(one.verified, listener)
@@ -322,21 +323,30 @@ def _again(
     picture, same = render_again(again, out, config, refs_root=refs_root, overwrite=overwrite, listener=listener)
     if as_json:
         why = {} if same else {"why": picture.differs}
-        console.document({"picture": str(picture.path), "seed": picture.seed, "identical": same} | why)
+        told = {"picture": str(picture.path), "seed": picture.seed, "identical": same} | why
+        console.document(told | {"adapter": _adapter_of(picture.path), "warnings": listener.cautions})
     else:
-        told = "identical, pixel for pixel" if same else f"differs from the original: {picture.differs}"
-        console.result(f"{picture.path}  {told}")
+        said = "identical, pixel for pixel" if same else f"differs from the original: {picture.differs}"
+        console.result(f"{picture.path}  {said}")
     return 0 if same else 3
 
 
-def _show(rendered: Any, dry_run: bool, as_json: bool, verified: Any) -> None:
+def _adapter_of(picture: Path) -> Any:
+    """What a picture says of its AnyPhoto weights; None where it has none."""
+    from anyphoto_cli.generate.png_metadata import read_record
+
+    return read_record(picture)["adapter"]
+
+
+def _show(rendered: Any, dry_run: bool, as_json: bool, verified: Any, cautions: list[str]) -> None:
     if as_json:
         verdicts = {one.picture: {"verdict": one.verdict.to_json()} for one in verified}
         pictures = [
             {"path": str(p.path), "layout": p.layout, "seed": p.seed, "skipped": p.skipped} | verdicts.get(p.path, {})
             for p in rendered.pictures
         ]
-        console.document({"pictures": pictures, "refused": list(rendered.refused), "dry_run": dry_run})
+        told = {"pictures": pictures, "refused": list(rendered.refused), "dry_run": dry_run}
+        console.document(told | {"adapter": rendered.adapter, "warnings": cautions})
         return
     for picture in rendered.pictures:
         said = "finished before" if picture.skipped else "not rendered: dry run"

@@ -39,6 +39,8 @@ def render_again(
     layout = recorded_layout(record, picture, refs_root)
     models = find_models(config)
     weights, analyzer = models.weights, models.analyzer
+    for caution in weights.cautions():
+        listener.caution(caution)
     job = Job(layout, prepare_faces(layout, analyzer, weights.method))
     path = (out or picture.parent) / f"{picture.stem}_again.png"
     locate(weights, listener)
@@ -49,10 +51,8 @@ def render_again(
     told = _seeds_together(record, task.seed, picture)
     made = {key: value for key, value in record.items() if key != "pixels"}  # those will be its own
     again = made | {"refs": task.record["refs"]}
-    together = [
-        Task(job, seed, path, again, companion=seed != task.seed)
-        for seed in (told if _repeatable(told, config) else [task.seed])
-    ]
+    seeds = [one for one in told if one is not None] if _repeatable(told, config) else [task.seed]
+    together = [Task(job, seed, path, again, companion=seed != task.seed) for seed in seeds]
     [written] = [one for one in together if not one.companion]
     if not finished(written, overwrite):
         render_tasks(together, models, listener)

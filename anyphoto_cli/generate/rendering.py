@@ -38,10 +38,13 @@ class RenderedPicture:
 
 @dataclass(frozen=True)
 class RenderResult:
-    """pictures: in the order of the layouts. refused: one line for each layout left out under keep_going."""
+    """pictures: in the order of the layouts. refused: one line for each layout or picture left out under keep_going.
+    adapter: as the pictures' records have it, sha256 and train_step; None: no AnyPhoto weights.
+    """
 
     pictures: tuple[RenderedPicture, ...]
     refused: tuple[str, ...] = ()
+    adapter: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +116,7 @@ class Plan:
             for task in self.tasks
             if task not in left_out
         ]
-        return RenderResult(tuple(pictures), tuple(self.refusals.lines))
+        return RenderResult(tuple(pictures), tuple(self.refusals.lines), self.models.weights.adapter_record)
 
 
 def plan(

@@ -105,20 +105,22 @@ class Weights:
         return kept | {"memory": self.mode, "dtype": str(self.dtype).removeprefix("torch.")}
 
     def notices(self) -> list[str]:
-        """What users must read: terms, and what the weights are worth."""
+        """What users must read: terms, and what is told of the weights."""
         lines = [f"Model {self.base.name}: {self.base.licence}"]
         lines += [self.base.note] if self.base.note else []
         if self.loras:
             lines.append("LoRAs beside AnyPhoto weights are experimental; their terms are their own.")
-        if self.adapter is None:
-            return lines if self.left_out else [*lines, NO_IDENTITY]
-        if self.adapter.train_step == 0:
-            lines.append("The adapter is untrained (train_step 0): the picture carries no trained identity.")
         return lines
 
     def cautions(self) -> list[str]:
-        """What will likely not come out as meant."""
-        return [self.left_out] if self.left_out else []
+        """Where the picture is going to carry no trained identity: why."""
+        if self.left_out:
+            return [self.left_out]
+        if self.adapter is None:
+            return [NO_IDENTITY]
+        if self.adapter.train_step == 0:
+            return ["The adapter is untrained (train_step 0): the picture carries no trained identity."]
+        return []
 
     def other_base(self) -> str:
         """One sentence where the adapter was trained on other weights than these, once they are located; else "".

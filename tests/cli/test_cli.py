@@ -214,6 +214,8 @@ def test_generate_json_and_skips(run, tmp_path, monkeypatch):
     assert code == 3 and document["refused"] == ["b.json: prompt: must be text"]
     assert [p["path"] for p in document["pictures"]] == [str(out / "a_seed0.png")]
     assert "left out: b.json" in err
+    [told] = document["warnings"]
+    assert document["adapter"] is None and "no trained identity" in told and f"Warning: {told}" in err
     monkeypatch.setenv("ANYPHOTO_GENERATE_STEPS", "9")  # a default for layouts: the record knows better
     monkeypatch.setenv("ANYPHOTO_GENERATE_MODEL", "flux-dev")  # a default; what the picture says of itself comes first
     monkeypatch.setenv("ANYPHOTO_FACE_PACK", "./nowhere")

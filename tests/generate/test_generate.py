@@ -87,7 +87,7 @@ def test_two_real_photos_end_to_end(photos, face_pack_folder, tmp_path):
     assert pixels(result.pictures[0].path).shape == (192, 256, 3)
     assert heard.steps == 3
     assert any("Barack: face at 379,83 - 607,429, score 0.81" in n for n in heard.notices)
-    assert any("carries no trained identity" in n for n in heard.notices)
+    assert any("carries no trained identity" in n for n in heard.cautions)
     record = read_record(result.pictures[0].path)
     assert record["face_pack"]["name"] == "mbf512_scrfd2.5g" and set(record["references"]) == {"obama.jpg", "biden.jpg"}
 
@@ -334,7 +334,7 @@ def test_adapter_changes_the_picture_and_is_tied_to_its_face_pack(layout_file, a
     config = toy(adapter=str(adapter))
     with_it = render([layout_file], tmp_path / "with", config, listener=heard).pictures[0].path
     assert not np.array_equal(pixels(plain), pixels(with_it))
-    assert not any("no trained identity" in n for n in heard.notices)
+    assert not any("no trained identity" in n for n in heard.cautions)
     assert read_record(with_it)["adapter"]["train_step"] == 9
     with pytest.raises(
         InputError, match=r"is not the face pack of this adapter.*Leave --face-pack out, or --adapter none"

@@ -166,21 +166,11 @@ def generate(
     if looking.choice is not None:
         return _best(layouts, out or Path("out"), config, looking, refs_root, overwrite, keep_going or dry_run, as_json,
                      listener, sign)  # fmt: skip
-    from anyphoto_cli.generate import render
-
-    rendered = render(
-        layouts,
-        out or Path("out"),
-        config,
-        refs_root=refs_root,
-        overwrite=overwrite,
-        keep_going=keep_going or dry_run,  # which lists all there is to say
-        dry_run=dry_run,
-        listener=listener,
-    )
+    shared = dict(refs_root=refs_root, overwrite=overwrite, dry_run=dry_run, listener=listener,
+                  keep_going=keep_going or dry_run)  # fmt: skip
+    rendered, verified = _rendered(layouts, out or Path("out"), config, looking, shared, as_json)
     if not dry_run:
         sign([picture.path for picture in rendered.pictures])
-    verified = _verified(rendered, config, looking, refs_root, listener) if looking.asked and not dry_run else []
     sign([one.annotated for one in verified if one.annotated])
     code = _told(rendered, verified, dry_run, as_json, listener)
     return 2 if dry_run and rendered.refused and not keep_going else code
@@ -195,12 +185,7 @@ _MACHINE = ("device", "memory", "attention", "compile", "batch")
 
 def _told(rendered: Any, verified: list[Any], dry_run: bool, as_json: bool, listener: console.Terminal) -> int:
     """Print what came out and what was left out. Returns the exit code."""
-    if verified and not as_json:
-        from anyphoto_cli.cli.verify import show
-
-        for one in verified:
-            show(one, listener)
-    else:
+    if as_json or not verified:  # verdicts are shown as they come
         _show(rendered, dry_run, as_json, verified, listener.cautions)
     for line in rendered.refused:
         if dry_run and not as_json:
@@ -282,12 +267,20 @@ def _signer(asked: bool, certificate: Path | None, key: Path | None, listener: c
     return lambda files: sign_pictures(files, credentials)
 
 
-def _verified(rendered: Any, config: GenerateConfig, looking: _Looking, refs_root: Path | None, listener: Any) -> Any:
-    from anyphoto_cli.generate.verifying import verify_files
+def _rendered(
+    layouts: Any, out: Path, config: GenerateConfig, looking: _Looking, shared: dict[str, Any], as_json: bool
+) -> tuple[Any, list[Any]]:  # fmt: skip
+    """(what was rendered, verdicts where they were asked for, shown as they come). shared: options of both ways."""
+    if not looking.asked:
+        from anyphoto_cli.generate import render
 
-    files = [picture.path for picture in rendered.pictures]
-    return verify_files(files, face_pack=config.face_pack, config=looking.config, annotate=looking.annotate,
-                        refs_root=refs_root, listener=listener)  # fmt: skip
+        return render(layouts, out, config, **shared), []
+    from anyphoto_cli.cli.verify import show
+    from anyphoto_cli.generate.judged import render_judged
+
+    listener = shared["listener"]
+    return render_judged(layouts, out, config, looking.config, annotate=looking.annotate, **shared,
+                         on_verified=lambda one: None if as_json else show(one, listener))  # fmt: skip
 
 
 def _best(

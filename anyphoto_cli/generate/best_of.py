@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,10 @@ from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.config.verify import VerifyConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
-from anyphoto_cli.generate.planning import layout_files
 from anyphoto_cli.generate.png_metadata import read_record, write_png
-from anyphoto_cli.generate.rendering import RenderModels, find_models, render
+from anyphoto_cli.generate.rendering import Plan, Task, finished, plan, render_tasks
 from anyphoto_cli.generate.verifying import BESIDE, DRAWN, Looker, Verified
-from anyphoto_cli.layout.schema import Layout, load_layout
-from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.runtime.progress import Listener, Passing
 
 TRIES = "tries"
 
@@ -66,70 +64,70 @@ def render_best(
     listener: Listener | None = None,
 ) -> list[Kept]:
     """Picture j of a layout comes from the seeds seed + j * most ... Raises as `render`."""
-    listener, verify = listener or Listener(), verify or VerifyConfig()
-    files = layout_files(layouts)
-    opened = [load_layout(file, refs_root) for file in files]
-    models = find_models(config)
-    looker = Looker(None, verify, models.analyzer)
-    one = _One(out, config, choice, models, looker, refs_root, overwrite, annotate, listener)
-    kept = []
-    for file, layout in zip(files, opened, strict=True):
-        first = config.seed if config.seed is not None else layout.seed or 0
-        for number in range(config.num_images if config.num_images is not None else layout.num_images):
-            kept.append(one.picture(file, layout, first + number * choice.most))
-    return kept
+    listener = listener or Listener()
+    planned = plan(
+        layouts, out / TRIES, config, refs_root=refs_root, overwrite=overwrite, looks=True, tries=choice.most,
+        listener=listener,
+    )  # fmt: skip
+    looker = Looker(None, verify or VerifyConfig(), planned.models.analyzer)
+    run = _Run(out, choice, planned, looker, overwrite, annotate, listener)
+    for task in planned.tasks:  # any of them may be kept: what is in its way is refused before the first is rendered
+        run.kept_before(task)
+    ordered = [planned.tasks[k : k + choice.most] for k in range(0, len(planned.tasks), choice.most)]
+    return [run.picture(tasks) for tasks in ordered]
 
 
 @dataclass(frozen=True, eq=False)
-class _One:
+class _Run:
     """What all pictures of a call share."""
 
     out: Path
-    config: GenerateConfig
     choice: Choice
-    models: RenderModels
+    planned: Plan
     looker: Looker
-    refs_root: Path | None
     overwrite: bool
     annotate: bool
     listener: Listener
 
-    def picture(self, file: Path, layout: Layout, first: int) -> Kept:
+    def picture(self, tasks: Sequence[Task]) -> Kept:
         """Try seed after seed, keep the best."""
-        tried: list[tuple[int, Verified]] = []
-        for seed in range(first, first + self.choice.most):
-            tried.append((seed, self._look(file, layout, seed)))
-            self._tell(file, tried)
+        tried: list[tuple[Task, Verified]] = []
+        for task in self._rendered(tasks):
+            tried.append((task, self.looker.look(task.path, task.job.layout, annotate=self.annotate)))
+            self._tell(tried)
             if self.choice.until_passed and tried[-1][1].verdict.passed:
                 break
-        seed, best = max(tried, key=lambda one: (one[1].verdict.passed is True, one[1].verdict.score))
-        told = tuple((number, one.verdict.score, one.verdict.passed) for number, one in tried)
-        return Kept(self._keep(best, seed, told), seed, told)
+        task, best = max(tried, key=lambda one: (one[1].verdict.passed is True, one[1].verdict.score))
+        told = tuple((task.seed, one.verdict.score, one.verdict.passed) for task, one in tried)
+        return Kept(self._keep(task, best, told), task.seed, told)
 
-    def _look(self, file: Path, layout: Layout, seed: int) -> Verified:
-        asked = self.config.model_copy(update={"seed": seed, "num_images": 1})
-        [picture] = render(
-            [file], self.out / TRIES, asked, refs_root=self.refs_root, overwrite=self.overwrite,
-            listener=_Quieter(self.listener), models=self.models,
-        ).pictures  # fmt: skip
-        return self.looker.look(picture.path, layout, annotate=self.annotate)
+    def _rendered(self, tasks: Sequence[Task]) -> Iterator[Task]:
+        """Each as soon as it is there; as many at once as `config.batch`, but one by one where the first may do."""
+        models = self.planned.models
+        at_once = 1 if self.choice.until_passed else models.weights.config.batch
+        for k in range(0, len(tasks), at_once):
+            some = tasks[k : k + at_once]
+            todo = [task for task in some if task.path not in self.planned.finished]
+            render_tasks(todo, models, _Quieter(self.listener))
+            yield from some
 
-    def _tell(self, file: Path, tried: Sequence[tuple[int, Verified]]) -> None:
-        seed, one = tried[-1]
+    def kept_before(self, task: Task) -> bool:
+        """Whether its picture lies in `out` already. Raises InputError where something else has its name."""
+        weights = self.planned.models.weights
+        return finished(replace(task, path=self.out / task.path.name), self.overwrite, weights.precision_was_asked)
+
+    def _tell(self, tried: Sequence[tuple[Task, Verified]]) -> None:
+        task, one = tried[-1]
         said = {True: "passed", False: "not passed", None: "not judged"}[one.verdict.passed]
-        told = f"{file.name}, seed {seed}: score {one.verdict.score:.3f}, {said}"
+        told = f"{task.job.layout.shown_name}, seed {task.seed}: score {one.verdict.score:.3f}, {said}"
         self.listener.notice(f"{told} ({len(tried)} of at most {self.choice.most})")
 
-    def _keep(self, best: Verified, seed: int, tries: Sequence[tuple[int, float, bool | None]]) -> Verified:
+    def _keep(self, task: Task, best: Verified, tries: Sequence[tuple[int, float, bool | None]]) -> Verified:
         """Copies of the picture, its verdict and its boxes; the picture last."""
         beside = best.picture.with_name(best.picture.stem + BESIDE)
         told: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
-        told |= {"keeper": seed, "tries": [{"seed": s, "score": round(v, 4), "passed": p} for s, v, p in tries]}
-        target = self.out / best.picture.name
-        same = target.is_file() and _record(target) == _record(best.picture)
-        if target.exists() and not same and not self.overwrite:
-            remedy = "Choose another --out, or replace it with --overwrite"
-            raise InputError("exists and was made from something else", file=target, remedy=remedy)
+        told |= {"keeper": task.seed, "tries": [{"seed": s, "score": round(v, 4), "passed": p} for s, v, p in tries]}
+        target, same = self.out / best.picture.name, self.kept_before(task)
         written = {
             target.with_name(target.stem + BESIDE): (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode(
                 "utf-8", "backslashreplace"
@@ -157,41 +155,8 @@ class _One:
         write_png(pixels, target, record | {"refs": os.path.relpath(root, os.path.realpath(target.parent))})
 
 
-def _record(file: Path) -> Any:
-    """What identifies a picture; None for one that is not ours."""
-    try:
-        record = read_record(file)
-    except InputError:
-        return None
-    return record["fingerprint"], record["precision"]
+class _Quieter(Passing):
+    """Everything but which try is there: `_Run` says that with its score."""
 
-
-class _Quieter(Listener):
-    """Everything but which try is there: `_One` says that with its score."""
-
-    def __init__(self, inner: Listener) -> None:
-        self._inner = inner
-
-    def notice(self, text: str) -> None:
-        """Passed on."""
-        self._inner.notice(text)
-
-    def caution(self, text: str) -> None:
-        """Passed on."""
-        self._inner.caution(text)
-
-    def stage(self, text: str) -> None:
-        """Passed on."""
-        self._inner.stage(text)
-
-    def begin(self, pictures: int, steps: int) -> None:
-        """Passed on."""
-        self._inner.begin(pictures, steps)
-
-    def step(self) -> None:
-        """Passed on."""
-        self._inner.step()
-
-    def end(self) -> None:
-        """Passed on."""
-        self._inner.end()
+    def picture(self, path: Path, skipped: bool) -> None:
+        """Not passed on."""

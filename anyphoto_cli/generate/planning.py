@@ -81,13 +81,16 @@ def prepare_jobs(
     method: MethodConfig,
     refusals: Refusals,
     listener: Listener,
+    tries: int = 1,
 ) -> list[Job]:
-    """Every value settled, every face found. Raises InputError unless refusals may go on."""
+    """Every value settled, every face found. tries: seeds for each picture that is asked for. Raises InputError unless
+    refusals may go on.
+    """
 
     def prepare(layout: Layout) -> Job:
         for caution in unusual(layout, base):
             listener.caution(f"{layout.shown_name}: {caution}")
-        settled = settle(layout, base, config)
+        settled = settle(layout, base, config, tries)
         conditions = prepare_faces(settled, analyzer, method)
         for choice in conditions.choices:
             listener.notice(f"{layout.shown_name}: {choice}")
@@ -131,7 +134,7 @@ def layout_files(layouts: Path | str | Sequence[Path | str]) -> list[Path]:
     return files
 
 
-def settle(layout: Layout, base: Base, config: GenerateConfig) -> Layout:
+def settle(layout: Layout, base: Base, config: GenerateConfig, tries: int = 1) -> Layout:
     """The layout with every open value decided: the command line wins over the layout, the layout over the base."""
 
     def first(*values: int | None) -> int:
@@ -140,7 +143,7 @@ def settle(layout: Layout, base: Base, config: GenerateConfig) -> Layout:
     decided: dict[str, Any] = {
         "seed": first(config.seed, layout.seed, 0),
         "steps": first(config.steps, layout.steps, base.steps),
-        "num_images": first(config.num_images, layout.num_images),
+        "num_images": tries * first(config.num_images, layout.num_images),
     }
     if decided["seed"] + decided["num_images"] > 2**63:
         raise InputError("seed + num_images is too large", file=layout.shown_name, field="seed")

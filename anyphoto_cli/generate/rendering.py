@@ -128,11 +128,14 @@ def plan(
     overwrite: bool = False,
     keep_going: bool = False,
     dry_run: bool = False,
+    looks: bool = False,
+    tries: int = 1,
     listener: Listener | None = None,
     models: RenderModels | None = None,
 ) -> Plan:
     """Read and check everything that `render` is told, in its words. dry_run: no base is fetched, and the adapter's
-    files are compared with their hashes, as opening them would. Raises as `render`.
+    files are compared with their hashes, as opening them would. looks: the pictures are going to be looked at, by the
+    same face models. tries: seeds for each picture that is asked for. Raises as `render`.
     """
     config, listener, out = config or GenerateConfig(), listener or Listener(), Path(out)
     if out.exists() and not out.is_dir():
@@ -141,7 +144,10 @@ def plan(
     read = read_layouts(layouts, refs_root, refusals, listener)
     models = models or find_models(config)
     weights, analyzer = models.weights, models.analyzer
-    jobs = prepare_jobs(read, weights.base, config, analyzer, weights.method, refusals, listener)
+    if looks and not analyzer.detects:
+        what = f"{analyzer.name} cannot find faces, and the pictures are to be looked at"
+        raise InputError(what, field="--face-pack", remedy="Name a pack with a detector")
+    jobs = prepare_jobs(read, weights.base, config, analyzer, weights.method, refusals, listener, tries)
     if not models.opened:
         for notice in weights.notices():
             listener.notice(notice)

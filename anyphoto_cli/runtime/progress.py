@@ -44,3 +44,51 @@ class Listener:
 
     def end(self) -> None:
         """No more steps, or no more of this work, will follow."""
+
+
+class Passing(Listener):
+    """Passes everything on to another listener; for who wants to hear one thing on its way."""
+
+    def __init__(self, inner: Listener) -> None:
+        self.inner = inner
+        self.wants_preview = inner.wants_preview
+
+    def notice(self, text: str) -> None:
+        """Passed on."""
+        self.inner.notice(text)
+
+    def caution(self, text: str) -> None:
+        """Passed on."""
+        self.inner.caution(text)
+
+    def stage(self, text: str) -> None:
+        """Passed on."""
+        self.inner.stage(text)
+
+    def work(self, label: str, total: int, done: int = 0) -> None:
+        """Passed on."""
+        self.inner.work(label, total, done)
+
+    def done(self, count: int, told: str = "") -> None:
+        """Passed on."""
+        self.inner.done(count, told)
+
+    def begin(self, pictures: int, steps: int) -> None:
+        """Passed on."""
+        self.inner.begin(pictures, steps)
+
+    def step(self) -> None:
+        """Passed on."""
+        self.inner.step()
+
+    def preview(self, picture: Picture) -> None:
+        """Passed on."""
+        self.inner.preview(picture)
+
+    def picture(self, path: Path, skipped: bool) -> None:
+        """Passed on."""
+        self.inner.picture(path, skipped)
+
+    def end(self) -> None:
+        """Passed on."""
+        self.inner.end()

@@ -14,6 +14,7 @@ from anyphoto_cli.generate.png_metadata import fingerprint_of
 from anyphoto_cli.generate.signing import read_credentials
 from anyphoto_cli.generate.verification import ExtraFace, FaceVerdict, Verdict, score_of
 from anyphoto_cli.generate.verifying import BESIDE, Looker, Verified, verify_files
+from anyphoto_cli.generate.weights import Renderer
 from anyphoto_cli.layout.schema import load_layout
 from anyphoto_cli.mini.photos import as_png
 from anyphoto_cli.mini.picture import draw_portrait
@@ -101,7 +102,21 @@ def test_who_passed_is_kept_before_who_scored_higher_and_two_pictures_share_no_s
             return Verified(file, Verdict((), (), None, "", "", "", score, passed))
 
     monkeypatch.setattr(best_of, "Looker", Judge)
-    kept = render_best([layout_file], tmp_path / "out", toy(steps=1, seed=7, num_images=2), Choice(3))
+    calls, real = {"encode": 0, "sizes": []}, (Renderer._encode, Renderer.pictures)
+
+    def encode(self, one):
+        calls["encode"] += 1
+        return real[0](self, one)
+
+    def counted(self, wanted, listener):
+        calls["sizes"].append(len(wanted))
+        return real[1](self, wanted, listener)
+
+    monkeypatch.setattr(Renderer, "_encode", encode)
+    monkeypatch.setattr(Renderer, "pictures", counted)
+    asked = toy(steps=1, seed=7, num_images=2, face_pack="mini", batch=2)
+    kept = render_best([layout_file], tmp_path / "out", asked, Choice(3))
+    assert calls == {"encode": 1, "sizes": [2, 1, 2, 1]}, "text and faces once for all seeds, as many at once as asked"
     assert [[seed for seed, _, _ in one.tries] for one in kept] == [[7, 8, 9], [10, 11, 12]]
     assert [(one.seed, one.verified.verdict.score) for one in kept] == [(8, 0.5), (11, 0.3)]
     assert sorted(file.name for file in (tmp_path / "out").glob("*.png")) == ["trip_seed11.png", "trip_seed8.png"]

@@ -6,10 +6,12 @@ import pytest
 
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.config.verify import VerifyConfig
-from anyphoto_cli.generate import rendering
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.generate import best_of, rendering
 from anyphoto_cli.generate.best_of import TRIES, Choice, render_best
+from anyphoto_cli.generate.judged import render_judged
 from anyphoto_cli.generate.png_metadata import read_record
-from tests.conftest import ROOT
+from tests.conftest import ROOT, small_layout
 
 FRIENDS = ROOT / "examples" / "two_friends.json"
 CONFIG = GenerateConfig(model="mini", steps=4)
@@ -63,7 +65,7 @@ def test_the_keeper_can_be_rendered_again_and_signed(run, best):
 
 def test_the_same_call_renders_nothing_again(best, monkeypatch):
     out, kept = best
-    monkeypatch.setattr(rendering, "render_tasks", lambda tasks, *_: pytest.fail("rendered") if tasks else [])
+    monkeypatch.setattr(best_of, "render_tasks", lambda tasks, *_: pytest.fail("rendered") if tasks else [])
     [again] = render_best([FRIENDS], out, CONFIG, Choice(3), annotate=True)
     assert (again.seed, again.tries) == (kept.seed, kept.tries)
 
@@ -107,10 +109,45 @@ def test_it_stops_at_the_first_that_passes_and_gives_up_after_the_last(run, tmp_
     )
 
 
+def test_what_can_be_refused_is_refused_before_the_first_seed(run, tmp_path, monkeypatch):
+    """A later layout's reference without a face, a keeper's name that is taken, a pack that finds no faces."""
+    monkeypatch.setattr(rendering, "write_png", lambda *_: pytest.fail("rendered"))
+    blank = small_layout(tmp_path, faces=[{"name": "ana", "reference": "ana.png", "bbox": [32, 32, 96, 96]}])
+    with pytest.raises(InputError, match="found no face in the reference"):
+        render_best([FRIENDS, blank], tmp_path / "out", CONFIG, Choice(2))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "two_friends_seed9.png").write_bytes(b"a stranger's file")
+    with pytest.raises(InputError, match="two_friends_seed9.png: exists and was made from something else"):
+        render_best([FRIENDS], tmp_path / "taken", CONFIG, Choice(3))
+    for looking in (["--best-of", "2"], ["--verify"], ["--annotate", "--dry-run"]):
+        code, _, err = run(
+            "generate", small_layout(tmp_path), "-o", tmp_path / "out", "--face-pack", "tiny-random", *looking
+        )
+        assert code == 2 and "--face-pack: tiny-random cannot find faces" in err, err
+
+
+def test_a_run_that_is_cut_off_has_the_verdicts_of_what_it_finished(tmp_path, monkeypatch):
+    real, told = rendering.write_png, []
+
+    def cut_off(image, path, record):
+        if told:
+            raise KeyboardInterrupt
+        real(image, path, record)
+
+    monkeypatch.setattr(rendering, "write_png", cut_off)
+    config = CONFIG.model_copy(update={"num_images": 2, "steps": 1})
+    with pytest.raises(KeyboardInterrupt):
+        render_judged([FRIENDS], tmp_path, config, on_verified=lambda one: told.append(one.picture.name))
+    assert told == ["two_friends_seed7.png"] and (tmp_path / "two_friends_seed7.verify.json").is_file()
+
+
 def test_verify_beside_generate(run, tmp_path):
     code, said, err = run("generate", FRIENDS, "-o", tmp_path, "--model", "mini", "--steps", "2", "--verify", "--json")
     assert code in (0, 3), err
-    [told] = json.loads(said)["pictures"]
+    document = json.loads(said)
+    [told] = document["pictures"]
+    assert document["adapter"]["train_step"] > 0 and any("Mia is 48 px wide" in line for line in document["warnings"])
     assert told["verdict"]["threshold_from"].startswith("calibration of mini")
     assert (tmp_path / "two_friends_seed7.verify.json").is_file()
     code, said, _ = run("verify", tmp_path / "two_friends_seed7.png")

@@ -58,11 +58,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Broken:
-    """A case that cannot be used."""
+    """A case that cannot be used. people: asked for, as far as that is known, else 0."""
 
     id: str
     subset: str
     reason: str
+    people: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def read_cases(path: Path) -> Cases:
     for one in found:
         seen[one.id] = count = seen.get(one.id, 0) + 1
         if count > 1:  # a name of its own, so that it is counted beside the first, never in its place
-            broken.append(Broken(f"{one.id} ({count})", one.subset, "another case has the same id"))
+            broken.append(Broken(f"{one.id} ({count})", one.subset, "another case has the same id", one.people))
         elif isinstance(one, Broken):
             broken.append(one)
         else:
@@ -146,13 +147,14 @@ def _made(id_: str, people: int, asked: int, **parts: Any) -> Case | Broken:
     An id is also a file's name: it leads nowhere.
     """
     id_ = id_.replace("/", "_")
+    wanted = asked or people
+    subset = SUBSETS.get(wanted, "")
     if id_ in ("", ".", "..") or "\0" in id_ or len(id_.encode("utf-8", "surrogatepass")) > LONGEST_ID:
-        return Broken(_shown(id_), SUBSETS.get(asked or people, ""), f"its id {_shown(id_)!r} is no name for a file")
-    subset = SUBSETS.get(asked or people, "")
+        return Broken(_shown(id_), subset, f"its id {_shown(id_)!r} is no name for a file", wanted)
     if not subset:
-        return Broken(id_, subset, f"asks for {asked or people} people; the benchmark has 1 to 4")
+        return Broken(id_, subset, f"asks for {wanted} people; the benchmark has 1 to 4", wanted)
     if asked and people != asked:
-        return Broken(id_, subset, f"has {people} references for {asked} people")
+        return Broken(id_, subset, f"has {people} references for {asked} people", wanted)
     return Case(id=id_, subset=subset, **parts)
 
 
@@ -188,7 +190,8 @@ def _from_rows(files: list[Path]) -> Iterator[Case | Broken]:
                     boxes=_boxes(json.loads(row.get("bboxes") or "[]")),
                 )  # fmt: skip
             except (KeyError, ValueError, TypeError) as error:
-                yield Broken(id_, str(row.get("subset") or ""), f"row {number} is damaged ({type(error).__name__})")
+                what = f"row {number} is damaged ({type(error).__name__})"
+                yield Broken(id_, str(row.get("subset") or ""), what, _known_people(row))
 
 
 def _from_tree(folder: Path) -> Iterator[Case | Broken]:
@@ -209,7 +212,8 @@ def _from_tree(folder: Path) -> Iterator[Case | Broken]:
                     gt=FileSource(_below(home, original)), boxes=boxes,
                 )  # fmt: skip
             except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
-                yield Broken(f"{name}-{number:04d}", subset, f"entry {number} of {index.name} is damaged ({error})")
+                what = f"entry {number} of {index.name} is damaged ({error})"
+                yield Broken(f"{name}-{number:04d}", subset, what, _known_people(entry, "image_paths"))
 
 
 def _from_results(folder: Path) -> Iterator[Case | Broken]:
@@ -224,7 +228,7 @@ def _from_results(folder: Path) -> Iterator[Case | Broken]:
             asked = int(told.get("num_persons") or _asked(subset, id_, len(references)))
             gt, result = (_picture(home, name) for name in ("ori", "out"))
             if gt is None:
-                yield Broken(id_, subset, "has no ori.jpg")
+                yield Broken(id_, subset, "has no ori.jpg", asked)
                 continue
             boxes = _boxes(told.get("bboxes") or [])
             yield _made(
@@ -232,7 +236,8 @@ def _from_results(folder: Path) -> Iterator[Case | Broken]:
                 gt=gt, result=result, boxes=boxes,
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            yield Broken(id_, subset, str(error) if isinstance(error, ValueError) else f"meta.json: {error!r}"[:120])
+            what = str(error) if isinstance(error, ValueError) else f"meta.json: {error!r}"[:120]
+            yield Broken(id_, subset, what, _asked(subset, id_, 0))
 
 
 def _numbered(home: Path) -> tuple[Source, ...]:
@@ -265,6 +270,7 @@ def _from_lines(file: Path) -> Iterator[Case | Broken]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
+        entry: Any = None
         try:
             entry = json.loads(line)
             references = tuple(FileSource(file.parent / str(name)) for name in entry["references"])
@@ -278,7 +284,18 @@ def _from_lines(file: Path) -> Iterator[Case | Broken]:
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             told = str(error) if type(error) in (ValueError, TypeError) else f"{type(error).__name__}: {error}"
-            yield Broken(f"line {number}", "", f"line {number} of {file.name} is no case ({told[:100]})")
+            what = f"line {number} of {file.name} is no case ({told[:100]})"
+            yield Broken(f"line {number}", "", what, _known_people(entry, "references"))
+
+
+def _known_people(entry: Any, references: str = "") -> int:
+    """How many a damaged entry asks for: what it says, else the references it lists; 0 where it tells neither."""
+    if not isinstance(entry, Mapping):
+        return 0
+    said, named = entry.get("num_persons"), entry.get(references)
+    if isinstance(said, int) and said > 0:
+        return said
+    return len(named) if isinstance(named, list) else 0
 
 
 def _landmarks(told: Any, people: int) -> tuple[Any, ...]:

@@ -83,7 +83,7 @@ def evaluate(
     lines |= {case.id: there[case.id] for case in cases.cases if _still_so(there.get(case.id), case, pictures)}
     write_lines(out, lines.values())  # without what a cut-off run left half-written
     waiting = [case for case in cases.cases if case.id not in lines]
-    lines |= {one.id: _left_out(one.id, one.subset, "broken", one.reason) for one in cases.broken}
+    lines |= {one.id: _left_out(one.id, one.subset, "broken", one.reason, one.people) for one in cases.broken}
     if gone := set(there).difference(lines, cases.ids, cases.order):
         listener.caution(f"{out}: {len(gone)} lines are of cases that this benchmark does not hold; they go")
     listener.work("Scoring", len(cases.cases), len(cases.cases) - len(waiting))
@@ -164,7 +164,7 @@ class ScoreJob:
         part = self.cases[number * self.config.batch : (number + 1) * self.config.batch]
         if 0 in skip:
             why = "ended the process that scored it"
-            return [_left_out(case.id, case.subset, "broken", why, _asked_for(case)) for case in part]
+            return [_left_out_case(case, "broken", why) for case in part]
         return score_cases(part, self.results, self.config, opened, self.refused)
 
 
@@ -192,7 +192,7 @@ def score_cases(
         if source is None:
             reason = (refused or {}).get(case.id, "no picture was made" if results else "names no picture, nor was a "
                                          "folder of results given")  # fmt: skip
-            lines[case.id] = _left_out(case.id, case.subset, "missing", reason, _asked_for(case))
+            lines[case.id] = _left_out_case(case, "missing", reason)
             continue
         try:
             read.append(
@@ -202,7 +202,7 @@ def score_cases(
                 )
             )  # fmt: skip
         except AnyPhotoError as error:
-            lines[case.id] = _left_out(case.id, case.subset, "broken", str(error), _asked_for(case))
+            lines[case.id] = _left_out_case(case, "broken", str(error))
     for line in _scored(read, config, models):
         lines[line["id"]] = line
     return [lines[case.id] for case in cases]
@@ -321,5 +321,14 @@ def _aesthetic_scores(read: Sequence[_Pictures], models: Models) -> list[float |
     return [float(value) for value in models.aesthetic.score([p.made[0] for p in read], [p.made[1] for p in read])]
 
 
-def _left_out(id_: str, subset: str, status: str, reason: str, asked_for: int = 0) -> dict[str, Any]:
-    return {"id": id_, "subset": subset, "status": status, "reason": reason, "asked_for": asked_for}
+def _left_out_case(case: Case, status: str, reason: str) -> dict[str, Any]:
+    return _left_out(case.id, case.subset, status, reason, case.people, _asked_for(case))
+
+
+def _left_out(
+    id_: str, subset: str, status: str, reason: str, people: int, asked_for: int = 0
+) -> dict[str, Any]:  # fmt: skip
+    """people: asked for; asked_for: of them those whose places are known."""
+    return {
+        "id": id_, "subset": subset, "people": people, "status": status, "reason": reason, "asked_for": asked_for,
+    }  # fmt: skip

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from anyphoto_cli.bench.results import SCORES, SUMMARY, read_summary
 from anyphoto_cli.bench.tables import COLUMNS, SUBSET_NAMES, Counts, Row, published_rows
@@ -52,10 +52,17 @@ def rows_for(subset: str, runs: Sequence[Path], filtered: bool, with_published: 
             intervals = {c: (t["low"], t["high"]) for c, t in told.items() if t["low"] is not None}
             models = ", ".join(summary["face_models"])
             note = f"{part['scored']} of {part['cases']} cases, coverage {part['coverage']}, faces by {models}"
-            counts = Counts(part["scored"], part["cases"], part["coverage"], part["expected_faces"])
+            counts = counts_of(part)
             apart = _why_apart(summary["face_models"])
             rows.append(Row(name, subset, values, note=note, intervals=intervals, counts=counts, apart=apart))
     return rows
+
+
+def counts_of(part: Mapping[str, Any]) -> Counts:
+    """Of one part of a summary; an older version's has no `people` and `found`."""
+    return Counts(
+        part["scored"], part["cases"], part.get("found"), part.get("people"), part["coverage"], part["expected_faces"]
+    )  # fmt: skip
 
 
 def _why_apart(face_models: Iterable[str]) -> str:

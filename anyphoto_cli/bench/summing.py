@@ -56,14 +56,28 @@ def _part(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     # Who was never drawn is not at their place either.
     lost = sum(line.get("asked_for", 0) for line in lines if not line.get("placement"))
     expected = sum(one["expected"] for one in placed) + lost
+    people, found = sum(map(_people, lines)), sum(map(_found, lines))
     return {
         "cases": len(lines), **{status: sum(line["status"] == status for line in lines) for status in statuses},
         "metrics": metrics,
+        "people": people, "found": _told(found / people if people else float("nan")),
         "coverage": _told(sum(one["placed"] for one in placed) / expected if expected else float("nan")),
         "place_error": _told(float(np.mean(errors)) if errors else float("nan")),
         "swapped": sum(one["swapped"] for one in placed), "duplicates": sum(one["duplicates"] for one in placed),
         "extra_faces": sum(one["extra"] for one in placed), "expected_faces": expected,
     }  # fmt: skip
+
+
+def _people(line: Mapping[str, Any]) -> int:
+    """Asked for; older lines of cases that could not be scored have those alone whose places are known."""
+    people: int = line.get("people", line.get("asked_for", 0))
+    return people
+
+
+def _found(line: Mapping[str, Any]) -> int:
+    """Faces in the result, wherever they are: no more than people asked for; without a picture none."""
+    result = (line.get("faces") or {}).get("result")
+    return min(len(result["boxes"]), _people(line)) if result else 0
 
 
 def _by_model(lines: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float | None]:

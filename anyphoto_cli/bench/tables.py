@@ -25,7 +25,7 @@ NOT_BY_SIMILARITY = {"p3": frozenset({"GPT-4o-Image"})}
 """It knows the television series of that subset by heart (WithAnyone, AnyPhoto)."""
 SUBSET_NAMES = {"p1": "one person", "p2": "two people", "p3": "three and four people"}
 BEST = 3
-COUNTED = ("scored", "cases", "coverage")
+COUNTED = ("scored", "cases", "found", "people", "coverage", "expected")
 """Of `Counts`, in files for programs."""
 ABLATION = "ablation"
 """In place of a subset: rows that are compared, and not ranked."""
@@ -41,14 +41,18 @@ ABLATIONS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Counts:
-    """What a row's means are of: cases scored, of those asked for; coverage: the share of `people` asked for in them
-    that stand at their places, None: not known.
+    """What a row's means are of: cases scored, of those asked for.
+
+    found: faces in the results as a share of the `people` asked for in all cases; coverage: at their places, of the
+    `expected` people whose places are known. None: not known.
     """
 
     scored: int
     cases: int
+    found: float | None = None
+    people: int | None = None
     coverage: float | None = None
-    people: int = 0
+    expected: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,11 +168,28 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
 
 
 def _shortfall(counts: Counts) -> str:
-    cases, coverage = counts.scored < counts.cases, counts.coverage
+    cases = counts.scored < counts.cases
     parts = [f"{counts.scored} of {counts.cases} cases"] if cases else []
-    if coverage is not None and (cases or coverage < 1):
-        parts.append(f"{coverage:.1%} of {counts.people} people found at their places")
-    return ", ".join(parts)
+    if (
+        cases
+        or (counts.found is not None and counts.found < 1)
+        or (counts.coverage is not None and counts.coverage < 1)
+    ):
+        parts.append(people_told(counts))
+    return "; ".join(filter(None, parts))
+
+
+def people_told(counts: Counts) -> str:
+    """Who was found at all, and who at their place: two counts, each of the people it is of; "" where neither is known.
+
+    Summaries of older versions have the second alone.
+    """
+    parts = []
+    if counts.found is not None:
+        parts.append(f"faces found for {counts.found:.1%} of {counts.people} people")
+    if counts.coverage is not None:
+        parts.append(f"at their places {counts.coverage:.1%} of the {counts.expected} whose places are known")
+    return "; ".join(parts)
 
 
 def markdown(rows: Sequence[Row], subset: str) -> str:

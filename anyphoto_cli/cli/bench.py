@@ -214,7 +214,8 @@ def _score(
 
 
 def _tell(summary: dict[str, Any], out: Path) -> None:
-    from anyphoto_cli.bench.tables import SUBSET_NAMES, TITLES
+    from anyphoto_cli.bench.standing import counts_of
+    from anyphoto_cli.bench.tables import SUBSET_NAMES, TITLES, people_told
 
     for name, part in summary["subsets"].items():
         left = {key: part[key] for key in ("no face", "missing", "broken") if part[key]}
@@ -230,12 +231,13 @@ def _tell(summary: dict[str, Any], out: Path) -> None:
                 if len(values["by_model"]) > 1:
                     each = ", ".join(f"{name} {_three(mean)}" for name, mean in values["by_model"].items())
                     console.result(f"            {each}")
+        who = people_told(counts_of(part))
         if part["coverage"] is not None:
             error = "n/a" if part["place_error"] is None else f"{part['place_error']:.3f} face heights"
-            console.result(
-                f"  found at their places {part['coverage']:.1%} of {part['expected_faces']}, off by {error}; "
-                f"{part['swapped']} swapped, {part['duplicates']} doubled, {part['extra_faces']} more than asked"
-            )  # fmt: skip
+            who += (f", off by {error}; {part['swapped']} swapped, {part['duplicates']} doubled, "
+                     f"{part['extra_faces']} more than asked")  # fmt: skip
+        if who:
+            console.result(f"  {who}")
     for metric, reason in summary["not_available"].items():
         console.result(f"{TITLES.get(metric, metric)}: n/a ({reason})")
     console.result(

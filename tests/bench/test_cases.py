@@ -110,7 +110,7 @@ def test_the_evaluators_tree_in_both_numberings_and_its_trap(testdata, tmp_path)
     (home / "ref_0.jpg").unlink()  # what the evaluator would silently take for one person
     for named in (tmp_path / "zero", tmp_path / "zero" / "p2"):
         [broken] = read_cases(named).broken
-        assert (broken.id, broken.reason) == ("0002", "has 1 references for 2 people")
+        assert (broken.id, broken.reason, broken.people) == ("0002", "has 1 references for 2 people", 2)
     (home / "ref_1.jpg").rename(home / "ref_3.jpg")
     assert read_cases(tmp_path / "zero").broken[0].reason == "its references are numbered 3: one is missing"
     (home / "ref_3.jpg").unlink()
@@ -135,6 +135,7 @@ def test_lines_and_what_is_wrong_with_them(files):
         "line 5 of cases.jsonl is no case (JSONDecodeError: Expecting value: line 1 column 1 (char 0))",
         "asks for 5 people; the benchmark has 1 to 4",
     ]  # fmt: skip
+    assert [one.people for one in cases.broken] == [2, 0, 0, 0, 5]
     assert cases.cases[1].gt is None and cases.cases[1].boxes[1].x1 == 9
 
 
@@ -146,7 +147,7 @@ def test_lines_and_what_is_wrong_with_them(files):
         ({"boxes": [[0, 0, float("nan"), 5]]}, "nan is no place"),
         ({"width": 128, "height": 0}, "a picture of 128 x 0 px is none"),
         ({"width": -128, "height": 128}, "a picture of -128 x 128 px is none"),
-        ({"prompt": None}, "None is no text"), ({"id": None}, "None is no text"), ({"id": True}, "True is no text"),
+        ({"prompt": None}, "None is no text"), ({"num_persons": 3}, "has 2 references for 3 people"), ({"id": None}, "None is no text"), ({"id": True}, "True is no text"),
         ({"id": ".."}, "its id '..' is no name for a file"), ({"id": ""}, "its id '' is no name"),
         ({"id": "x" * 300}, "is no name for a file"),
     ],
@@ -157,6 +158,7 @@ def test_what_cannot_be_measured_is_broken_and_stops_nobody(files, told, why):
     file.write_text("\n".join(map(json.dumps, [good, good | {"id": "b"} | told])))
     cases = read_cases(file)
     assert [case.id for case in cases.cases] == ["a"] and why in cases.broken[0].reason
+    assert cases.broken[0].people == told.get("num_persons", 2)
 
 
 def test_lines_are_utf_8_with_or_without_a_mark_and_end_at_newlines_alone(files):

@@ -68,6 +68,8 @@ def test_the_photo_itself_as_result(run, bench, tmp_path):
         "none",
     )  # fmt: skip
     assert code == 0 and "8 of 8 cases scored" in said and "CLIP-I: n/a (not asked for)" in said, err + said
+    assert re.search(r"  faces found for 100.0% of (\d+) people; at their places 100.0% of the \1 whose places are known, "
+                     r"off by 0.000 face heights; 0 swapped", said)  # fmt: skip
     whole = json.loads((out / "summary.json").read_text())["subsets"]["all"]
     assert whole["metrics"]["sim_gt"]["mean"] == pytest.approx(1) and whole["coverage"] == 1
     assert whole["metrics"]["copy_paste"]["mean"] == pytest.approx(-1, abs=1e-6)
@@ -203,6 +205,7 @@ def test_a_cut_off_run_goes_on_and_bad_cases_stop_nobody(bench, tmp_path):
     lost = cases.cases[1].people + cases.cases[2].people
     counted = first["subsets"]["all"]
     assert counted["expected_faces"] == people and counted["coverage"] == pytest.approx(1 - lost / people, abs=1e-5)
+    assert (counted["people"], counted["found"]) == (people, counted["coverage"])
     whole = rows(out)
     with (out / LINES).open("w") as file:  # as a killed run leaves it: some lines, the last one torn
         file.write("".join(json.dumps(row) + "\n" for row in whole[:3]) + json.dumps(whole[3])[:40])
@@ -263,6 +266,7 @@ def test_a_doubled_id_takes_nobody_s_place_and_an_id_leads_nowhere(bench, tmp_pa
     for _ in range(2):  # also when it goes on
         whole = evaluate(cases, None, tmp_path / "out", MINI, open_models(MINI))["subsets"]["all"]
         assert (whole["cases"], whole["scored"], whole["broken"]) == (4, 3, 1)
+        assert whole["people"] == 2 * len(first["references"]) + 2 * len(second["references"])
         assert [row["id"] for row in rows(tmp_path / "out")][-1] == f"{first['id']} (2)"
 
 

@@ -61,6 +61,27 @@ def test_the_summary_calls_swaps_doubles_and_strangers_by_their_names():
     assert (told["place_error"], told["coverage"]) == (0.5, pytest.approx(6 / 7, abs=1e-6))
 
 
+def test_faces_found_are_counted_of_everybody_asked_for():
+    """Also where the original shows fewer faces than people, so that fewer places are known, and without a picture."""
+    placement = dict.fromkeys(("expected", "placed"), 1) | dict.fromkeys(("swapped", "duplicates", "extra"), 0)
+    lines = [
+        {"people": 2, "status": "no face", "placement": placement | {"error": 0.1}, "faces": boxes(count)}
+        for count in (2, 1, 5)
+    ]
+    lines += [
+        {"people": 2, "status": "no face", "faces": boxes(0)}, {"people": 3, "status": "missing", "asked_for": 3},
+        {"people": 1, "status": "broken", "asked_for": 0}, {"status": "missing", "asked_for": 2},  # of an older version
+    ]  # fmt: skip
+    told = sum_up([line | {"subset": "p2"} for line in lines], {}, {})["subsets"]["p2"]
+    assert (told["people"], told["found"]) == (14, pytest.approx(5 / 14, abs=1e-6))
+    assert (told["expected_faces"], told["coverage"]) == (8, 0.375)
+
+
+def boxes(count):
+    """As a line has what a face model found in the result."""
+    return {"result": {"size": (9, 9), "boxes": [[0, 0, 1, 1]] * count}}
+
+
 def test_clip_compares_each_picture_with_its_own_prompt_and_photo(clip_folder, tmp_path):  # noqa: F811
     models = Models(open_models(MINI).faces, Clip(str(clip_folder)), None, {})
     rng, cases = np.random.default_rng(0), []

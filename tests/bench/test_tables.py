@@ -160,8 +160,9 @@ def scored(folder, value, missing=0, subsets=("p1",)):
         placement = {"error": 0.0, "expected": 1, "placed": 1, "swapped": 0, "duplicates": 0, "extra": 0}
         for k in range(3):
             leg = dict.fromkeys(METRICS, value + k / 100)
-            lines.append({"subset": subset, "status": "scored", "legs": {"mini": leg}, "placement": placement, **leg})
-        lines += [{"subset": subset, "status": "missing"}] * missing
+            lines.append({"subset": subset, "status": "scored", "legs": {"mini": leg}, "placement": placement,
+                          "people": 1, "faces": {"result": {"boxes": [[0, 0, 9, 9]]}}, **leg})  # fmt: skip
+        lines += [{"subset": subset, "status": "missing", "people": 1}] * missing
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps(sum_up(lines, {"mini": "0"}, {})))
     return folder
@@ -189,18 +190,32 @@ def test_runs_of_one_name_are_told_apart_and_keep_their_own_whiskers(tmp_path):
 
 def test_a_run_that_lacks_cases_says_so_below(run, tmp_path):
     whole, part = scored(tmp_path / "whole", 0.5, subsets=("p1", "p2")), scored(tmp_path / "sysB", 0.6, missing=5)
+    people = "faces found for 37.5% of 8 people; at their places 100.0% of the 3 whose places are known"
     for form, line in (
-        ("markdown", "sysB: 3 of 8 cases, 100.0% of 3 people found at their places"),
-        ("latex", r"\par{\footnotesize sysB: 3 of 8 cases, 100.0\% of 3 people found at their places"),
-        ("html", "<p>sysB: 3 of 8 cases, 100.0% of 3 people found at their places"),
+        ("markdown", f"sysB: 3 of 8 cases; {people}"),
+        ("html", f"<p>sysB: 3 of 8 cases; {people}"),
+        ("latex", r"\par{\footnotesize sysB: 3 of 8 cases; " + people.replace("%", r"\%")),
     ):
         code, said, _ = run("bench", "table", whole, part, "--format", form)
         assert code == 0 and line in said and "whole: judged by" in said
     code, said, _ = run("bench", "table", whole, part, "--format", "csv", "--no-published")
     rows = list(csv.DictReader(io.StringIO(said)))
-    assert [(row["system"], row["subset"], row["scored"], row["cases"], row["coverage"]) for row in rows] == [
-        ("whole", "p1", "3", "3", "1.0"), ("sysB", "p1", "3", "8", "1.0"), ("whole", "p2", "3", "3", "1.0"),
+    kept = ("system", "subset", "scored", "cases", "found", "people", "coverage", "expected")
+    assert [" ".join(row[name] for name in kept) for row in rows] == [
+        "whole p1 3 3 1.0 3 1.0 3", "sysB p1 3 8 0.375 8 1.0 3", "whole p2 3 3 1.0 3 1.0 3",
     ]  # fmt: skip
     assert len(said.splitlines()) == 4 and "" not in said.splitlines()
     told = json.loads(run("bench", "table", part, "--format", "json", "--no-published")[1])
-    assert (told[0]["scored"], told[0]["cases"]) == (3, 8)
+    assert (told[0]["scored"], told[0]["cases"], told[0]["found"], told[0]["people"]) == (3, 8, 0.375, 8)
+
+
+def test_summaries_of_older_versions_are_read(run, tmp_path):
+    """They do not know how many faces were found at all."""
+    folder = scored(tmp_path / "old", 0.5, missing=1)
+    summary = json.loads((folder / "summary.json").read_text())
+    for part in summary["subsets"].values():
+        del part["people"], part["found"]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    code, said, err = run("bench", "table", folder)
+    assert code == 0 and "old: 3 of 4 cases; at their places 100.0% of the 3 whose places are known" in said, err
+    assert run("bench", "chart", folder, "-o", tmp_path / "charts")[0] == 0

@@ -73,13 +73,20 @@ def evaluate(
     there, pictures = {line["id"]: line for line in all_lines(out)}, Results(results)
     begun = any(line.get("status") in FINISHED for line in there.values())
     lacked = _lacked(out) if begun else []
-    claim(out / SETTINGS, models.settings(config), "scores", begun=begun, free=_resting_on(lacked, models.missing))
+    free, judged = _resting_on(lacked, models.missing), any(map(_tells_strangers, there.values()))
+    config = config.model_copy(update={"same_person": _same_person(out if judged else None, config, models)})
+    if not judged:
+        free.append("same_person")
+    claim(out / SETTINGS, models.settings(config), "scores", begun=begun, free=free)
     out.mkdir(parents=True, exist_ok=True)
     if found := set(lacked).difference(models.missing):
         listener.caution(f"{out}: {', '.join(sorted(found))} can be measured now: all that lies there is scored anew")
         there = {}
     aside = set(cases.order).difference(cases.ids)
     lines = {id_: line for id_, line in there.items() if id_ in aside}
+    if older := sum(bool(line.get("placement")) and not _tells_strangers(line) for line in lines.values()):
+        listener.caution(f"{out}: {older} lines of other subsets are of an older version, which took strangers for "
+                         "swapped people; score those subsets again, too")  # fmt: skip
     lines |= {case.id: there[case.id] for case in cases.cases if _still_so(there.get(case.id), case, pictures)}
     write_lines(out, lines.values())  # without what a cut-off run left half-written
     waiting = [case for case in cases.cases if case.id not in lines]
@@ -123,9 +130,26 @@ def _resting_on(lacked: Sequence[str], lacking: Sequence[str]) -> list[str]:
     return [*free, "not_available"] if set(lacking) <= set(lacked) else free
 
 
+def _tells_strangers(line: Mapping[str, Any]) -> bool:
+    """Older versions called a face swapped that was nobody's: their counts rest on no threshold of today's."""
+    return "strangers" in (line.get("placement") or {})
+
+
+def _same_person(begun: Path | None, config: BenchConfig, models: Models) -> float:
+    """begun: a folder with counts by a threshold of its own, which stays where none is asked for now: a face pack that
+    was calibrated since is no other setting.
+    """
+    known = read_record(begun, SETTINGS).get("same_person") if begun is not None else None
+    if config.same_person is None and isinstance(known, int | float):
+        return float(known)
+    return models.same_person(config)
+
+
 def _still_so(line: Mapping[str, Any] | None, case: Case, results: Results) -> bool:
     """Whether a case's line is of the very pictures that lie there. What was missing or broken is tried again."""
     if line is None or line.get("status") not in FINISHED or "made_of" not in line:
+        return False
+    if line.get("placement") and not _tells_strangers(line):
         return False
     source = results.of(case)
     try:
@@ -218,6 +242,7 @@ def _scored(read: Sequence[_Pictures], config: BenchConfig, models: Models) -> l
         return []
     seen = {name: _seen(read, eyes, config.pad_references == "always") for name, eyes in models.faces.items()}
     clip, aesthetic = _clip_scores(read, models), _aesthetic_scores(read, models)
+    same_person = models.same_person(config)
     lines = []
     for k, pictures in enumerate(read):
         legs = {name: rows[k] for name, rows in seen.items()}
@@ -229,7 +254,7 @@ def _scored(read: Sequence[_Pictures], config: BenchConfig, models: Models) -> l
             "made_of": pictures.digest,
             "prompt": pictures.case.prompt, "legs": {name: asdict(score) for name, score in scores.items()},
             **clip[k], "aesthetic": aesthetic[k],
-            "placement": _placement(pictures.case, next(iter(legs.values())), config.same_person),
+            "placement": _placement(pictures.case, next(iter(legs.values())), same_person),
             "faces": _boxes(next(iter(legs.values()))),
         })  # fmt: skip
     return lines

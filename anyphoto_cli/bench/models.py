@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anyphoto_cli.bench.faces import Eyes
-from anyphoto_cli.config.bench import BenchConfig
+from anyphoto_cli.config.bench import SAME_PERSON, BenchConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.model.memory import pick_device
 
@@ -32,10 +32,23 @@ class Models:
         """What is n/a."""
         return sorted(self.why)
 
+    def same_person(self, config: BenchConfig) -> float:
+        """The cosine that was asked for, else the calibrated one of the pack whose detector says who stands where.
+
+        Raises InputError for a damaged calibration.
+        """
+        if config.same_person is not None:
+            return config.same_person
+        from anyphoto_cli.faces.calibration import find_calibration
+
+        known = find_calibration(next(iter(self.faces.values())).analyzer)
+        return SAME_PERSON if known is None else known.threshold
+
     def settings(self, config: BenchConfig) -> dict[str, Any]:
         """What a folder's scores depend on."""
         kept = config.model_dump(mode="json", exclude={"device", "batch"})
-        return kept | {"sha256": self.sha256, "not_available": self.missing}
+        told = {"same_person": self.same_person(config), "sha256": self.sha256, "not_available": self.missing}
+        return kept | told
 
 
 def open_models(config: BenchConfig, cache: Path | None = None, threads: int = 0) -> Models:

@@ -63,8 +63,10 @@ def _part(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "people": people, "found": _told(found / people if people else float("nan")),
         "coverage": _told(sum(one["placed"] for one in placed) / expected if expected else float("nan")),
         "place_error": _told(float(np.mean(errors)) if errors else float("nan")),
-        "swapped": sum(one["swapped"] for one in placed), "duplicates": sum(one["duplicates"] for one in placed),
-        "extra_faces": sum(one["extra"] for one in placed), "expected_faces": expected,
+        "swapped": sum(one["swapped"] for one in placed),
+        "strangers": sum(one.get("strangers", 0) for one in placed),
+        "duplicates": sum(one["duplicates"] for one in placed), "extra_faces": sum(one["extra"] for one in placed),
+        "expected_faces": expected,
     }  # fmt: skip
 
 

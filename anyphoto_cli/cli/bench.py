@@ -234,7 +234,8 @@ def _tell(summary: dict[str, Any], out: Path) -> None:
         who = people_told(counts_of(part))
         if part["coverage"] is not None:
             error = "n/a" if part["place_error"] is None else f"{part['place_error']:.3f} face heights"
-            who += (f", off by {error}; {part['swapped']} swapped, {part['duplicates']} doubled, "
+            who += (f", off by {error}; {part['swapped']} swapped, {part['strangers']} strangers, "
+                     f"{part['duplicates']} doubled, "
                      f"{part['extra_faces']} more than asked")  # fmt: skip
         if who:
             console.result(f"  {who}")

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from anyphoto_cli.config.generate import MAX_STRENGTH, Memory
 
+SAME_PERSON = 0.4
+"""Cosine, for packs that nobody calibrated."""
 PROTOCOLS: dict[str, dict[str, object]] = {
     "anyphoto": {},
     "withanyone": {
@@ -36,8 +38,12 @@ class BenchConfig(BaseModel):
         "where; values of all are pooled. Not the pack a model was trained with: that flatters it.",
     )
     least_score: float = Field(default=0.45, ge=0, le=1, description="Lowest detection score of a face. WithAnyone's.")
-    same_person: float = Field(
-        default=0.4, ge=-1, le=1, description="Cosine from which two faces are one person's, to count doubles. Ours."
+    same_person: float | None = Field(
+        default=None,
+        ge=-1,
+        le=1,
+        description="Cosine from which two faces are one person's, to count who is swapped, a stranger or doubled. "
+        f"null: the first face pack's calibration, {SAME_PERSON} without one. Ours.",
     )
     pad_references: Literal["needed", "always"] = Field(
         default="needed",

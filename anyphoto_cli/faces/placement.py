@@ -27,8 +27,9 @@ class Placement:
     """Of one picture. expected: people asked for. faces: found anywhere. placed: found at their places.
 
     error: mean distance of the placed faces' middles from their places, in heights of the face asked for; None where
-    nobody is placed. swapped: placed faces that resemble another of the people asked for more than the one whose place
-    it is. duplicates: faces beyond the first that resemble one and the same reference. extra: faces nobody asked for.
+    nobody is placed. swapped: placed faces that are another of the people asked for: nearest to their reference, and as
+    near as one person's. strangers: placed faces that are like nobody asked for. duplicates: faces beyond the first
+    that resemble one and the same reference. extra: faces more than asked for.
     """
 
     expected: int
@@ -37,6 +38,7 @@ class Placement:
     error: float | None
     swapped: int
     duplicates: int
+    strangers: int = 0
 
     @property
     def coverage(self) -> float:
@@ -55,18 +57,26 @@ def placement(
     """found: [G, 5, 2] landmarks in the picture, asked: [N, 5, 2] where they should be, px of the same picture.
 
     similar: [G, N] cosines of the found faces to the references in the order of `asked`; None: not known, nobody is
-    said to be swapped or doubled. same_person: cosine from which two faces are one person's; a face model's own affair.
+    said to be swapped, doubled or a stranger. same_person: cosine from which two faces are one person's; a face model's
+    own affair.
     """
     pairs = at_their_places(found, asked)
     errors = [away for _, _, away in pairs]
-    swapped = doubled = 0
+    swapped = doubled = strangers = 0
     if similar is not None and similar.size:
-        swapped = sum(int(similar[face].argmax()) != place for face, place, _ in pairs) if len(asked) > 1 else 0
         best = similar.argmax(1)
         alike = similar[np.arange(len(similar)), best] >= same_person
+        swapped = sum(bool(alike[face]) and best[face] != place for face, place, _ in pairs)
+        strangers = sum(not alike[face] for face, _, _ in pairs)
         doubled = sum(max(int((alike & (best == who)).sum()) - 1, 0) for who in range(len(asked)))
     return Placement(
-        len(asked), len(found), len(pairs), float(np.mean(errors)) if errors else None, int(swapped), int(doubled)
+        len(asked),
+        len(found),
+        len(pairs),
+        float(np.mean(errors)) if errors else None,
+        int(swapped),
+        int(doubled),
+        int(strangers),
     )
 
 

@@ -16,6 +16,7 @@ from anyphoto_cli.bench.report import write_report
 from anyphoto_cli.bench.results import LINES, all_lines
 from anyphoto_cli.config.bench import PROTOCOLS, BenchConfig
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.faces.calibration import find_calibration
 from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
 from anyphoto_cli.runtime.progress import Listener
 from tests.bench.test_models import clip_folder  # noqa: F401 - a fixture
@@ -69,7 +70,7 @@ def test_the_photo_itself_as_result(run, bench, tmp_path):
     )  # fmt: skip
     assert code == 0 and "8 of 8 cases scored" in said and "CLIP-I: n/a (not asked for)" in said, err + said
     assert re.search(r"  faces found for 100.0% of (\d+) people; at their places 100.0% of the \1 whose places are known, "
-                     r"off by 0.000 face heights; 0 swapped", said)  # fmt: skip
+                     r"off by 0.000 face heights; 0 swapped, 0 strangers, 0 doubled", said)  # fmt: skip
     whole = json.loads((out / "summary.json").read_text())["subsets"]["all"]
     assert whole["metrics"]["sim_gt"]["mean"] == pytest.approx(1) and whole["coverage"] == 1
     assert whole["metrics"]["copy_paste"]["mean"] == pytest.approx(-1, abs=1e-6)
@@ -219,7 +220,7 @@ def test_a_cut_off_run_goes_on_and_bad_cases_stop_nobody(bench, tmp_path):
     again = evaluate(cases, made, out, MINI, models)
     assert again["subsets"]["all"]["scored"] == 8 and [row["id"] for row in rows(out)] == ids
     assert rows(out)[3] == whole[3] and len(asked) < 10  # the two cases that were broken; all others were seen before
-    with pytest.raises(InputError, match="same_person: holds scores made with 0.4. Name another folder"):
+    with pytest.raises(InputError, match="same_person: holds scores made with 0.24.*Name another folder"):
         evaluate(cases, made, out, MINI.model_copy(update={"same_person": 0.3}), models)
 
 
@@ -241,6 +242,36 @@ def test_scores_are_of_the_pictures_that_lie_there(bench, models, tmp_path):
             del line["made_of"]
             file.write(json.dumps(line | {"legs": {}}) + "\n")
     assert evaluate(cases, bench / "gt", tmp_path / "out", MINI, models) == first
+
+
+def test_who_is_one_person_is_said_by_the_face_pack_s_calibration(bench, models, tmp_path, monkeypatch):
+    """A folder goes on by its own; one of an older version, which took strangers for swapped people, is scored anew."""
+    cases, out, heard = read_cases(bench / "cases.jsonl"), tmp_path / "out", Heard()
+    first = evaluate(cases, bench / "gt", out, MINI, models)
+    kept, scored = json.loads((out / "bench.json").read_text()), rows(out)
+    own = find_calibration(models.faces["mini"].analyzer)
+    assert kept["same_person"] == own.threshold != 0.4
+    monkeypatch.setattr("anyphoto_cli.faces.calibration.find_calibration", lambda analyzer: None)
+    assert evaluate(cases, bench / "gt", out, MINI, models) == first
+    assert models.same_person(MINI) == 0.4 and json.loads((out / "bench.json").read_text()) == kept
+    monkeypatch.undo()
+
+    def age():
+        (out / "bench.json").write_text(json.dumps(kept | {"same_person": 0.4}))
+        older = [line | {"placement": without(line["placement"], "strangers") | {"swapped": 1}} for line in scored]
+        (out / LINES).write_text("".join(json.dumps(line) + "\n" for line in older))
+
+    age()
+    assert evaluate(cases, bench / "gt", out, MINI, models) == first and rows(out) == scored
+    assert json.loads((out / "bench.json").read_text()) == kept
+    age()
+    part = only_subsets(cases, (scored[0]["subset"],))
+    evaluate(part, bench / "gt", out, MINI, models, heard)
+    assert f"{8 - len(part.cases)} lines of other subsets are of an older version" in heard.cautions[0]
+
+
+def without(told, key):
+    return {name: value for name, value in told.items() if name != key}
 
 
 def test_a_subset_leaves_the_others_scores_alone(bench, models, tmp_path):

@@ -55,9 +55,10 @@ def test_people_at_each_other_s_place_are_swapped_and_a_double_is_one():
 
 
 def test_the_summary_calls_swaps_doubles_and_strangers_by_their_names():
-    placement = {"error": 0.5, "expected": 7, "placed": 6, "swapped": 1, "duplicates": 3, "extra": 5}
+    placement = {"error": 0.5, "expected": 7, "placed": 6, "swapped": 1, "duplicates": 3, "extra": 5, "strangers": 4}
     told = sum_up([{"subset": "p3", "status": "no face", "placement": placement}] * 2, {}, {})["subsets"]["all"]
     assert (told["swapped"], told["duplicates"], told["extra_faces"], told["expected_faces"]) == (2, 6, 10, 14)
+    assert told["strangers"] == 8
     assert (told["place_error"], told["coverage"]) == (0.5, pytest.approx(6 / 7, abs=1e-6))
 
 

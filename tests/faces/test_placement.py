@@ -39,6 +39,19 @@ def test_swapped_people_stand_at_each_other_s_place():
     assert placement(ASKED[:1], ASKED[:1], np.array([[0.0]])).swapped == 0
 
 
+def test_a_stranger_at_somebody_s_place_is_not_swapped():
+    """However unlike, one of the people asked for is the nearest."""
+    similar = np.array([[0.1, 0.2, 0.15], [0.5, 0.3, 0], [0, 0.1, 0.39]])
+    got = placement(ASKED, ASKED, similar)
+    assert (got.swapped, got.strangers, got.placed) == (1, 2, 3)
+    lower = placement(ASKED, ASKED, similar, same_person=0.2)
+    assert (lower.swapped, lower.strangers) == (2, 0)
+    beside = placement(ASKED + (0, 3 * HEIGHT), ASKED, similar)
+    assert (beside.swapped, beside.strangers, beside.extra) == (0, 0, 0)  # none of them stands at a place
+    assert placement(ASKED[:1], ASKED[:1], np.array([[0.0]])).strangers == 1
+    assert placement(ASKED, ASKED, None).strangers == 0
+
+
 def test_doubles_and_strangers():
     found = np.concatenate([ASKED, [face(1000, 100)], [face(1300, 100)]])
     similar = np.array([[0.8, 0, 0], [0, 0.8, 0], [0, 0, 0.8], [0.7, 0, 0], [0.2, 0.1, 0]])
@@ -71,6 +84,7 @@ def test_the_order_of_faces_says_nothing(seed):
     similar, order = rng.uniform(-0.2, 1, (4, 3)), rng.permutation(4)
     one, other = placement(found, ASKED, similar), placement(found[order], ASKED, similar[order])
     assert (one.placed, one.swapped, one.duplicates) == (other.placed, other.swapped, other.duplicates)
+    assert one.strangers == other.strangers and one.swapped + one.strangers <= one.placed
     assert (one.error is None) == (other.error is None) and (
         one.error is None or one.error == pytest.approx(other.error)
     )

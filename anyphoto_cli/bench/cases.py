@@ -222,10 +222,11 @@ def _from_results(folder: Path) -> Iterator[Case | Broken]:
         above = (*home.relative_to(folder).parts, folder.resolve().name)  # or one subset's folder is what was named
         subset = next((part for part in above if part in SUBSETS.values()), "")
         id_ = home.name
+        told: Any = None
         try:
             told = json.loads(meta.read_text(encoding="utf-8"))
             references = _numbered(home)
-            asked = int(told.get("num_persons") or _asked(subset, id_, len(references)))
+            asked = int(told.get("num_persons") or 0) or _asked(subset, id_, told)
             gt, result = (_picture(home, name) for name in ("ori", "out"))
             if gt is None:
                 yield Broken(id_, subset, "has no ori.jpg", asked)
@@ -237,7 +238,7 @@ def _from_results(folder: Path) -> Iterator[Case | Broken]:
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             what = str(error) if isinstance(error, ValueError) else f"meta.json: {error!r}"[:120]
-            yield Broken(id_, subset, what, _asked(subset, id_, 0))
+            yield Broken(id_, subset, what, _known_people(told) or _asked(subset, id_, told))
 
 
 def _numbered(home: Path) -> tuple[Source, ...]:
@@ -251,12 +252,16 @@ def _numbered(home: Path) -> tuple[Source, ...]:
     return tuple(FileSource(found[number]) for number in numbers)
 
 
-def _asked(subset: str, id_: str, found: int) -> int:
-    """What the folders say: p1, p2, or num_3_0003 below p3."""
+def _asked(subset: str, id_: str, told: Any) -> int:
+    """What the folders say: p1, p2, or num_3_0003 below p3; else how many boxes or names meta.json lists. 0: nothing
+    says how many, and the references that are there are taken for all.
+    """
     if subset in ("p1", "p2"):
         return int(subset[1])
-    told = re.match(r"num_(\d)_", id_)
-    return int(told[1]) if told else found
+    if numbered := re.match(r"num_(\d)_", id_):
+        return int(numbered[1])
+    listed = [told.get(key) for key in ("bboxes", "name")] if isinstance(told, Mapping) else []
+    return next((len(one) for one in listed if isinstance(one, list) and one), 0)
 
 
 def _from_lines(file: Path) -> Iterator[Case | Broken]:

@@ -118,6 +118,24 @@ def test_the_evaluators_tree_in_both_numberings_and_its_trap(testdata, tmp_path)
     assert read_cases(tmp_path / "zero").broken[0].reason == "has no ref_*.jpg"
 
 
+@pytest.mark.parametrize(("told", "people"), [
+    ({"bboxes": [[0, 0, 4, 4]] * 2}, 2), ({"name": ["ana", "ben", "eva"]}, 3), ({"name": "0002"}, 0), ({}, 0),
+    ({"bboxes": [[0, 0, 4, 4]] * 2, "name": ["ana"]}, 2), ({"num_persons": 1, "name": ["ana", "ben"]}, 1),
+])  # fmt: skip
+def test_a_missing_reference_is_never_one_person_less(testdata, tmp_path, told, people):
+    """Where no folder says how many are asked for, the boxes or the names do; nothing: the references are all."""
+    home = shutil.copytree(testdata / "formats" / "multiid_bench_eval" / "p2" / "0002", tmp_path / "all" / "0002")
+    (home / "ref_2.jpg").unlink()
+    (home / "meta.json").write_text(json.dumps({"prompt": "two"} | told))
+    cases = read_cases(tmp_path)
+    broken = [(one.reason, one.people) for one in cases.broken]
+    assert broken == ([(f"has 1 references for {people} people", people)] if people > 1 else [])
+    assert [case.people for case in cases.cases] == ([] if broken else [1])
+    (home / "ref_1.jpg").unlink()
+    [bad] = read_cases(tmp_path).broken
+    assert (bad.reason, bad.people) == ("has no ref_*.jpg", people)
+
+
 def test_lines_and_what_is_wrong_with_them(files):
     good = {"id": "a", "prompt": "two", "references": ["refs/0.png", "refs/1.png"], "gt": "gt.png"}
     lines = [

@@ -169,6 +169,13 @@ def _text(value: Any) -> str:
     return value
 
 
+def _list(value: Any, key: str) -> list[Any]:
+    """Raises TypeError for what is no list: of a text every letter would be one."""
+    if not isinstance(value, list):
+        raise TypeError(f"{key} is a list, not {value!r}")
+    return value
+
+
 def _id(value: Any) -> str:
     """Text, or a whole number. Raises TypeError for others."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
@@ -278,14 +285,17 @@ def _from_lines(file: Path) -> Iterator[Case | Broken]:
         entry: Any = None
         try:
             entry = json.loads(line)
-            references = tuple(FileSource(file.parent / str(name)) for name in entry["references"])
+            references = tuple(FileSource(file.parent / str(name)) for name in _list(entry["references"], "references"))
             gt, result = (
                 FileSource(file.parent / str(entry[key])) if entry.get(key) else None for key in ("gt", "result")
             )
+            boxes, landmarks = _boxes(entry.get("boxes") or []), _landmarks(entry.get("landmarks"), len(references))
+            size = _size(entry)
+            if gt is None and size is None and (boxes or landmarks):
+                raise ValueError("boxes and landmarks without gt need width and height, of what they are px of")
             yield _made(
                 _id(entry["id"]), len(references), int(entry.get("num_persons") or 0), prompt=_text(entry["prompt"]),
-                references=references, gt=gt, result=result, boxes=_boxes(entry.get("boxes") or []),
-                landmarks=_landmarks(entry.get("landmarks"), len(references)), size=_size(entry),
+                references=references, gt=gt, result=result, boxes=boxes, landmarks=landmarks, size=size,
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             told = str(error) if type(error) in (ValueError, TypeError) else f"{type(error).__name__}: {error}"

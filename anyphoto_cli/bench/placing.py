@@ -1,7 +1,8 @@
 """From a case to a layout: who stands where. The benchmark gives photos; our method wants five points a face.
 
 gt: where the real photo has them: the case's own landmarks, else the faces found in it, each given to the reference it
-resembles; people whose face is not found take a box of the case that holds no other. reference: where each reference
+resembles; people whose face is not found take a box of the case that holds no other; without a photo all take their
+boxes. reference: where each reference
 has its own face; of several people each has an upright strip of the picture.
 """
 
@@ -79,11 +80,20 @@ def _places(
     if case.landmarks:
         return [(np.asarray(points, np.float64), frame) for points in case.landmarks]
     if original is None:
-        remedy = "Use --layout-from reference"
-        raise InputError("has no original to take the places from", field=case.id, remedy=remedy)
+        return [(points, frame) for points in _in_boxes(case)]
     width, height = original.shape[1], original.shape[0]
     boxes = [_scaled(box, width / frame[0], height / frame[1]) for box in case.boxes]
     return [(points, (width, height)) for points in _in_original(case.id, original, boxes, references, analyzer)]
+
+
+def _in_boxes(case: Case) -> list[Points]:
+    """Upright faces in the case's boxes, of which there is one for each person, in their order."""
+    if len(case.boxes) != case.people:
+        what = "has no original to take the places from"
+        if case.boxes:
+            what += f", and {len(case.boxes)} boxes for {case.people} people"
+        raise InputError(what, field=case.id, remedy="Use --layout-from reference")
+    return [upright_landmarks(box) for box in case.boxes]
 
 
 def _scaled(box: Box, across: float, down: float) -> Box:

@@ -27,11 +27,12 @@ from anyphoto_cli.bench.systems.qwen_image_edit import QwenImageEdit
 from anyphoto_cli.config.bench import RunConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.faces.packs import open_faces
-from anyphoto_cli.geometry import face_height, fitting_size
+from anyphoto_cli.geometry import face_height, fitting_size, upright_landmarks
 from anyphoto_cli.mini import shipped
 from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
 from anyphoto_cli.model.adapter import read_card
 from anyphoto_cli.model.bases import revision_of
+from anyphoto_cli.types import Box
 
 QUICK = RunConfig(steps=1)
 
@@ -258,6 +259,24 @@ def test_a_person_without_a_found_face_takes_the_free_box(drawn, tmp_path):
     [bare] = read_cases(tmp_path / "none.jsonl").cases
     with pytest.raises(InputError, match="its original shows 1 faces for 2 people"):
         write_layout(bare, tmp_path / "l", open_faces("mini"), QUICK, 128)
+
+
+def test_without_a_photo_people_stand_in_their_boxes(drawn, tmp_path):
+    """In px of the picture whose size the case names; as many boxes as people, or nobody knows whose is whose."""
+    case = next(case for case in read_cases(drawn / "cases.jsonl").cases if case.people == 2)
+    boxes = [[10, 20, 50, 60], [70, 30, 110, 70]]
+    entry = {"id": "a", "prompt": "two", "references": [str(s.file) for s in case.references], "boxes": boxes}
+    (tmp_path / "boxes.jsonl").write_text(json.dumps(entry | {"width": 128, "height": 96}) + "\n")
+    [boxed] = read_cases(tmp_path / "boxes.jsonl").cases
+    document = json.loads(write_layout(boxed, tmp_path, open_faces("mini"), QUICK, 256).read_text())
+    scale = (document["width"] / 128, document["height"] / 96)
+    for face, box in zip(document["faces"], boxes, strict=True):
+        assert np.allclose(face["landmarks"], upright_landmarks(Box(*box)) * scale, atol=0.01)
+    for left, told in ((boxes[:1], "has no original to take the places from, and 1 boxes for 2 people"),
+                       ([], "has no original to take the places from. Use")):  # fmt: skip
+        fewer = replace(boxed, boxes=tuple(Box(*box) for box in left))
+        with pytest.raises(InputError, match=told):
+            write_layout(fewer, tmp_path, open_faces("mini"), QUICK, 256)
 
 
 def test_places_from_the_references_stand_in_strips(drawn, tmp_path):

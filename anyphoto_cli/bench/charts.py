@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from anyphoto_cli.bench.measured import unlike_published
+from anyphoto_cli.bench.ranking import GATES, UNRANKED
+from anyphoto_cli.bench.rows import SUBSET_NAMES, TITLES, Row
 from anyphoto_cli.bench.standing import tables_for
-from anyphoto_cli.bench.tables import GATES, SUBSET_NAMES, TITLES, UNRANKED, Row
 from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.quiet import unheard
@@ -77,7 +79,8 @@ def _scatter(tables: Mapping[str, Sequence[Row]]) -> Any:
 
 def _below(figure: Any, text: str, tables: Mapping[str, Sequence[Row]]) -> None:
     """What the marks mean, and whose rows were judged otherwise than the published ones."""
-    apart = {row.system: row.apart for rows in tables.values() for row in rows if row.apart}
+    ours = [row for rows in tables.values() for row in rows if not row.published]
+    apart = {row.system: why for row in ours if (why := unlike_published(row.measured, "sim_gt"))}
     figure.supxlabel("\n".join([text, *(f"{name}: {why}" for name, why in apart.items())]), fontsize=8)
 
 

@@ -73,6 +73,9 @@ def open_models(config: BenchConfig, cache: Path | None = None, threads: int = 0
             continue
         if not analyzer.detects:
             raise InputError(f"{analyzer.name} cannot find faces", field="--face-pack")
+        if analyzer.name in faces:
+            remedy = "Numbers are told apart by it: rename a folder, or give another pack"
+            raise InputError(f"{name} is the second one called {analyzer.name}", field="--face-pack", remedy=remedy)
         faces[analyzer.name] = Eyes(analyzer, cache, config.least_score)
     if not faces:
         raise EnvironmentFault("none of the face models can be had", remedy="; ".join(why.values()))

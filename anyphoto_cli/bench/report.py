@@ -12,9 +12,9 @@ import numpy as np
 
 from anyphoto_cli.bench.cases import Case
 from anyphoto_cli.bench.results import Results
+from anyphoto_cli.bench.rows import LOWER_IS_BETTER, SUBSET_NAMES, TITLES
 from anyphoto_cli.bench.sources import Source
 from anyphoto_cli.bench.summing import CLIP_AND_AESTHETIC, METRICS
-from anyphoto_cli.bench.tables import LOWER_IS_BETTER, SUBSET_NAMES, TITLES
 from anyphoto_cli.errors import AnyPhotoError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.html import Histogram, Series, histogram, render_page

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from anyphoto_cli.bench.results import SCORES, SUMMARY, read_summary
-from anyphoto_cli.bench.tables import COLUMNS, SUBSET_NAMES, Counts, Row, published_rows
-from anyphoto_cli.config.bench import PROTOCOLS
+from anyphoto_cli.bench.measured import measured_by
+from anyphoto_cli.bench.results import SCORES, SETTINGS, SUMMARY, read_summary
+from anyphoto_cli.bench.rows import COLUMNS, SUBSET_NAMES, Counts, Row
+from anyphoto_cli.bench.tables import published_rows
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.runtime.run_record import read_record
 
 
 def run_name(run: Path) -> str:
@@ -43,34 +46,24 @@ def rows_for(subset: str, runs: Sequence[Path], filtered: bool, with_published: 
     """Published rows, then ours. filtered: the mean without outliers, as the reference evaluator prints it."""
     rows = published_rows(subset) if with_published else []
     for run, name in zip(map(scores_of, runs), run_names(runs), strict=True):
-        summary = read_summary(run)
+        summary, record = read_summary(run), read_record(run, SETTINGS)
         part = summary["subsets"].get(subset)
         if part is not None:
             key = "filtered_mean" if filtered else "mean"
             told = {column: part["metrics"][column] for column in COLUMNS}
             values = {column: told[column][key] for column in COLUMNS}
             intervals = {c: (t["low"], t["high"]) for c, t in told.items() if t["low"] is not None}
-            models = ", ".join(summary["face_models"])
-            note = f"{part['scored']} of {part['cases']} cases, coverage {part['coverage']}, faces by {models}"
-            counts = counts_of(part)
-            apart = _why_apart(summary["face_models"])
-            rows.append(Row(name, subset, values, note=note, intervals=intervals, counts=counts, apart=apart))
+            lacking = summary.get("not_available", {})
+            measured = measured_by(summary["face_models"], lacking, record)
+            rows.append(Row(name, subset, values, intervals=intervals, counts=counts_of(part), measured=measured,
+                            not_available=lacking, filtered=filtered))  # fmt: skip
     return rows
 
 
 def counts_of(part: Mapping[str, Any]) -> Counts:
-    """Of one part of a summary; an older version's has no `people` and `found`."""
-    return Counts(
-        part["scored"], part["cases"], part.get("found"), part.get("people"), part["coverage"], part["expected_faces"]
-    )  # fmt: skip
-
-
-def _why_apart(face_models: Iterable[str]) -> str:
-    """A face model's cosines are its own: likeness that another one saw is not more or less than published likeness."""
-    theirs = cast(tuple[str, ...], PROTOCOLS["withanyone"]["face_packs"])
-    if set(face_models) == set(theirs):
-        return ""
-    return f"judged by {', '.join(face_models)}, published rows by {', '.join(theirs)}: not ranked with them"
+    """Of one part of a summary; an older version's lacks some."""
+    told: dict[str, Any] = {one.name: part.get(one.name) for one in fields(Counts)}
+    return Counts(**told)
 
 
 def tables_for(

@@ -6,27 +6,22 @@ import csv
 import html
 import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-COLUMNS = ("sim_gt", "sim_ref", "copy_paste", "blending", "clip_i", "clip_t", "aesthetic")
-TITLES = {
-    "sim_gt": "Sim(GT)", "sim_ref": "Sim(Ref)", "copy_paste": "CP", "blending": "Bld", "clip_i": "CLIP-I",
-    "clip_t": "CLIP-T", "aesthetic": "Aes",
-}  # fmt: skip
-LOWER_IS_BETTER = frozenset({"copy_paste", "blending"})
-GATES = {"p1": 0.40, "p2": 0.35, "p3": 0.35}
-"""Copy-paste is ranked only among systems whose Sim(GT) is above this: who resembles nobody copies nobody."""
-UNRANKED = frozenset({"GT", "Ref"})
-NOT_BY_SIMILARITY = {"p3": frozenset({"GPT-4o-Image"})}
-"""It knows the television series of that subset by heart (WithAnyone, AnyPhoto)."""
-SUBSET_NAMES = {"p1": "one person", "p2": "two people", "p3": "three and four people"}
+from anyphoto_cli.bench.footnotes import MEANS, footnotes, lacking_told, measured_told
+from anyphoto_cli.bench.measured import Measured
+from anyphoto_cli.bench.ranking import ranks
+from anyphoto_cli.bench.rows import COLUMNS, LOWER_IS_BETTER, SUBSET_NAMES, TITLES, Counts, Row
+
 BEST = 3
-COUNTED = ("scored", "cases", "found", "people", "coverage", "expected")
+COUNTED = tuple(one.name for one in fields(Counts))
 """Of `Counts`, in files for programs."""
+MEASURED = ("mean", *Measured({}).fields())
+"""Which mean it is, and by what."""
 ABLATION = "ablation"
 """In place of a subset: rows that are compared, and not ranked."""
 ABLATIONS: dict[str, dict[str, str]] = {
@@ -37,40 +32,6 @@ ABLATIONS: dict[str, dict[str, str]] = {
     "Table A: attention": {"full": "isolated,", "all-visible": ""},
     "Table B: replacement": {"full": "curriculum,", "fixed-replacement": ""},
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a row's means are of: cases scored, of those asked for.
-
-    found: faces in the results as a share of the `people` asked for in all cases; coverage: at their places, of the
-    `expected` people whose places are known. None: not known.
-    """
-
-    scored: int
-    cases: int
-    found: float | None = None
-    people: int | None = None
-    coverage: float | None = None
-    expected: int = 0
-
-
-@dataclass(frozen=True)
-class Row:
-    """One system on one subset. values: by COLUMNS; None or missing: not known. note: how ours was measured.
-
-    intervals: (low, high) of the plain means of ours, by column. counts: of ours. apart: why ours cannot be ranked
-    among published rows, or "".
-    """
-
-    system: str
-    subset: str
-    values: Mapping[str, float | None]
-    published: bool = False
-    note: str = ""
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    counts: Counts | None = None
-    apart: str = ""
 
 
 @lru_cache(maxsize=1)
@@ -121,33 +82,6 @@ def _preset(row: Row) -> str:
     return row.system.rpartition("/")[2]
 
 
-def ranks(rows: Sequence[Row], subset: str) -> dict[tuple[int, str], int]:
-    """(place in rows, column) -> rank from 1; equal values share one. Those that the rules leave out have none."""
-    found: dict[tuple[int, str], int] = {}
-    among = any(row.published for row in rows)
-    for column in COLUMNS if subset in GATES else ():
-        values = {
-            k: float(value)
-            for k, row in enumerate(rows)
-            if (value := row.values.get(column)) is not None
-            and _takes_part(row, column, subset)
-            and not (among and row.apart)
-        }
-        for k, value in values.items():
-            better = sum((v < value) if column in LOWER_IS_BETTER else (v > value) for v in values.values())
-            found[k, column] = better + 1
-    return found
-
-
-def _takes_part(row: Row, column: str, subset: str) -> bool:
-    if row.system in UNRANKED:
-        return False
-    if column in ("sim_gt", "sim_ref", "copy_paste") and row.system in NOT_BY_SIMILARITY.get(subset, ()):
-        return False
-    gated = column == "copy_paste"
-    return not gated or (row.values.get("sim_gt") or 0.0) > GATES[subset]
-
-
 def shown_columns(rows: Sequence[Row]) -> list[str]:
     """Those with a value in any row."""
     return [column for column in COLUMNS if any(row.values.get(column) is not None for row in rows)]
@@ -156,40 +90,6 @@ def shown_columns(rows: Sequence[Row]) -> list[str]:
 def told(value: float | None) -> str:
     """Three digits, as the papers print them."""
     return "n/a" if value is None else f"{value:.3f}"
-
-
-def footnotes(rows: Sequence[Row]) -> list[str]:
-    """A line for each run whose means are not of everybody who was asked for (losing hard faces is rewarded, see
-    docs/bench.md), or which is not ranked among the published rows.
-    """
-    among = any(row.published for row in rows)
-    told = [(row, [_shortfall(row.counts) if row.counts else "", row.apart if among else ""]) for row in rows]
-    return [f"{row.system}: {'; '.join(filter(None, parts))}" for row, parts in told if any(parts)]
-
-
-def _shortfall(counts: Counts) -> str:
-    cases = counts.scored < counts.cases
-    parts = [f"{counts.scored} of {counts.cases} cases"] if cases else []
-    if (
-        cases
-        or (counts.found is not None and counts.found < 1)
-        or (counts.coverage is not None and counts.coverage < 1)
-    ):
-        parts.append(people_told(counts))
-    return "; ".join(filter(None, parts))
-
-
-def people_told(counts: Counts) -> str:
-    """Who was found at all, and who at their place: two counts, each of the people it is of; "" where neither is known.
-
-    Summaries of older versions have the second alone.
-    """
-    parts = []
-    if counts.found is not None:
-        parts.append(f"faces found for {counts.found:.1%} of {counts.people} people")
-    if counts.coverage is not None:
-        parts.append(f"at their places {counts.coverage:.1%} of the {counts.expected} whose places are known")
-    return "; ".join(parts)
 
 
 def markdown(rows: Sequence[Row], subset: str) -> str:
@@ -201,7 +101,7 @@ def markdown(rows: Sequence[Row], subset: str) -> str:
     for k, row in enumerate(rows):
         cells = [marks.get(placed.get((k, c), 0), "{}").format(told(row.values.get(c))) for c in columns]
         lines.append([_plain_in_markdown(row.system), *cells])
-    below = [f"\n{_plain_in_markdown(line)}" for line in footnotes(rows)]
+    below = [f"\n{_plain_in_markdown(line)}" for line in footnotes(rows, subset)]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), *below]) + "\n"
 
 
@@ -220,7 +120,7 @@ def latex(rows: Sequence[Row], subset: str) -> str:
     for k, row in enumerate(rows):
         cells = [marks.get(placed.get((k, c), 0), "%s") % told(row.values.get(c)) for c in columns]
         lines.append(" & ".join([_escaped(row.system), *cells]) + r" \\")
-    below = [rf"\par{{\footnotesize {_escaped(line)}}}" for line in footnotes(rows)]
+    below = [rf"\par{{\footnotesize {_escaped(line)}}}" for line in footnotes(rows, subset)]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *below]) + "\n"
 
 
@@ -230,18 +130,18 @@ def _escaped(text: str) -> str:
 
 
 def comma_separated(rows: Sequence[Row], subset: str, head: bool = True) -> str:
-    """CSV with every column, numbers in full, and the rank of each. head: False where it goes on with another."""
+    """CSV with every column, numbers in full, rank and interval of each. head: False where it goes on with another."""
     placed, out = ranks(rows, subset), io.StringIO()
-    names = [name for column in COLUMNS for name in (column, f"{column}_rank")]
+    names = [f"{column}{end}" for column in COLUMNS for end in ("", "_rank", "_low", "_high")]
     writer = csv.writer(out, lineterminator="\n")
     if head:
-        writer.writerow(["system", "subset", "published", *names, *COUNTED, "note"])
+        writer.writerow(["system", "subset", "published", *names, *COUNTED, *MEASURED, "not_available", "note"])
     for k, row in enumerate(rows):
-        cells = [cell for c in COLUMNS for cell in (row.values.get(c), placed.get((k, c)))]
-        cells += _counted(row).values()
-        writer.writerow(
-            [row.system, subset, row.published, *("" if cell is None else cell for cell in cells), row.note]
-        )
+        cells: list[Any] = []
+        for c in COLUMNS:
+            cells += [row.values.get(c), placed.get((k, c)), *row.intervals.get(c, (None, None))]
+        cells += [*_counted(row).values(), *_measured(row).values(), lacking_told(row.not_available), _note(row)]
+        writer.writerow([row.system, subset, row.published, *("" if cell is None else cell for cell in cells)])
     return out.getvalue()
 
 
@@ -249,14 +149,25 @@ def _counted(row: Row) -> dict[str, float | None]:
     return {name: getattr(row.counts, name, None) for name in COUNTED}
 
 
+def _measured(row: Row) -> dict[str, str]:
+    """Which mean, and by what."""
+    return {"mean": MEANS[row.filtered]} | (row.measured or Measured({})).fields()
+
+
+def _note(row: Row) -> str:
+    """How ours was measured."""
+    return "" if row.measured is None else measured_told(row.measured)
+
+
 def as_json(rows: Sequence[Row], subset: str) -> list[dict[str, Any]]:
     """Plain values."""
     placed = ranks(rows, subset)
     return [
         {
-            "system": row.system, "subset": subset, "published": row.published, "note": row.note,
+            "system": row.system, "subset": subset, "published": row.published, "note": _note(row),
             "values": {c: row.values.get(c) for c in COLUMNS}, "ranks": {c: placed.get((k, c)) for c in COLUMNS},
-            **_counted(row),
+            "intervals": {c: row.intervals.get(c) for c in COLUMNS}, **_counted(row), **_measured(row),
+            "not_available": dict(row.not_available),
         }
         for k, row in enumerate(rows)
     ]  # fmt: skip
@@ -274,9 +185,9 @@ def as_html(rows: Sequence[Row], subset: str) -> str:
         )
         kind = "published" if row.published else "ours"
         body.append(
-            f'<tr class="{kind}"><th title="{html.escape(row.note)}">{html.escape(row.system)}</th>{cells}</tr>'
+            f'<tr class="{kind}"><th title="{html.escape(_note(row))}">{html.escape(row.system)}</th>{cells}</tr>'
         )
-    below = "".join(f"<p>{html.escape(line)}</p>" for line in footnotes(rows))
+    below = "".join(f"<p>{html.escape(line)}</p>" for line in footnotes(rows, subset))
     return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>{below}"
 
 

@@ -214,8 +214,9 @@ def _score(
 
 
 def _tell(summary: dict[str, Any], out: Path) -> None:
+    from anyphoto_cli.bench.footnotes import people_told
+    from anyphoto_cli.bench.rows import SUBSET_NAMES, TITLES
     from anyphoto_cli.bench.standing import counts_of
-    from anyphoto_cli.bench.tables import SUBSET_NAMES, TITLES, people_told
 
     for name, part in summary["subsets"].items():
         left = {key: part[key] for key in ("no face", "missing", "broken") if part[key]}
@@ -231,13 +232,7 @@ def _tell(summary: dict[str, Any], out: Path) -> None:
                 if len(values["by_model"]) > 1:
                     each = ", ".join(f"{name} {_three(mean)}" for name, mean in values["by_model"].items())
                     console.result(f"            {each}")
-        who = people_told(counts_of(part))
-        if part["coverage"] is not None:
-            error = "n/a" if part["place_error"] is None else f"{part['place_error']:.3f} face heights"
-            who += (f", off by {error}; {part['swapped']} swapped, {part['strangers']} strangers, "
-                     f"{part['duplicates']} doubled, "
-                     f"{part['extra_faces']} more than asked")  # fmt: skip
-        if who:
+        if who := people_told(counts_of(part)):
             console.result(f"  {who}")
     for metric, reason in summary["not_available"].items():
         console.result(f"{TITLES.get(metric, metric)}: n/a ({reason})")
@@ -272,10 +267,11 @@ def table(
     (another --subset for the runs), and not ranked.
     """
     from anyphoto_cli.bench import tables
+    from anyphoto_cli.bench.rows import SUBSET_NAMES
     from anyphoto_cli.bench.standing import rows_for, tables_for
 
     for name in subset or ():
-        if name not in tables.SUBSET_NAMES:
+        if name not in SUBSET_NAMES:
             raise InputError(f"{name!r} is no subset", field="--subset", remedy="Known: p1, p2, p3")
     if ablation:
         if len(subset or ()) > 1 or not published:
@@ -285,7 +281,7 @@ def table(
         made = [(title, tables.ABLATION, rows) for title, rows in tables.ablation_tables(ours).items()]
     else:
         found = tables_for(runs or [], subset or (), not plain, published)
-        made = [(tables.SUBSET_NAMES[name], name, rows) for name, rows in found.items()]
+        made = [(SUBSET_NAMES[name], name, rows) for name, rows in found.items()]
     _write_out(_as_text(made, form), out)
     return 0
 

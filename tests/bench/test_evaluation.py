@@ -183,6 +183,7 @@ def test_damaged_files_of_a_folder_are_told_or_done_again(bench, models, tmp_pat
 @pytest.mark.parametrize(("options", "told"), [
     (["--device", "tpu"], "'tpu' is no device"), (["--workers", "0"], "--workers"), (["--workers", "-3"], "--workers"),
     (["--face-pack", "minni"], "'minni' is no face pack. Did you mean mini"),
+    (["--face-pack", "mini"], "--face-pack: mini is the second one called mini. Numbers are told apart by it"),
 ])  # fmt: skip
 def test_options_that_are_none_are_refused(run, bench, tmp_path, options, told):
     code, _, err = run("bench", "score", bench / "cases.jsonl", "-o", tmp_path / "s", "--clip", "none", "--face-pack",

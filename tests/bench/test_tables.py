@@ -4,11 +4,13 @@ import csv
 import io
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 
 from anyphoto_cli.bench import tables
 from anyphoto_cli.bench.charts import _bars
+from anyphoto_cli.bench.measured import OWN_ENCODERS, Measured
 from anyphoto_cli.bench.standing import rows_for, run_names, tables_for
 from anyphoto_cli.bench.summing import METRICS, sum_up
 from anyphoto_cli.bench.tables import ABLATION, Row, ablation_rows, ablation_tables, published_rows, ranks
@@ -57,11 +59,58 @@ def test_our_rows_are_ranked_among_them_and_ties_share_a_rank():
 
 
 def test_a_run_that_another_face_model_judged_is_not_ranked_among_the_published():
-    mine = Row("mine", "p2", {"sim_gt": 0.9}, apart="not ranked")
+    mine = Row("mine", "p2", {"sim_gt": 0.9}, measured=Measured({"mini": "0"}))
     rows = [*published_rows("p2"), mine]
     assert rank_of("mine", "p2", rows)["sim_gt"] is None and rank_of("WithAnyone", "p2", rows)["sim_gt"] == 1
-    assert "mine: not ranked" in tables.markdown(rows, "p2") and r"mine: not ranked" in tables.latex(rows, "p2")
+    told = "mine: judged by mini, published rows by buffalo_l, facenet, adaface: not ranked with them"
+    assert told in tables.markdown(rows, "p2") and told.replace("_", r"\_") in tables.latex(rows, "p2")
     assert rank_of("mine", "p2", [mine])["sim_gt"] == 1 and "not ranked" not in tables.markdown([mine], "p2")
+
+
+THEIRS = Measured(
+    dict.fromkeys(("adaface", "buffalo_l", "facenet"), "0"), "always", "models/clip-vit-base-patch16",
+    ("v2.5", "head.pth", "google/siglip-so400m-patch14-384"),
+)  # fmt: skip
+"""As the published rows were measured."""
+
+
+@pytest.mark.parametrize(("change", "lost", "told"), [
+    ({}, (), ""),
+    ({"padding": "needed"}, ("sim_gt", "sim_ref", "copy_paste", "blending"),
+     "references padded where needed, published rows with all padded"),
+    ({"clip": "openai/clip-vit-large-patch14"}, ("clip_i", "clip_t"), "CLIP is openai/clip-vit-large-patch14, of"),
+    ({"aesthetic": ("laion", "head.pth", "clip-vit-large-patch14")}, ("aesthetic",), "Aes by laion on clip-vit"),
+    ({"aesthetic": ("v2.5", "head.pth", "other")}, ("aesthetic",), "Aes by v2.5 on other, of published rows by v2.5"),
+])  # fmt: skip
+def test_a_run_is_ranked_among_the_published_where_it_was_measured_like_them(change, lost, told):
+    values = dict.fromkeys(tables.COLUMNS, 0.5)
+    rows = [*published_rows("p2"), Row("mine", "p2", values, measured=replace(THEIRS, **change))]
+    assert {column for column, rank in rank_of("mine", "p2", rows).items() if rank is None} == set(lost)
+    text = tables.markdown(rows, "p2")
+    assert (f"mine: {told}" in text and "not ranked with them" in text) if lost else "not ranked" not in text
+
+
+@pytest.mark.parametrize(("change", "lost"), [
+    ({}, ()), ({"clip": "openai/clip-vit-base-patch16"}, ()),
+    ({"faces": {"buffalo_l": "1"}}, ("sim_gt", "sim_ref", "copy_paste", "blending")),
+    ({"padding": "needed"}, ("sim_gt", "sim_ref", "copy_paste", "blending")),
+    ({"clip": "other"}, ("clip_i", "clip_t")), ({"aesthetic": ("v2.5", "mine.pth", "x")}, ("aesthetic",)),
+])  # fmt: skip
+def test_without_published_rows_nobody_is_ranked_where_runs_were_measured_differently(change, lost):
+    one = replace(THEIRS, faces={"buffalo_l": "0"})
+    values = dict.fromkeys(tables.COLUMNS, 0.5)
+    rows = [Row("one", "p2", values, measured=one), Row("other", "p2", values, measured=replace(one, **change))]
+    assert {column for column in tables.COLUMNS if (0, column) not in ranks(rows, "p2")} == set(lost)
+    line = f"{', '.join(tables.TITLES[column] for column in lost)}: not measured alike, nobody is ranked"
+    assert (line in tables.markdown(rows, "p2")) is bool(lost)
+    alone = [rows[0], replace(rows[1], values=dict.fromkeys(lost))]
+    assert rank_of("one", "p2", alone)["sim_gt"] == 1  # who has no number in a column is nobody to compare with
+
+
+def test_the_encoders_are_those_of_the_predictors():
+    from anyphoto_cli.bench.aesthetics import ENCODERS
+
+    assert {kind: source.rpartition("/")[2] for kind, source in ENCODERS.items()} == OWN_ENCODERS
 
 
 def test_the_ablations_are_the_presets_of_training():
@@ -76,7 +125,8 @@ def test_the_ablations_are_the_presets_of_training():
 
 
 def test_five_formats_say_the_same(tmp_path):
-    rows = [*published_rows("p3"), Row("my_run <1> & co", "p3", {"sim_gt": 0.5, "clip_t": None}, note='says "hi"')]
+    rows = [*published_rows("p3"), Row("my_run <1> & co", "p3", {"sim_gt": 0.5, "clip_t": None},
+                                         measured=replace(THEIRS, clip='"hi"'))]  # fmt: skip
     text = tables.markdown(rows, "p3")
     assert "| AnyPhoto | <u>0.424</u> | **0.587** |" in text and "Sim(GT) ↑" in text and "CP ↓" in text
     assert "| my_run &lt;1> & co | **0.500** | n/a |" in text
@@ -90,7 +140,7 @@ def test_five_formats_say_the_same(tmp_path):
     page = tables.as_html(rows, "p3")
     assert (
         "my_run &lt;1&gt; &amp; co" in page
-        and 'title="says &quot;hi&quot;"' in page
+        and "references padded; CLIP &quot;hi&quot;; Aes by v2.5" in page
         and page.count("<tr") == len(rows) + 1
     )
 
@@ -153,18 +203,19 @@ def test_published_copy_paste_follows_from_published_similarities(subset):
             assert told["copy_paste"] == pytest.approx(expected, abs=0.025), row.system
 
 
-def scored(folder, value, missing=0, subsets=("p1",)):
+def scored(folder, value, missing=0, subsets=("p1",), lacking=None):
     """A folder of scores in which cases have about this value; so many more of each subset have no picture."""
     lines = []
     for subset in subsets:
-        placement = {"error": 0.0, "expected": 1, "placed": 1, "swapped": 0, "duplicates": 0, "extra": 0}
+        placement = {"error": 0.0, "expected": 1, "placed": 1, "swapped": 0, "duplicates": 0, "extra": 0,
+                     "strangers": 0}  # fmt: skip
         for k in range(3):
             leg = dict.fromkeys(METRICS, value + k / 100)
             lines.append({"subset": subset, "status": "scored", "legs": {"mini": leg}, "placement": placement,
                           "people": 1, "faces": {"result": {"boxes": [[0, 0, 9, 9]]}}, **leg})  # fmt: skip
         lines += [{"subset": subset, "status": "missing", "people": 1}] * missing
     folder.mkdir(parents=True)
-    (folder / "summary.json").write_text(json.dumps(sum_up(lines, {"mini": "0"}, {})))
+    (folder / "summary.json").write_text(json.dumps(sum_up(lines, {"mini": "0"}, lacking or {})))
     return folder
 
 
@@ -200,7 +251,7 @@ def test_a_run_that_lacks_cases_says_so_below(run, tmp_path):
         assert code == 0 and line in said and "whole: judged by" in said
     code, said, _ = run("bench", "table", whole, part, "--format", "csv", "--no-published")
     rows = list(csv.DictReader(io.StringIO(said)))
-    kept = ("system", "subset", "scored", "cases", "found", "people", "coverage", "expected")
+    kept = ("system", "subset", "scored", "cases", "found", "people", "coverage", "expected_faces")
     assert [" ".join(row[name] for name in kept) for row in rows] == [
         "whole p1 3 3 1.0 3 1.0 3", "sysB p1 3 8 0.375 8 1.0 3", "whole p2 3 3 1.0 3 1.0 3",
     ]  # fmt: skip
@@ -209,12 +260,48 @@ def test_a_run_that_lacks_cases_says_so_below(run, tmp_path):
     assert (told[0]["scored"], told[0]["cases"], told[0]["found"], told[0]["people"]) == (3, 8, 0.375, 8)
 
 
+def test_a_table_says_which_mean_it_shows_and_by_what_runs_were_measured(run, tmp_path):
+    folder = scored(tmp_path / "sys", 0.5, lacking={"clip_i": "gone", "clip_t": "gone", "facenet": "no weights"})
+    settings = {"pad_references": "needed", "clip": "x/clip", "aesthetic": "laion", "aesthetic_head": "h.pth"}
+    (folder / "bench.json").write_text(json.dumps(settings))
+    lines = [
+        "sys: 3 of 3 cases; faces found for 100.0% of 3 people; at their places 100.0% of the 3 whose places are known, "
+        "off by 0.000 face heights; 0 swapped, 0 strangers, 0 doubled, 0 more than asked",
+        "sys: faces by mini (0), references padded where needed; Aes by laion, h.pth, clip-vit-large-patch14",
+        "sys: CLIP-I, CLIP-T n/a (gone); facenet n/a (no weights)",
+    ]
+    for option, mean, label in (
+        ([], "without outliers", "Means without outliers (1.5 interquartile ranges), as published."),
+        (["--plain"], "plain", "Plain means. Published rows: without outliers."),
+    ):
+        for form, around in (("markdown", "\n{}\n"), ("latex", "\\par{{\\footnotesize {}}}"), ("html", "<p>{}</p>")):
+            code, said, err = run("bench", "table", folder, "--format", form, *option)
+            plain = said.replace(r"\%", "%")
+            assert code == 0 and all(around.format(line) in plain for line in (label, *lines)), err + said
+        [row] = csv.DictReader(
+            io.StringIO(run("bench", "table", folder, "--format", "csv", "--no-published", *option)[1])
+        )
+        [told] = json.loads(run("bench", "table", folder, "--format", "json", "--no-published", *option)[1])
+        assert row["mean"] == told["mean"] == mean and row["padding"] == told["padding"] == "needed"
+        assert row["faces"] == told["faces"] == "mini 0" and row["clip"] == told["clip"] == ""
+        assert row["aesthetic"] == told["aesthetic"] == "laion, h.pth, clip-vit-large-patch14"
+        assert [float(row["sim_gt_low"]), float(row["sim_gt_high"])] == told["intervals"]["sim_gt"]
+        assert told["intervals"]["sim_gt"][0] < 0.51 < told["intervals"]["sim_gt"][1]
+        counted = ("place_error", "swapped", "strangers", "duplicates", "extra_faces")
+        assert [float(row[name]) for name in counted] == [told[name] for name in counted] == [0] * 5
+        assert row["not_available"] == "CLIP-I, CLIP-T n/a (gone); facenet n/a (no weights)"
+        assert told["not_available"]["facenet"] == "no weights"
+    assert "Plain means.\n" in run("bench", "table", folder, "--plain", "--no-published")[1]
+    published = json.loads(run("bench", "table", "--format", "json", "--plain")[1])
+    assert {row["mean"] for row in published} == {"without outliers"}
+
+
 def test_summaries_of_older_versions_are_read(run, tmp_path):
     """They do not know how many faces were found at all."""
     folder = scored(tmp_path / "old", 0.5, missing=1)
     summary = json.loads((folder / "summary.json").read_text())
     for part in summary["subsets"].values():
-        del part["people"], part["found"]
+        del part["people"], part["found"], part["strangers"]
     (folder / "summary.json").write_text(json.dumps(summary))
     code, said, err = run("bench", "table", folder)
     assert code == 0 and "old: 3 of 4 cases; at their places 100.0% of the 3 whose places are known" in said, err

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from anyphoto_cli.bench.cases import Case
+from anyphoto_cli.bench.choosing import CHOSEN_BY, case_value, chosen, worst_first
+from anyphoto_cli.bench.footnotes import lacking_told
 from anyphoto_cli.bench.results import Results
 from anyphoto_cli.bench.rows import LOWER_IS_BETTER, SUBSET_NAMES, TITLES
 from anyphoto_cli.bench.sources import Source
@@ -20,8 +22,8 @@ from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.html import Histogram, Series, histogram, render_page
 from anyphoto_cli.files.images import decode
 
-SHOWN = 400
-"""Cases with pictures, the worst; all others stand in the table alone. A page of them has about 10 MB."""
+SHOWN = 500
+"""Cases with pictures: the whole benchmark; of more all others stand in the table alone."""
 _RESULT_PX, _REFERENCE_PX = 224, 112
 _BINS = 40
 _LEFT_OUT: dict[str, Any] = {"placement": None, "legs": {}, "faces": None} | dict.fromkeys(CLIP_AND_AESTHETIC)
@@ -71,7 +73,8 @@ def write_report(
     ordered = [{**_LEFT_OUT, **line} for line in worst_first(lines)]
     known = {case.id: case for case in cases}
     there = Results(results)
-    cards = [card(known[line["id"]], there, line) for line in ordered[:shown] if line["id"] in known]
+    drawable = [line for line in ordered if line["id"] in known]
+    cards = [card(known[line["id"]], there, line) for line in chosen(drawable, shown)]
     first = next(iter(summary["face_models"]), "")
     facts = [
         ("Cases", f"{len(lines):,}"),
@@ -82,31 +85,11 @@ def write_report(
         Path(__file__).with_suffix(".html.j2").read_text(encoding="utf-8"), title, facts, summary=summary,
         subsets=[(name, SUBSET_NAMES.get(name, "all")) for name in summary["subsets"]], metrics=_metrics(summary),
         lower=LOWER_IS_BETTER, titles=TITLES, charts_of=_histograms(lines), lines=ordered, cards=cards, leg=first,
-        told=_told, case_value=case_value, looks=COLOURS,
+        told=_told, case_value=case_value, looks=COLOURS, lacking=lacking_told(summary["not_available"]),
+        chosen_by=CHOSEN_BY if len(drawable) > shown else (),
     )  # fmt: skip
     with committed(file) as out:
         out.write(page)
-
-
-def worst_first(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Without a picture first, then without a face, then by similarity to the references, the least first."""
-    rank = {"broken": 0, "missing": 1, "no face": 2, "scored": 3}
-
-    def key(line: Mapping[str, Any]) -> tuple[int, float]:
-        likeness = case_value(line, "sim_ref")
-        if likeness is None:
-            likeness = case_value(line, "sim_gt")
-        return rank[line["status"]], -2.0 if likeness is None else likeness
-
-    return sorted(lines, key=key)
-
-
-def case_value(line: Mapping[str, Any], metric: str) -> float | None:
-    """A case's value, over all face models; None where it has none."""
-    if metric in line:
-        return line[metric] if line[metric] is None else float(line[metric])
-    values = [leg[metric] for leg in (line.get("legs") or {}).values() if leg[metric] is not None]
-    return float(np.mean(values)) if values else None
 
 
 def card(case: Case, results: Results, line: Mapping[str, Any]) -> Card:

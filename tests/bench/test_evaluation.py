@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from anyphoto_cli.bench.cases import only_subsets, read_cases
+from anyphoto_cli.bench.choosing import chosen, worst_first
 from anyphoto_cli.bench.evaluation import evaluate
 from anyphoto_cli.bench.models import open_models
 from anyphoto_cli.bench.report import write_report
@@ -386,15 +387,37 @@ def test_the_report_shows_every_case_and_escapes_what_is_said(run, bench, tmp_pa
     assert (tmp_path / "s" / "report.html").read_text() == page
 
 
-def test_of_many_cases_the_worst_have_pictures(bench, models, tmp_path):
+def test_of_many_cases_some_of_each_kind_have_pictures(bench, models, tmp_path):
     cases = read_cases(bench / "cases.jsonl")
     summary = evaluate(cases, bench / "gt", tmp_path, MINI, models)
     lines = all_lines(tmp_path)
     write_report(tmp_path / "r.html", "r", cases.cases, bench / "gt", lines, summary, shown=3)
     page = (tmp_path / "r.html").read_text()
     shown = re.findall(r'<bdi class="id">(.*?)</bdi>', page)
-    least = sorted(lines, key=lambda line: line["legs"]["mini"]["sim_ref"])
-    assert shown == [line["id"] for line in least[:3]] and page.count("<tr data-subset") == len(lines)
+    assert shown == [line["id"] for line in chosen(lines, 3)] and page.count("<tr data-subset") == len(lines)
+    assert "Pictures of 3 of 8 cases, taken in turn from those without a picture or a face" in " ".join(page.split())
+    write_report(tmp_path / "r.html", "r", cases.cases, bench / "gt", lines, summary)
+    assert "Pictures of 8 of 8 cases. </p>" in (tmp_path / "r.html").read_text()
+
+
+def scored_line(id_, sim_ref, copy_paste=0.0, error=0.0, placed=1, status="scored"):
+    placement = {"expected": 1, "placed": placed, "error": error if placed else None}
+    leg = {"sim_ref": sim_ref, "sim_gt": None, "copy_paste": copy_paste}
+    return {"id": id_, "status": status, "placement": placement, "legs": {"mini": leg}}
+
+
+def test_cases_are_chosen_in_turn_by_what_is_wrong_with_them():
+    """The most copy-pasted are the most like their references: by likeness alone none of them would be seen."""
+    plain = [scored_line(f"plain{k}", 0.3 + k / 1000) for k in range(40)]
+    odd = [
+        scored_line("pasted", 0.9, copy_paste=0.8), scored_line("pasted less", 0.8, copy_paste=0.5),
+        scored_line("away", 0.7, error=0.9), scored_line("nowhere", 0.7, placed=0), scored_line("best", 0.95),
+        {"id": "gone", "status": "missing"}, scored_line("pasted and away", 0.6, copy_paste=0.7, error=0.8),
+    ]  # fmt: skip
+    lines = plain[20:] + odd + plain[:20]
+    taken = [line["id"] for line in chosen(lines, 8)]
+    assert taken == ["gone", "plain0", "plain1", "pasted and away", "away", "nowhere", "pasted", "best"]
+    assert chosen(lines, 100) == worst_first(lines) and len({line["id"] for line in chosen(lines, 30)}) == 30
 
 
 def test_charts_and_ablation_tables(run, bench, tmp_path):

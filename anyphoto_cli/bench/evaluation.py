@@ -93,6 +93,9 @@ def evaluate(
     lines |= {one.id: _left_out(one.id, one.subset, "broken", one.reason, one.people) for one in cases.broken}
     if gone := set(there).difference(lines, cases.ids, cases.order):
         listener.caution(f"{out}: {len(gone)} lines are of cases that this benchmark does not hold; they go")
+    if strays := pictures.strays((*cases.ids, *cases.order)):
+        listener.caution(f"{len(strays)} pictures of {results} belong to no case, as {strays[0]}: a picture is called "
+                         "<id>.png, <id>_seed<n>.png or <id>/out.png")  # fmt: skip
     listener.work("Scoring", len(cases.cases), len(cases.cases) - len(waiting))
     job = ScoreJob(tuple(waiting), results, config, dict(refused or {}), cache)
     with (out / LINES).open("a", encoding="utf-8") as file:
@@ -103,12 +106,21 @@ def evaluate(
             file.flush()
             listener.done(len(part))
     listener.end()
+    if several := [count for id_ in cases.ids if (count := _of_several(lines[id_]))]:
+        listener.caution(f"{sum(several)} references of {len(several)} cases show several faces: scores take the face "
+                         "detected best, rendering the largest; crop them to the one that is meant")  # fmt: skip
     ordered = [lines[id_] for id_ in dict.fromkeys(cases.order or cases.ids) if id_ in lines]
     write_lines(out, ordered)
     summary = sum_up(ordered, models.sha256, models.why)
     with committed(out / SUMMARY) as written:
         written.write((json.dumps(summary, indent=2) + "\n").encode())
     return summary
+
+
+def _of_several(line: Mapping[str, Any]) -> int:
+    """References in which the first face model sees several faces."""
+    seen = (line.get("faces") or {}).get("references") or []
+    return sum(one is not None and len(one["boxes"]) > 1 for one in seen)
 
 
 _RESTS_ON = {

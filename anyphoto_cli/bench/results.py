@@ -42,6 +42,21 @@ class Results:
         seed = self._seeds.get(case.id)
         return None if seed is None else FileSource(self._folder / f"{case.id}_seed{seed}.png")
 
+    def strays(self, ids: Iterable[str]) -> list[str]:
+        """Names of pictures, in order, that belong to none of these cases; <id>_seed<n> of any kind belongs to <id>."""
+        if self._folder is None or not self._folder.is_dir():
+            return []
+        known, strays = set(ids), []
+        for entry in self._folder.iterdir():
+            if entry.is_dir():
+                found = [file for ending in _ENDINGS if (file := entry / f"out{ending}").is_file()]
+                strays += [f"{entry.name}/{file.name}" for file in found if entry.name not in known]
+            elif entry.suffix in _ENDINGS:
+                seeded = re.fullmatch(r"(.+)_seed\d+(\.verify)?", entry.stem)
+                if not known & {entry.stem, seeded[1] if seeded else entry.stem}:
+                    strays.append(entry.name)
+        return sorted(strays)
+
     @cached_property
     def _seeds(self) -> dict[str, int]:
         """Id -> the lowest seed of its pictures."""

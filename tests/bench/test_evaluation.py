@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from anyphoto_cli.bench.cases import only_subsets, read_cases
 from anyphoto_cli.bench.choosing import chosen, worst_first
@@ -159,6 +159,31 @@ def test_what_was_not_available_may_be_measured_later(bench, clip_folder, tmp_pa
         score(clip=None)
     with pytest.raises(InputError, match="least_score: holds scores made with 0.45"):
         score(clip=str(clip_folder), least_score=0.9)
+
+
+def test_pictures_that_belong_to_no_case_are_told(bench, models, tmp_path):
+    """Not so other seeds of a case, other subsets' pictures, or what is no picture at all."""
+    cases, heard = read_cases(bench / "cases.jsonl"), Heard()
+    made, [first, second, *_] = tmp_path / "made", cases.ids
+    made.mkdir()
+    shutil.copy(bench / "gt" / f"{first}.png", made / f"{first}_seed3.png")
+    for name in (
+        f"{first}_seed4.png",
+        f"{second}.png",
+        "notes.txt",
+        f"{first}_seed3.verify.png",
+        f"{second}_seed1.jpg",
+    ):
+        (made / name).write_bytes(b"")
+    one = only_subsets(cases, (cases.cases[0].subset,))
+    evaluate(replace(one, cases=one.cases[:1]), made, tmp_path / "s", MINI, models, heard)
+    assert not heard.cautions
+    for name in ("alice.png", "zoe_seed1.png", "else/out.webp"):
+        (made / name).parent.mkdir(exist_ok=True)
+        (made / name).write_bytes(b"")
+    evaluate(replace(one, cases=one.cases[:1]), made, tmp_path / "s", MINI, models, heard)
+    told = f"3 pictures of {made} belong to no case, as alice.png: a picture is called <id>.png, <id>_seed<n>.png or"
+    assert len(heard.cautions) == 1 and heard.cautions[0].startswith(told)
 
 
 def test_another_benchmark_in_the_same_folder_is_told(bench, models, tmp_path):
@@ -325,7 +350,7 @@ def test_the_shared_samples_score(run, testdata, tmp_path, face_pack_folder):
         assert code == 3 and whole["cases"] == count and whole["broken"] == 0, err
 
 
-def test_real_photos_as_their_own_results(photos, face_pack_folder, tmp_path):
+def test_real_photos_as_their_own_results(photos, real, tmp_path):
     """Photos with known people as the benchmark: the photo scores 1 and -1, also with a stranger beside them."""
     lines = [
         {"id": "obama", "prompt": "a man", "references": [_ref(photos, "obama")], "gt": "obama1.jpg"},
@@ -337,12 +362,92 @@ def test_real_photos_as_their_own_results(photos, face_pack_folder, tmp_path):
     for line in lines:
         line["gt"] = line["result"] = str(photos / "groups" / line["gt"])
     (tmp_path / "cases.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    config = BenchConfig(face_packs=(str(face_pack_folder),), clip=None)
-    summary = evaluate(read_cases(tmp_path / "cases.jsonl"), None, tmp_path / "out", config, open_models(config))
+    summary = evaluate(read_cases(tmp_path / "cases.jsonl"), None, tmp_path / "out", *real)
     whole = summary["subsets"]["all"]
     assert whole["scored"] == 3 and whole["metrics"]["sim_gt"]["mean"] == pytest.approx(1)
     assert whole["metrics"]["copy_paste"]["mean"] == pytest.approx(-1, abs=1e-6) and whole["coverage"] == 1
     assert whole["swapped"] == 0 and 0.4 < whole["metrics"]["sim_ref"]["mean"] < 0.95
+
+
+@pytest.fixture(scope="module")
+def real(face_pack_folder, tmp_path_factory):
+    """(config, models) for real photos; they remember what they saw."""
+    config = BenchConfig(face_packs=(str(face_pack_folder),), clip=None)
+    return config, open_models(config, tmp_path_factory.mktemp("seen"))
+
+
+def test_the_evaluator_s_and_hf2bench_s_trees_score_as_the_lines_of_the_same_cases(photos, real, tmp_path):
+    """Two cases of real people: one, whose result is another photo of them, and two, whose is theirs in a mirror."""
+    config, models = real
+    groups, made, mirrored, lines = photos / "groups", tmp_path / "made", tmp_path / "mirrored.jpg", []
+    made.mkdir()
+    with Image.open(groups / "two_people.jpg") as whole:
+        ImageOps.mirror(whole.convert("RGB")).save(mirrored)
+    for id_, names, gt, result in (
+        ("0001", ("obama",), groups / "obama1.jpg", photos / "refs" / "obama" / "obama2.jpg"),
+        ("0002", ("obama", "biden"), groups / "two_people.jpg", mirrored),
+    ):
+        references, subset = [_ref(photos, name) for name in names], f"p{len(names)}"
+        lines.append({"id": id_, "prompt": "people", "references": references, "gt": str(gt)})
+        shutil.copy(result, made / f"{id_}.jpg")
+        case = tmp_path / "evaluator" / subset / id_
+        untar = tmp_path / "hf2bench" / subset / "untar"
+        for folder in (case, untar):
+            folder.mkdir(parents=True)
+        shutil.copy(gt, case / "ori.jpg")
+        shutil.copy(gt, untar / f"{id_}.jpg")
+        shutil.copy(result, case / "out.jpg")
+        for k, reference in enumerate(references, 1):
+            shutil.copy(reference, case / f"ref_{k}.jpg")
+            shutil.copy(reference, untar / f"{id_}_{k}.jpg")
+        (case / "meta.json").write_text('{"prompt": "people"}')
+        entry = {"prompt": "people", "image_paths": [f"{id_}_{k + 1}.jpg" for k in range(len(names))]}
+        (tmp_path / "hf2bench" / f"{subset}.json").write_text(json.dumps([entry | {"ori_img_path": f"{id_}.jpg"}]))
+    (tmp_path / "cases.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    forms = {"cases.jsonl": made, "evaluator": None, "hf2bench": made}
+    summaries, scored = [], []
+    for form, results in forms.items():
+        summaries.append(evaluate(read_cases(tmp_path / form), results, tmp_path / f"{form} scores", config, models))
+        scored.append(rows(tmp_path / f"{form} scores"))
+    one, two = (next(iter(line["legs"].values())) for line in scored[0])
+    assert all(isinstance(leg[m], float) for leg in (one, two) for m in ("sim_gt", "sim_ref", "copy_paste"))
+    assert 0.4 < min(one["sim_gt"], two["sim_gt"]) < max(one["sim_gt"], two["sim_gt"]) < 1 and two["blending"] < 0.3
+    assert summaries[0] == summaries[1] == summaries[2] and scored[0] == scored[1] == scored[2]
+
+
+def test_grey_pictures_score_as_the_same_in_colour_and_of_two_faces_the_best_is_taken(photos, real, tmp_path):
+    config, models = real
+    pictures = {"gt": photos / "groups" / "obama1.jpg", "result": photos / "refs" / "obama" / "obama2.jpg",
+                "reference": photos / "refs" / "obama" / "obama3.jpg", "both": photos / "groups" / "two_people.jpg"}  # fmt: skip
+    for name, file in pictures.items():
+        with Image.open(file) as whole:
+            grey = whole.convert("L")
+        grey.thumbnail((640, 640))
+        grey.save(tmp_path / f"{name}_L.png")
+        grey.convert("RGB").save(tmp_path / f"{name}_RGB.png")
+    (tmp_path / "cases.jsonl").write_text("\n".join(
+        json.dumps({"id": f"{reference} {mode}", "prompt": "a man", "references": [f"{reference}_{mode}.png"],
+                    "gt": f"gt_{mode}.png", "result": f"result_{mode}.png"})
+        for reference in ("reference", "both") for mode in ("L", "RGB")
+    ))  # fmt: skip
+    heard = Heard()
+    evaluate(read_cases(tmp_path / "cases.jsonl"), None, tmp_path / "out", config, models, heard)
+    alone, twin, both, both_twin = rows(tmp_path / "out")
+    for grey, colour in ((alone, twin), (both, both_twin)):
+        assert grey["legs"] == colour["legs"] and grey["placement"] == colour["placement"]
+    assert [len(line["faces"]["references"][0]["boxes"]) for line in (alone, both)] == [1, 2]
+    assert [caution.partition(":")[0] for caution in heard.cautions] == ["2 references of 2 cases show several faces"]
+    seen, other = (eyes_of(models, tmp_path / f"{name}_RGB.png") for name in ("both", "result"))
+    [leg] = both["legs"].values()
+    assert seen.scores[0] >= seen.scores[1] and leg["sim_ref"] == pytest.approx(
+        float(other.embeddings[0] @ seen.embeddings[0]), abs=1e-5
+    )
+
+
+def eyes_of(models, file):
+    """What the first face model sees in a picture."""
+    [eyes] = models.faces.values()
+    return eyes.see([np.asarray(Image.open(file))], [file.read_bytes()])[0]
 
 
 def _ref(photos, name: str) -> str:

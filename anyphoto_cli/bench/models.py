@@ -35,14 +35,14 @@ class Models:
     def same_person(self, config: BenchConfig) -> float:
         """The cosine that was asked for, else the calibrated one of the pack whose detector says who stands where.
 
-        Raises InputError for a damaged calibration.
+        A calibration over too few people is none. Raises InputError for a damaged one.
         """
         if config.same_person is not None:
             return config.same_person
         from anyphoto_cli.faces.calibration import find_calibration
 
         known = find_calibration(next(iter(self.faces.values())).analyzer)
-        return SAME_PERSON if known is None else known.threshold
+        return known.threshold if known is not None and known.believed else SAME_PERSON
 
     def settings(self, config: BenchConfig) -> dict[str, Any]:
         """What a folder's scores depend on."""

@@ -5,7 +5,8 @@ python -m anyphoto_cli.mini.ablation [--folder .ablation] [--steps 600] [--seeds
 Every row is `anyphoto train --preset ROW`, then `anyphoto bench run` on people nobody was trained on. What is finished
 is kept; a run that was cut off goes on. The page, docs/ablation.md, is written anew after each row; what stands in it
 outside the two marks is left alone. The scores lie beside it, in ablation_rows.jsonl: rows that are in there are not
-made again, so that another machine can add a seed.
+made again, so that another machine can add a seed. Where they are of another base than the one that ships, the rows of
+this one go to a page of their own, named after it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ DEGRADATIONS = {
     "resolution_loss": 0.6, "face_ageing": 0.05,
 }  # fmt: skip
 """Their rates, the same for all rows, higher than `train`'s: the location canvas must not carry everything."""
+PAGE = Path("docs/ablation.md")
 BATCH = 8
 """Samples of a rank's step."""
 
@@ -83,19 +85,41 @@ def main() -> None:
     parser.add_argument("--rows", default=",".join(PRESETS))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--minutes", type=float, help="begin no further row after that long")
-    parser.add_argument("--page", type=Path, default=Path("docs/ablation.md"))
+    parser.add_argument("--page", type=Path, help=f"default: {PAGE}, or one beside it for another base than its rows'")
     parser.add_argument("--only-page", action="store_true", help="train nothing, write what there is")
     given = parser.parse_args()
     try:
         plan = Plan(given.folder, given.steps, _seeds(given.seeds), _rows(given.rows), given.processes)
+        page = given.page or _page_of_this_base(given.only_page)
         if given.only_page:
-            _keep(plan, _begin_or_go_on(plan, given.page), given.page)
+            _write_only(plan, page)
         else:
-            run(plan, given.page, given.minutes)
+            run(plan, page, given.minutes)
     except AnyPhotoError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    print(given.page)
+    print(page)
+
+
+def _page_of_this_base(only_page: bool) -> Path:
+    """PAGE, or another where its rows are of another base: nobody could add to those, for it is not here any more.
+    only_page: PAGE also then, until there are rows of this base.
+    """
+    kept, table = read_kept(kept_beside(PAGE))
+    own = PAGE.with_name(f"{PAGE.stem}_{fingerprint()}.md")
+    if not table or kept.get("models") == fingerprint() or (only_page and not kept_beside(own).is_file()):
+        return PAGE
+    print(f"{kept_beside(PAGE)} holds rows of another base: those of this one go to {own}", file=sys.stderr)
+    return own
+
+
+def _write_only(plan: Plan, page: Path) -> None:
+    """The page of what is kept, however it was made; with what was benched since where that was made the same way."""
+    kept, table = read_kept(kept_beside(page))
+    if table and any(kept.get(name) != value for name, value in plan.made.items()):
+        write_page(kept, table, page)
+    else:
+        _keep(plan, _begin_or_go_on(plan, page), page)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -151,8 +175,6 @@ def _begin_or_go_on(plan: Plan, page: Path) -> Table:
     differs, of those in the folder or of those beside the page.
     """
     made = plan.made
-    begun = any((plan.folder / name).is_dir() for name in ("runs", "rows"))
-    keep_options(plan.folder, "ablation", made, begun, remedy="Go on as it began, or name another --folder")
     kept, table = read_kept(kept_beside(page))
     for name in made:
         if table and kept.get(name) != made[name]:
@@ -160,6 +182,8 @@ def _begin_or_go_on(plan: Plan, page: Path) -> Table:
                 f"these rows were made with {kept.get(name)!r}, now it is {made[name]!r}", file=kept_beside(page),
                 field=name, remedy="Go on as they were made, or name another --page",
             )  # fmt: skip
+    begun = any((plan.folder / name).is_dir() for name in ("runs", "rows"))
+    keep_options(plan.folder, "ablation", made, begun, remedy="Go on as it began, or name another --folder")
     return table
 
 

@@ -38,7 +38,7 @@ def write_page(made: Mapping[str, Any], table: Table, page: Path) -> None:
     lines = [f"{when}{made['steps']} steps of {made['samples']} samples a row.", ""]
     for end, heading in HEADINGS.items():
         known = _known(table, end)
-        file = page.parent / "images" / f"ablation{end}.png"
+        file = page.parent / "images" / f"{page.stem}{end}.png"
         lines += [f"### {heading}", "", *_rows(known), "", *_orderings(table, end), ""]
         if known:
             _chart(known, file)

@@ -8,7 +8,8 @@ import pytest
 from anyphoto_cli.mini import ablation
 from anyphoto_cli.mini.ablation import Plan, kept_beside, main
 from anyphoto_cli.mini.ablation_page import BEGIN, END, ORDERINGS, write_page
-from anyphoto_cli.mini.ablation_rows import difference, measured, read_kept, read_scores, verdict
+from anyphoto_cli.mini.ablation_rows import difference, measured, read_kept, read_scores, verdict, write_kept
+from anyphoto_cli.mini.shipped import fingerprint
 from anyphoto_cli.train.presets import PRESETS
 
 
@@ -132,20 +133,52 @@ def test_kept_rows_are_not_made_again_on_another_machine(tmp_path, monkeypatch):
 def test_rows_beside_the_page_that_were_made_another_way_end_it(tmp_path, monkeypatch, capsys):
     page = tmp_path / "a.md"
     scores(tmp_path / "f", "no adapter", [0.5])
-    common = ["x", "--page", str(page), "--only-page", "--folder"]
-    monkeypatch.setattr("sys.argv", [*common, str(tmp_path / "f")])
+    common = ["x", "--page", str(page), "--folder"]
+    monkeypatch.setattr("sys.argv", [*common, str(tmp_path / "f"), "--only-page"])
     main()
+    before = page.read_text(), kept_beside(page).read_bytes()
+    monkeypatch.setattr("sys.argv", [*common, str(tmp_path / "g"), "--steps", "700", "--only-page"])
+    main()  # what is kept is written as it was made
+    assert (page.read_text(), kept_beside(page).read_bytes()) == before and "; 600 steps" in before[0]
     monkeypatch.setattr("sys.argv", [*common, str(tmp_path / "g"), "--steps", "700"])
     with pytest.raises(SystemExit) as ended:
         main()
     [said] = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
     assert "a_rows.jsonl" in said and "steps: these rows were made with 600, now it is 700" in said
+    assert not (tmp_path / "g").exists()
     kept_beside(page).write_text('["no"]\n{"row": 1}\n')
     with pytest.raises(SystemExit) as ended:
         main()
     [said] = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and "a_rows.jsonl" in said and "holds no rows of an ablation" in said
+
+
+def test_where_the_page_s_rows_are_of_another_base_this_one_has_a_page_of_its_own(tmp_path, monkeypatch, capsys):
+    """As in every checkout: the base that the shipped rows were made with is not shipped any more."""
+    monkeypatch.chdir(tmp_path)
+    scores(tmp_path / ".ablation", "no adapter", [0.5])
+    plan, shipped_page = Plan(tmp_path / ".ablation"), ablation.PAGE
+    shipped_page.parent.mkdir()
+    made = plan.made | {"models": "b48c0ffee123"}
+    write_kept(kept_beside(shipped_page), made, table_of(tmp_path / ".ablation", ("no adapter", "")))
+    kept = kept_beside(shipped_page).read_bytes()
+    (tmp_path / ".ablation").rename(tmp_path / "away")
+    monkeypatch.setattr("sys.argv", ["x", "--only-page"])
+    main()
+    assert capsys.readouterr().out == "docs/ablation.md\n" and not (tmp_path / ".ablation").exists()
+    chart = (tmp_path / "docs" / "images" / "ablation.png").read_bytes()
+    monkeypatch.setattr(ablation, "_make_sets", lambda plan: None)
+    monkeypatch.setattr(ablation, "_bench", lambda folder, name, adapter: scores(folder, name, [0.7]))
+    monkeypatch.setattr(ablation, "_train", lambda *_: "")
+    monkeypatch.setattr("sys.argv", ["x", "--rows", "full", "--seeds", "0"])
+    main()
+    told, own = capsys.readouterr(), f"docs/ablation_{fingerprint()}.md"
+    assert told.out == f"{own}\n"
+    assert told.err == f"docs/ablation_rows.jsonl holds rows of another base: those of this one go to {own}\n"
+    assert "0.700" in (tmp_path / own).read_text() and kept_beside(shipped_page).read_bytes() == kept
+    assert (tmp_path / "docs" / "images" / "ablation.png").read_bytes() == chart
+    assert (tmp_path / "docs" / "images" / f"ablation_{fingerprint()}.png").is_file()
 
 
 def test_a_command_that_fails_ends_it_with_one_line(tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,21 +23,31 @@ def echo(line: str) -> None:
 
 def run_command(
     folder: Path, words: Sequence[str], launcher: Sequence[str] = (), said: Callable[[str], object] | None = None,
-    beside: int = 1,
+    beside: int = 1, seconds: float | None = None,
 ) -> float:  # fmt: skip
     """`anyphoto WORDS` below `folder`; returns its seconds. launcher: of several ranks, as Python's arguments. said:
     gets each line of its stderr, its progress, as it comes, but not its Error. beside: how many such commands run at
-    once: each gets its share of the cores, unless OMP_NUM_THREADS says otherwise.
+    once: each gets its share of the cores, unless OMP_NUM_THREADS says otherwise. seconds: after that long it is told
+    to end (SIGTERM), as all of them do with what they have done kept.
 
-    Raises EnvironmentFault where it fails, with its last line that says Error, or else its last: a launcher of ranks
-    has more to say after that.
+    Raises TimeoutError where it ended so, and EnvironmentFault where it fails, with its last line that says Error, or
+    else its last: a launcher of ranks has more to say after that.
     """
     began, last = time.monotonic(), "it said nothing"
     command = [sys.executable, *launcher, "-m", "anyphoto_cli", *words]
     share = {"OMP_NUM_THREADS": str(max(len(os.sched_getaffinity(0)) // beside, 1))} if beside > 1 else {}
     with Popen(command, cwd=folder, stdout=DEVNULL, stderr=PIPE, text=True, errors="replace",
                env={**share, **os.environ}) as process:  # fmt: skip
+        told_to_end = threading.Event()
+
+        def end() -> None:
+            told_to_end.set()
+            process.terminate()
+
+        timer = threading.Timer(seconds or 0, end)
         try:
+            if seconds is not None:
+                timer.start()
             for line in map(str.rstrip, process.stderr or ()):
                 failed = line.startswith("Error")
                 if failed or (line and not last.startswith("Error")):
@@ -47,6 +58,10 @@ def run_command(
         except BaseException:
             process.kill()
             raise
+        finally:
+            timer.cancel()
+    if code and told_to_end.is_set():
+        raise TimeoutError
     if code not in (0, SOME_LEFT_OUT):
         raise EnvironmentFault(f"`anyphoto {' '.join(words)}` failed: {last}", file=folder)
     return time.monotonic() - began

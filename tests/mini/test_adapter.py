@@ -43,7 +43,9 @@ def changed(folder, name, weights):
 def test_a_longer_first_run_gets_a_second_one_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv(stage.ASKED_STEPS, "40")
     asked = []
-    monkeypatch.setattr(stage, "run_command", lambda out, words, launcher=(), said=None: asked.append(words))
+    monkeypatch.setattr(
+        stage, "run_command", lambda out, words, launcher=(), said=None, seconds=None: asked.append(words)
+    )
     first = shutil.copytree(shipped.adapter_folder(), tmp_path / "adapter" / "run" / "adapter")
 
     train_adapter(tmp_path, processes=1)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from anyphoto_cli.errors import InputError
 from anyphoto_cli.mini.commands import echo, run_command
 from anyphoto_cli.mini.pretrain.loop import STEPS as ASKED_STEPS
+from anyphoto_cli.mini.pretrain.loop import Unfinished
 from anyphoto_cli.model.adapter import CARD_FILE, LORA_FILE, PROJECTOR_FILE, read_card
 from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER
 
@@ -26,17 +29,29 @@ much of the likeness; so the weights go this share of the way (arXiv 2109.01903)
 """
 RUN, BEGUN = "run", "begun"
 """Below .mini/adapter. begun: an adapter to go on from, of an earlier base perhaps, where there is one."""
+UNFINISHED = "unfinished"
+"""A file below .mini/adapter from when its training begins until it is through."""
 KEPT = (LORA_FILE, PROJECTOR_FILE, CARD_FILE, "training.yaml")
 
 
-def train_adapter(folder: Path, device: str = "cpu", processes: int = 0) -> None:
-    """Below `folder`/adapter; goes on where it stopped. Raises EnvironmentFault where a command fails."""
+def train_adapter(folder: Path, device: str = "cpu", processes: int = 0, minutes: float | None = None) -> None:
+    """Below `folder`/adapter; goes on where it stopped. minutes: end the command under way after that long. Raises
+    Unfinished where one was ended so, EnvironmentFault where one fails.
+    """
     out, steps = folder / "adapter", int(os.environ.get(ASKED_STEPS, STEPS))
     out.mkdir(parents=True, exist_ok=True)
+    until = None if minutes is None else time.monotonic() + 60 * minutes
+    (out / UNFINISHED).touch()
 
     def do(*words: str, launcher: Sequence[str] = ()) -> None:
         print(f"$ anyphoto {' '.join(words)}", flush=True)
-        run_command(out, words, launcher, echo)
+        left = None if until is None else max(until - time.monotonic(), 0.0)
+        try:
+            run_command(out, words, launcher, echo, seconds=left)
+        except TimeoutError:
+            raise Unfinished(
+                f"cut off in `anyphoto {words[0]}`", field="adapter", remedy="Run again to go on"
+            ) from None
 
     do("mini", "photos", *WORLD, "-o", "world")
     do("preprocess", "world/photos.jsonl", "--refs", "world/refs", "-o", "data", "--config", "world/preprocess.yaml")
@@ -48,6 +63,7 @@ def train_adapter(folder: Path, device: str = "cpu", processes: int = 0) -> None
     settings = [*SETTINGS, *FINISH_SETTINGS, f"adapter={RUN}/{ADAPTER_FOLDER}", f"output_dir={finish_of(out).name}"]
     steps = min(FINISH_STEPS, steps)
     do("train", "run.yaml", f"max_train_steps={steps}", f"device={device}", *settings, launcher=launcher)
+    (out / UNFINISHED).unlink()
 
 
 def finish_of(out: Path) -> Path:
@@ -56,10 +72,15 @@ def finish_of(out: Path) -> Path:
 
 
 def export_adapter(folder: Path, out: Path) -> None:
-    """The trained adapter as `anyphoto export` writes it, in float16, without what tells about a run."""
+    """The trained adapter as `anyphoto export` writes it, in float16, without what tells about a run.
+
+    Raises InputError where its training was cut off.
+    """
+    made = folder / "adapter"
+    if (made / UNFINISHED).is_file():
+        raise InputError("its training was cut off", file=made, remedy="Finish it first: --stages adapter")
     shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    made = folder / "adapter"
     way = ("--start", f"{RUN}/{ADAPTER_FOLDER}", "--share", str(SHARE))
     run_command(made, ("export", finish_of(made).name, "--to", str(out.resolve()), *way, "--dtype", "float16"))
     for file in out.iterdir():

@@ -20,7 +20,7 @@ from anyphoto_cli.mini.pretrain.face_augment import relight
 from anyphoto_cli.mini.pretrain.face_pictures import Drawn, DrawnPictures, drawn_pictures
 from anyphoto_cli.mini.pretrain.face_recogniser import LEAST_VISIBLE, jittered
 from anyphoto_cli.mini.pretrain.face_settle import decoded_pictures
-from anyphoto_cli.mini.pretrain.loop import Schedule, fit
+from anyphoto_cli.mini.pretrain.loop import Schedule, fit, progress_of
 from anyphoto_cli.mini.pretrain.onnx_file import HALF, read_whole, write_halved
 
 NAME = "face-steady"
@@ -62,7 +62,8 @@ def steady_recogniser(folder: Path, file: Path, vae: Any, minutes: float | None 
         return {"loss": (1 - own) + (1 - same), "own": own, "same": same}
 
     fit(NAME, student, loss, SCHEDULE, folder, device=device, minutes=minutes)
-    write_back(student, file)
+    if progress_of(folder, NAME) >= SCHEDULE.steps:
+        write_back(student, file)
 
 
 class _Pairs:

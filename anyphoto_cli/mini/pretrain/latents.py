@@ -29,18 +29,29 @@ def size_of(chunk: int) -> tuple[int, int]:
     return SIZES[chunk % len(SIZES)]
 
 
-def prepare_latents(folder: Path, vae: Any, device: str = "cpu", chunks: int = CHUNKS) -> None:
-    """Write `folder`/latents; every process takes its share; what is there is kept."""
+def prepare_latents(
+    folder: Path, vae: Any, device: str = "cpu", chunks: int = CHUNKS, minutes: float | None = None
+) -> None:  # fmt: skip
+    """Write `folder`/latents; every process takes its share; what is there is kept. minutes: begin no further chunk
+    after that long.
+    """
+    start = time.monotonic()
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     (folder / "latents").mkdir(parents=True, exist_ok=True)
     vae = vae.to(device, memory_format=torch.channels_last).eval()
     for chunk in range(rank, chunks, world):
-        if orphaned():
+        if orphaned() or (minutes is not None and time.monotonic() - start > minutes * 60):
             break
         if not chunk_file(folder, chunk).is_file():
             began = time.monotonic()
             _write_chunk(folder, chunk, vae, device)
             print(f"latents {chunk + 1}/{chunks}: {CHUNK / (time.monotonic() - began):.0f} pictures/s", flush=True)
+
+
+def latents_left(folder: Path, chunks: int = CHUNKS) -> tuple[int, int] | None:
+    """(chunks made, chunks in all); None where all are there."""
+    made = sum(chunk_file(folder, chunk).is_file() for chunk in range(chunks))
+    return (made, chunks) if made < chunks else None
 
 
 def chunk_file(folder: Path, chunk: int) -> Path:

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from anyphoto_cli.errors import AnyPhotoError
+
 STEPS = "ANYPHOTO_MINI_STEPS"
 Loss = Callable[[nn.Module, range, int], dict[str, Tensor]]
 """(model, sample numbers of this process, step) -> named scalars; "loss" is minimised, the others are logged."""
@@ -73,7 +75,8 @@ def fit(
 
     Goes on from `folder`/`name`.pt where there is one; sample k of step s is number s * batch + k, whatever the number
     of processes, so that a resumed run sees what an uninterrupted one would have seen. minutes: stop (saved) after
-    that long. bfloat16: compute format; None: where the device is fast at it. hidden: names of matrices for Muon.
+    that long; `left_of` the checkpoint says whether it is through. bfloat16: compute format; None: where the device is
+    fast at it. hidden: names of matrices for Muon.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     model.to(device)
@@ -107,10 +110,12 @@ def fit(
         late = minutes is not None and time.monotonic() - began > minutes * 60
         over = _agree(late or orphaned(), world)
         if rank == 0 and (over or time.monotonic() - saved > save_every_s or step + 1 == schedule.steps):
-            _save(file, model, optimiser, averaged, step + 1)
+            _save(file, model, optimiser, averaged, step + 1, schedule.steps)
             saved = time.monotonic()
         if over:
             break
+    if rank == 0 and start >= schedule.steps and left_of(file):  # asked for fewer steps than when it began
+        _save(file, model, optimiser, averaged, start, schedule.steps)
     averaged.copy_to(model)
     return model
 
@@ -119,6 +124,24 @@ def progress_of(folder: Path, name: str) -> int:
     """The number of steps that a saved run has done; 0 when there is none."""
     file = folder / f"{name}.pt"
     return int(torch.load(file, map_location="cpu", weights_only=True)["step"]) if file.is_file() else 0
+
+
+class Unfinished(AnyPhotoError):
+    """A stage that was cut off, saved; what comes after it must wait. Exit code 3."""
+
+    exit_code = 3
+
+
+def left_of(file: Path) -> tuple[int, int] | None:
+    """(steps done, steps asked for) of a saved run that is not through; None for one that is, or that there is not.
+
+    Runs of earlier versions did not write down what was asked for: they count as through.
+    """
+    if not file.is_file():
+        return None
+    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    done, asked = int(state["step"]), int(state.get("steps", 0))
+    return (done, asked) if done < asked else None
 
 
 def load_trained(folder: Path, name: str, model: nn.Module) -> nn.Module:
@@ -237,9 +260,9 @@ def last_begun(folder: Path, *names: str) -> str:
     return next((name for name in names if (folder / f"{name}.pt").is_file()), names[-1])
 
 
-def _save(file: Path, model: nn.Module, optimiser: Any, averaged: _Average, step: int) -> None:
+def _save(file: Path, model: nn.Module, optimiser: Any, averaged: _Average, step: int, steps: int) -> None:
     state = {"step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": averaged.values}
-    _write(file, state)
+    _write(file, state | {"steps": steps})
 
 
 def _write(file: Path, state: dict[str, Any]) -> None:

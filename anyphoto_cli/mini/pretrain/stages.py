@@ -7,13 +7,36 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from anyphoto_cli.mini.pretrain.loop import STEPS, spawn
+from anyphoto_cli.errors import AnyPhotoError, InputError
+from anyphoto_cli.mini.pretrain.latents import latents_left
+from anyphoto_cli.mini.pretrain.loop import STEPS, Unfinished, last_begun, left_of, spawn
 from anyphoto_cli.mini.shipped import FACES, WEIGHTS, write_sums
 
-Stage = Callable[[Path, float | None, str], None]
+
+@dataclass(frozen=True)
+class Stage:
+    """run: (folder, minutes, device). parallel: whether several processes share the work. checkpoint: of its run, below
+    the folder, without .pt; "": what it does is done at once, or told by itself.
+    """
+
+    run: Callable[[Path, float | None, str], None]
+    parallel: bool
+    checkpoint: str = ""
+    unit: str = "step"
+
+    def left(self, folder: Path) -> tuple[int, int] | None:
+        """(done, asked for) where it was cut off."""
+        if self.unit == CHUNK:
+            return latents_left(folder)
+        return left_of(folder / f"{self.checkpoint}.pt") if self.checkpoint else None
+
+
+CHUNK = "chunk"
 
 
 def main() -> None:
@@ -34,10 +57,26 @@ def main() -> None:
     if given.steps:
         os.environ[STEPS] = str(given.steps)  # spawned processes inherit it
     processes = 1 if given.device != "cpu" else given.processes
-    for name in given.stages.split(","):
-        print(f"-- {name}", flush=True)
-        stage, parallel = (STAGES | ASKED_FOR)[name]
-        spawn(stage, given.folder, given.minutes, given.device, processes=processes if parallel else 1)
+    try:
+        for name in _known(given.stages):
+            print(f"-- {name}", flush=True)
+            stage = (STAGES | ASKED_FOR)[name]
+            spawn(stage.run, given.folder, given.minutes, given.device, processes=processes if stage.parallel else 1)
+            if left := stage.left(given.folder):
+                what = f"{stage.unit} {left[0]} of {left[1]}"
+                raise Unfinished(what, field=name, remedy="Run again to go on")
+    except AnyPhotoError as error:
+        print(f"{'' if isinstance(error, Unfinished) else 'Error: '}{error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _known(text: str) -> list[str]:
+    """Raises InputError for a name that is no stage's."""
+    names = text.split(",")
+    if unknown := [name for name in names if name not in STAGES | ASKED_FOR]:
+        stages = ", ".join(STAGES | ASKED_FOR)
+        raise InputError(f"{unknown[0]!r} is no stage", field="--stages", remedy=f"Stages: {stages}")
+    return names
 
 
 def _vae(folder: Path, minutes: float | None, device: str) -> None:
@@ -56,7 +95,7 @@ def _latents(folder: Path, minutes: float | None, device: str) -> None:
     from anyphoto_cli.mini.pretrain.export import trained_vae
     from anyphoto_cli.mini.pretrain.latents import prepare_latents
 
-    prepare_latents(folder, trained_vae(folder), device)
+    prepare_latents(folder, trained_vae(folder), device, minutes=minutes)
 
 
 def _base(folder: Path, minutes: float | None, device: str) -> None:
@@ -156,16 +195,23 @@ def _probe(folder: Path, minutes: float | None, device: str) -> None:
 def _adapter(folder: Path, minutes: float | None, device: str) -> None:
     from anyphoto_cli.mini.pretrain.adapter import train_adapter
 
-    train_adapter(folder, device)
+    train_adapter(folder, device, minutes=minutes)
 
 
 def _export(folder: Path, minutes: float | None, device: str) -> None:
-    """Everything that was trained in `folder` -> anyphoto_cli/mini/weights, with its checksums."""
+    """Everything that was trained in `folder` -> anyphoto_cli/mini/weights, with its checksums.
+
+    Raises InputError, before anything is written, where something of it was cut off.
+    """
     from anyphoto_cli.mini.pretrain.export import export_base
     from anyphoto_cli.mini.pretrain.faces import export_face_pack
     from anyphoto_cli.mini.pretrain.persons import export_persons
     from anyphoto_cli.mini.pretrain.probe import export_probe
 
+    for names in EXPORTED:
+        file = folder / f"{last_begun(folder, *names)}.pt"
+        if left := left_of(file):
+            raise InputError(f"was cut off at step {left[0]} of {left[1]}", file=file, remedy="Finish its stage first")
     if (folder / "faces").is_dir():
         export_face_pack(folder / "faces", FACES)
     if (folder / "persons.pt").is_file():
@@ -184,32 +230,37 @@ def _export_adapter(folder: Path, minutes: float | None, device: str) -> None:
     write_sums()
 
 
-STAGES: dict[str, tuple[Stage, bool]] = {
-    "vae": (_vae, True),
-    "detector": (_detector, False),
-    "recogniser": (_recogniser, False),
-    "persons": (_persons, False),
-    "refine": (_refine, True),
-    "probe": (_probe, False),
-    "settle": (_settle, True),
-    "text": (_text, True),
-    "latents": (_latents, True),
-    "base": (_base, True),
-    "guidance": (_guidance, True),
-    "export": (_export, False),
-    "adapter": (_adapter, False),
-    "export-adapter": (_export_adapter, False),
+EXPORTED = (
+    ("polished", "refined", "vae"), ("heeding", "guided", "flow", "base"), ("faces/face-detector",),
+    ("faces/face-settled", "faces/face-recogniser"), ("persons",), ("probe",),
+)  # fmt: skip
+"""Checkpoints that `export` goes by, of each model the last phase that was begun."""
+STAGES = {
+    "vae": Stage(_vae, True, "vae"),
+    "detector": Stage(_detector, False, "faces/face-detector"),
+    "recogniser": Stage(_recogniser, False, "faces/face-recogniser"),
+    "persons": Stage(_persons, False, "persons"),
+    "refine": Stage(_refine, True, "refined"),
+    "probe": Stage(_probe, False, "probe"),
+    "settle": Stage(_settle, True, "faces/face-settled"),
+    "text": Stage(_text, True, "text"),
+    "latents": Stage(_latents, True, unit=CHUNK),
+    "base": Stage(_base, True, "base"),
+    "guidance": Stage(_guidance, True, "guided"),
+    "export": Stage(_export, False),
+    "adapter": Stage(_adapter, False),
+    "export-adapter": Stage(_export_adapter, False),
 }
-"""What `make mini` runs, in this order; and whether several processes share the work. The adapter is trained on what
-was exported before, by commands that look for it there.
+"""What `make mini` runs, in this order. The adapter is trained on what was exported before, by commands that look for
+it there.
 """
-ASKED_FOR: dict[str, tuple[Stage, bool]] = {
-    "adopt": (_adopt, False),
-    "steady": (_steady, False),
-    "point": (_point, False),
-    "polish": (_polish, False),
-    "flow": (_flow, True),
-    "heed": (_heed, False),
+ASKED_FOR = {
+    "adopt": Stage(_adopt, False),
+    "steady": Stage(_steady, False, "steady/face-steady"),
+    "point": Stage(_point, False, "point/face-point"),
+    "polish": Stage(_polish, False, "polished"),
+    "flow": Stage(_flow, True, "flow"),
+    "heed": Stage(_heed, False),
 }
 """Only where named: `--stages adopt,latents,flow,guidance,heed,export` trains the shipped base on,
 `--stages adopt,steady,polish,export` the shipped recogniser and the VAE's decoder.

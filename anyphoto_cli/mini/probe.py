@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anyphoto_cli.mini import shipped
 from anyphoto_cli.mini.types import SCENES, STYLES
 from anyphoto_cli.types import Picture
 
-PROBE_FILE = Path(__file__).parent / "weights" / "probe" / "probe.onnx"
 PROBE_SIDE = 128
 """Pictures of any size and shape are brought to this square, px."""
 
 
-def read_scene_and_style(pictures: Sequence[Picture], file: Path = PROBE_FILE) -> list[tuple[str, str]]:
-    """The likeliest of SCENES and of STYLES for every picture."""
+def read_scene_and_style(pictures: Sequence[Picture], file: Path | None = None) -> list[tuple[str, str]]:
+    """The likeliest of SCENES and of STYLES for every picture. file: None for the probe that came with the package;
+    raises EnvironmentFault where that is damaged.
+    """
     answers = []
     for picture in pictures:
-        scene, style = _session(file).run(None, {"pictures": to_probe(picture)})
+        scene, style = _session(file or shipped.probe_file()).run(None, {"pictures": to_probe(picture)})
         answers.append((SCENES[int(scene.argmax())], STYLES[int(style.argmax())]))
     return answers
 

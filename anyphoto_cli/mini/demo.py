@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,9 +20,14 @@ from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.mini import shipped
 from anyphoto_cli.mini.commands import run_command
+from anyphoto_cli.mini.proof import save_untrained
+from anyphoto_cli.model.adapter import CARD_FILE
 from anyphoto_cli.runtime.progress import Listener
 
 PAGE = "index.html"
+SECONDS = "seconds.json"
+"""Command -> what it took, and whether it was through."""
+UNTRAINED = "untrained"
 STYLES = {"photo": "a photo of", "watercolour": "a watercolour painting of"}
 """Name of the layout -> how its prompt begins."""
 PEOPLE, WHERE = ("", "one person", "two people", "three people", "four people"), "in a park"
@@ -29,7 +35,9 @@ PEOPLE, WHERE = ("", "one person", "two people", "three people", "four people"),
 
 @dataclass(frozen=True)
 class Done:
-    """page: the file to open. commands: what was run, as one would type it below `out`, and its seconds."""
+    """page: the file to open. commands: what was run, as one would type it below `out`, and its seconds, of all calls
+    until it was through.
+    """
 
     page: Path
     commands: tuple[tuple[str, float], ...]
@@ -47,8 +55,9 @@ def run_demo(out: Path, steps: int = 40, adapter: Path | None = None, listener: 
     told: list[tuple[str, float]] = []
 
     def do(*words: str) -> None:
-        listener.stage(f"anyphoto {' '.join(words)}")
-        told.append((f"anyphoto {' '.join(words)}", run_command(out, words)))
+        command = f"anyphoto {' '.join(words)}"
+        listener.stage(command)
+        told.append((command, _run_timed(out, command, words)))
 
     do("mini", "photos", "--people", "24", "--groups", "96", "-o", "world")
     do("preprocess", "world/photos.jsonl", "--refs", "world/refs", "-o", "data", "--config", "world/preprocess.yaml")
@@ -63,11 +72,33 @@ def run_demo(out: Path, steps: int = 40, adapter: Path | None = None, listener: 
     do("generate", "layouts", "-o", "pictures", "--adapter", "run/adapter")
     judged = ("--face-pack", "mini", "--clip", "none")
     do("bench", "run", "held_out/cases.jsonl", "-o", "alone", "--system", "flux", "--model", "mini", *judged)
-    do("bench", "run", "held_out/cases.jsonl", "-o", "trained", "--adapter", "run/adapter", *judged)
+    listener.stage("Making an adapter that has learned nothing")
+    if not (out / UNTRAINED / CARD_FILE).is_file():
+        save_untrained(out / "run" / "adapter", out / UNTRAINED)
+    begun_from = {"as-it-came": str(adapter.resolve())} if adapter else {}
+    for name, of in {"nothing-learned": UNTRAINED, **begun_from, "trained": "run/adapter"}.items():
+        do("bench", "run", "held_out/cases.jsonl", "-o", name, "--adapter", of, *judged)
     listener.stage("Writing the page")
     with committed(out / PAGE) as file:
         file.write(page(out, told))
     return Done(out / PAGE, tuple(told))
+
+
+def _run_timed(out: Path, command: str, words: Sequence[str]) -> float:
+    """Its seconds, with those of calls that were cut off; once it was through, those it took until then."""
+    file = out / SECONDS
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    spent = known.get(command, {"seconds": 0.0, "through": False})
+    began, through = time.monotonic(), False
+    try:
+        run_command(out, words)
+        through = True
+    finally:
+        if not spent["through"]:
+            spent = {"seconds": spent["seconds"] + time.monotonic() - began, "through": through}
+            with committed(file) as written:
+                written.write((json.dumps({**known, command: spent}, indent=1) + "\n").encode())
+    return float(spent["seconds"])
 
 
 def _need_packages() -> None:
@@ -97,7 +128,8 @@ def page(out: Path, commands: Sequence[tuple[str, float]]) -> bytes:
     from anyphoto_cli.files.html import render_page
     from anyphoto_cli.train.plots import charts, read_metrics
 
-    summaries = {name: json.loads((out / name / "scores" / "summary.json").read_text()) for name in _ROWS}
+    benched = [name for name in _ROWS if any(f" -o {name} " in command for command, _ in commands)]
+    summaries = {name: json.loads((out / name / "scores" / "summary.json").read_text()) for name in benched}
     rows = read_metrics(out / "run")
     return render_page(
         Path(__file__).with_suffix(".html.j2").read_text(encoding="utf-8"), "AnyPhoto in the small world", [],
@@ -108,11 +140,15 @@ def page(out: Path, commands: Sequence[tuple[str, float]]) -> bytes:
         manifest=json.loads((out / "data" / "manifest.json").read_text()), charts_of=charts(rows)[:3], last=rows[-1],
         went_on=any(" adapter=" in command for command, _ in commands),
         preview=_small(out / "layout.png", 640), asked=_asked(out), made=_made(out),
-        rows=[(name, said, summaries[name]) for name, said in _ROWS.items()],
+        rows=[(name, _ROWS[name].format(steps=rows[-1]["step"]), summaries[name]) for name in benched],
     )  # fmt: skip
 
 
-_ROWS = {"alone": "the base by the prompt alone", "trained": "after the training above"}
+_ROWS = {
+    "alone": "the base by the prompt alone", "nothing-learned": "an untrained adapter",
+    "as-it-came": "the adapter as it came", "trained": "{steps} steps later",
+}  # fmt: skip
+"""Folder of a benchmark -> how its row is called."""
 
 
 def _small(file: Path, side: int = 256) -> bytes:

@@ -1,0 +1,43 @@
+"""The demo: what it benches, and how long it says it took, over calls that were cut off."""
+
+import pytest
+
+from anyphoto_cli.mini import demo, shipped
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """What was run; each takes ten seconds, of a clock that stands still otherwise."""
+    ran, clock = [], [0.0]
+
+    def ten_seconds(out, words):
+        ran.append(words)
+        clock[0] += 10
+        if words[0] == "preprocess" and sum(one[0] == "preprocess" for one in ran) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run_command", ten_seconds)
+    monkeypatch.setattr(demo.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(demo, "write_layouts", lambda *_: None)
+    monkeypatch.setattr(demo, "save_untrained", lambda like, folder: folder)
+    monkeypatch.setattr(demo, "page", lambda out, told: repr(told).encode())
+    return ran
+
+
+def test_the_seconds_of_all_calls_count_until_a_command_is_through(tmp_path, commands):
+    with pytest.raises(KeyboardInterrupt):
+        demo.run_demo(tmp_path)
+    took = dict(demo.run_demo(tmp_path).commands)
+    assert [seconds for command, seconds in took.items() if "preprocess " in command] == [20]
+    assert {seconds for command, seconds in took.items() if "preprocess " not in command} == {10}
+    assert dict(demo.run_demo(tmp_path).commands) == took  # looked at again, nothing was made
+
+
+def test_the_table_has_what_a_gain_is_told_against(tmp_path, commands):
+    with pytest.raises(KeyboardInterrupt):
+        demo.run_demo(tmp_path)
+    demo.run_demo(tmp_path)
+    benched = {words[words.index("-o") + 1]: words for words in commands if words[0] == "bench"}
+    assert list(benched) == list(demo._ROWS) == ["alone", "nothing-learned", "as-it-came", "trained"]
+    assert str(shipped.adapter_folder()) in benched["as-it-came"] and "untrained" in benched["nothing-learned"]
+    assert demo._ROWS["trained"].format(steps=40) == "40 steps later"

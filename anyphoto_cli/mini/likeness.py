@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from anyphoto_cli.bench.cases import Case
 from anyphoto_cli.bench.results import Results
 from anyphoto_cli.bench.sources import FileSource, picture_of
+from anyphoto_cli.bench.statistics import interval_over_cases
 from anyphoto_cli.faces.norm_crop import norm_crop
 from anyphoto_cli.faces.placement import at_their_places
 from anyphoto_cli.files.images import read_picture
@@ -99,29 +101,41 @@ def _style_of(picture: Picture, face: Face) -> str:
     return read_scene_and_style([part])[0][1] if part.size else ""
 
 
-def summed_up(asked: Sequence[Asked]) -> dict[str, float]:
-    """Shares of all faces asked for, but `cosine`, `away` and `swapped`, which are of those found.
+def summed_up(pictures: Sequence[Sequence[Asked]]) -> dict[str, Any]:
+    """Of the faces asked for, picture by picture. Shares of all of them, but `cosine`, `away` and `swapped`, which are
+    of those found.
 
     impostor_p99: of a found face's cosines to everybody else in the bank; above: share whose cosine to their own
     reference is higher. near: middle within NEAR of the place. rank_1: nearest to their own of all references in the
     bank. swapped: nearer to another of the people asked for in their picture. style, face_style: read as asked for.
+    ranges: of each share (low, high), a 95 % interval over pictures, the p99 taken as it is.
     """
+    asked = [one for picture in pictures for one in picture]
     found = [one for one in asked if one.similar is not None]
-    own = np.array([_own(one) for one in found])
     p99 = float(np.quantile(np.concatenate([_others(one) for one in found]), 0.99)) if found else float("nan")
-    shared = [one for one in found if one.people > 1]
-    count = max(len(asked), 1)
+    looks: dict[str, Callable[[Asked], float | None]] = {
+        "found": lambda one: one.similar is not None,
+        "above": lambda one: one.similar is not None and _own(one) > p99,
+        "near": lambda one: one.away <= NEAR,
+        "rank_1": lambda one: one.similar is not None and int(one.similar.argmax()) == one.own,
+        "swapped": lambda one: _swapped(one) if one.similar is not None and one.people > 1 else None,
+        "style": lambda one: one.style[0] == one.style[1],
+        "face_style": lambda one: one.style[0] == one.style[2],
+    }
+    told = {name: [[look(one) for one in picture] for picture in pictures] for name, look in looks.items()}
     return {
-        "faces": len(asked), "found": len(found) / count,
-        "cosine": float(own.mean()) if found else float("nan"), "impostor_p99": p99,
-        "above": float((own > p99).sum()) / count,
-        "near": sum(one.away <= NEAR for one in asked) / count,
+        "pictures": len(pictures), "faces": len(asked), "impostor_p99": p99,
+        "cosine": float(np.mean([_own(one) for one in found])) if found else float("nan"),
         "away": float(np.mean([one.away for one in found])) if found else float("nan"),
-        "rank_1": sum(int(_similar(one).argmax()) == one.own for one in found) / count,
-        "swapped": sum(_swapped(one) for one in shared) / max(len(shared), 1),
-        "style": sum(one.style[0] == one.style[1] for one in asked) / count,
-        "face_style": sum(one.style[0] == one.style[2] for one in asked) / count,
+        **{name: _share(values) for name, values in told.items()},
+        "ranges": {name: interval_over_cases(values) for name, values in told.items()},
     }  # fmt: skip
+
+
+def _share(told: Sequence[Sequence[float | None]]) -> float:
+    """Of those of whom it can be told; 0 where there is nobody."""
+    known = [value for picture in told for value in picture if value is not None]
+    return sum(known) / max(len(known), 1)
 
 
 def _similar(one: Asked) -> NDArray[np.float32]:

@@ -5,21 +5,33 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.mini import shipped
-from anyphoto_cli.mini.proof import PEOPLE, STRENGTH, TRAINED
+from anyphoto_cli.mini.proof import ORIGINAL, PEOPLE, PHOTOS, SEEDS, SOFTER, STRENGTH, STYLED, TRAINED, UNTRAINED
+from anyphoto_cli.mini.types import STYLES
 
 _TRAINED = ("adapter", TRAINED)
 _PHOTOS = ("faces", "recogniser", "style_against_reference", "photo")
-# part, measure, path into the report, bar, whether more is better, unit
-BARS: tuple[tuple[str, str, tuple[str, ...], float, bool, str], ...] = (
+FACE_STYLE = 0.85
+# part, measure, path into the report, bar if any, whether more is better, unit
+BARS: tuple[tuple[str, str, tuple[str, ...], float | None, bool, str], ...] = (
     ("detector", "recall", ("faces", "detector", "recall"), 0.99, True, ""),
     ("detector", "precision", ("faces", "detector", "precision"), 0.99, True, ""),
     ("detector", "landmark error / face height", ("faces", "detector", "landmark_error"), 0.03, False, ""),
+    ("detector", "precision, photos of 800 px", ("faces", "detector", "large_photos", "precision"), None, True, ""),
+    (
+        "detector",
+        "landmark error / face height, photos of 800 px",
+        ("faces", "detector", "large_photos", "landmark_error"),
+        None,
+        False,
+        "",
+    ),
     ("recogniser", "verification accuracy, photos", (*_PHOTOS, "accuracy"), 0.99, True, ""),
     ("recogniser", "same person p05 - impostor p99, photos", (*_PHOTOS, "gap"), 0.0, True, ""),
     ("VAE", "face cosine before / after", ("vae", "face_cosine"), 0.97, True, ""),
@@ -37,7 +49,7 @@ BARS: tuple[tuple[str, str, tuple[str, ...], float, bool, str], ...] = (
     ("adapter", "swapped", (*_TRAINED, "photo", "swapped"), 0.01, False, ""),
     ("adapter", "other styles: faces above the impostor p99", (*_TRAINED, "styled", "above"), 0.85, True, ""),
     ("adapter", "other styles: read off the picture", (*_TRAINED, "styled", "style"), 0.85, True, ""),
-    ("adapter", "other styles: read off the face alone", (*_TRAINED, "styled", "face_style"), 0.85, True, ""),
+    ("adapter", "other styles: read off the face alone", (*_TRAINED, "styled", "face_style"), FACE_STYLE, True, ""),
 )
 
 
@@ -61,6 +73,7 @@ def measure() -> dict[str, Any]:
     """Every number of the card, from the shipped files."""
     import torch
 
+    from anyphoto_cli.mini.pretrain.clothes import measure_clothes
     from anyphoto_cli.mini.pretrain.face_report import measure_faces
     from anyphoto_cli.mini.pretrain.judge import measure_base, measure_vae
     from anyphoto_cli.mini.pretrain.persons import measure_persons
@@ -76,6 +89,7 @@ def measure() -> dict[str, Any]:
         "persons": measure_persons(shipped.person_detector()),
         "probe": measure_probe(shipped.probe_file(), pipeline.vae),
         "base": measure_base(pipeline, pack),
+        "clothes": measure_clothes(pipeline, pack),
     }
     if (adapter := shipped.adapter_folder()) is not None:
         from anyphoto_cli.mini.proof import measure_adapter
@@ -95,42 +109,80 @@ def open_pipeline() -> Any:
 
 
 def table(report: dict[str, Any]) -> list[str]:
-    """Markdown: part, measure, reached, bar, met."""
+    """Markdown: part, measure, reached with its interval where there is one, bar, met."""
     lines = ["| part | measure | reached | bar | |", "|---|---|---|---|---|"]
     for part, measure_, path, bar, more, unit in BARS:
-        value: Any = report
         if path[0] not in report:
             continue
-        for key in path:
-            value = value[key]
-        met = value >= bar if more else value <= bar
-        digits = 1 if unit else 4 if abs(value) > 0.98 else 3
-        told, sign = f"{value:.{digits}f}{unit}", "≥" if more else "≤"
-        lines.append(f"| {part} | {measure_} | {told} | {sign} {bar:g}{unit} | {'met' if met else '**not met**'} |")
+        among: Any = report
+        for key in path[:-1]:
+            among = among[key]
+        value = among[path[-1]]
+        told = f"{value:.{1 if unit else 4 if abs(value) > 0.98 else 3}f}{unit}" + _range(among, path[-1])
+        lines.append(f"| {part} | {measure_} | {told} | {_judged(value, bar, more, unit)} |")
     return lines
+
+
+def _judged(value: float, bar: float | None, more: bool, unit: str) -> str:
+    """Two cells: the bar, and whether it is met; both empty where none was set."""
+    if bar is None:
+        return "|"
+    met = value >= bar if more else value <= bar
+    return f"{'≥' if more else '≤'} {bar:g}{unit} | {'met' if met else '**not met**'}"
+
+
+def _range(numbers: dict[str, Any], key: str) -> str:
+    """A number's interval, where it has one."""
+    low, high = numbers.get("ranges", {}).get(key, (None, None))
+    return "" if low is None else f" [{low:.3f}, {high:.3f}]"
 
 
 def adapter_rows(report: dict[str, Any]) -> list[str]:
     """Markdown: what each row of the proof reached, photos and then the other styles."""
     keys = ("found", "cosine", "impostor_p99", "above", "near", "away", "rank_1", "swapped", "style", "face_style")
     lines = [
-        "| | faces | found | cosine | impostor p99 | above it | within 10 % | off by | rank 1 | swapped | style "
-        "| of the face |", f"|{'---|' * 12}",
+        "| | pictures | faces | found | cosine | impostor p99 | above it | within 10 % | off by | rank 1 | swapped "
+        "| style | of the face |", f"|{'---|' * 13}",
     ]  # fmt: skip
     for kind, told in (("photo", ""), ("styled", ", other styles")):
         for name, row in report["adapter"].items():
             if kind not in row:
                 continue
-            numbers = [str(row[kind]["faces"]), *(f"{row[kind][key]:.3f}" for key in keys)]
-            lines.append(f"| {name}{told} | {' | '.join(numbers)} |")
+            lines.append(f"| {_named(name, row)}{told} | {_numbers(row[kind], keys)} |")
     for people, row in report["adapter"][TRAINED]["by_people"].items():
-        numbers = [str(row["faces"]), *(f"{row[key]:.3f}" for key in keys)]
-        lines.append(f"| {TRAINED}, {people} in a photo | {' | '.join(numbers)} |")
+        lines.append(f"| {TRAINED}, {people} in a photo | {_numbers(row, keys)} |")
     lines += ["", "| `anyphoto bench` on the photos | Sim(Ref) | Sim(GT) | CP |", "|---|---|---|---|"]
     for name, row in report["adapter"].items():
         if "bench" in row:
             metrics = row["bench"]["subsets"]["all"]["metrics"]
-            lines.append(f"| {name} | " + " | ".join(_with_half(metrics[key]) for key in BENCH) + " |")
+            lines.append(f"| {_named(name, row)} | " + " | ".join(_with_half(metrics[key]) for key in BENCH) + " |")
+    return lines
+
+
+def _named(name: str, row: dict[str, Any]) -> str:
+    """With its seeds, where it was measured on other sets than the rest."""
+    return name if row["seeds"] == list(SEEDS) else f"{name} (seed {', '.join(map(str, row['seeds']))})"
+
+
+def _numbers(row: dict[str, Any], keys: Sequence[str]) -> str:
+    return " | ".join([str(row["pictures"]), str(row["faces"]), *(f"{row[key]:.3f}" for key in keys)])
+
+
+def style_rows(report: dict[str, Any]) -> list[str]:
+    """Markdown: per style what the trained adapter reached, and how often the style is read off the face alone."""
+    faces = {"the photos": ORIGINAL, "untrained": UNTRAINED, "trained": TRAINED, f"strength {STRENGTH}": SOFTER}
+    heads = " | ".join(_named(f"style of the face: {told}", report["adapter"][name]) for told, name in faces.items())
+    lines = [f"| style | faces | above impostor p99 | rank 1 | {heads} |", f"|{'---|' * (4 + len(faces))}"]
+    for style in STYLES[1:]:
+        known = report["adapter"][TRAINED]["by_style"][style]
+        read = [f"{report['adapter'][name]['by_style'][style]['face_style']:.3f}" for name in faces.values()]
+        numbers = [str(known["faces"]), f"{known['above']:.3f}", f"{known['rank_1']:.3f}", *read]
+        lines.append(f"| {style} | {' | '.join(numbers)} |")
+    missed = [style for style in STYLES[1:]
+              if report["adapter"][TRAINED]["by_style"][style]["face_style"] < FACE_STYLE]  # fmt: skip
+    if missed:
+        lines += ["", f"Below {FACE_STYLE:g}, which was asked of all styles together, read off the trained adapter's "
+                  f"faces alone: **{', '.join(missed)}**."]  # fmt: skip
     return lines
 
 
@@ -197,7 +249,7 @@ def card(report: dict[str, Any]) -> str:
     return text.format(
         date=report["date"], machine=report["machine"], table="\n".join(table(report)), styles="\n".join(styles),
         adapter=_adapter_part(report), sizes=told, total=f"{sum(sizes.values()):.1f}",
-        pictures=report["base"]["pictures"], people=_by_people(report["base"]),
+        pictures=report["base"]["pictures"], people=_by_people(report["base"]), **_clothes(report["clothes"]),
     )  # fmt: skip
 
 
@@ -212,6 +264,11 @@ def _by_people(base: dict[str, Any]) -> str:
     )
 
 
+def _clothes(told: dict[str, int]) -> dict[str, str]:
+    """What the card's sentence about clothes wants."""
+    return {"clothes": f"{told['right']} of {told['asked']}", "by_chance": f"{told['asked'] / told['colours']:.0f}"}
+
+
 def _adapter_part(report: dict[str, Any]) -> str:
     """Nothing where no adapter is shipped."""
     if "adapter" not in report:
@@ -220,7 +277,14 @@ def _adapter_part(report: dict[str, Any]) -> str:
 
     text = (Path(__file__).parent / "card_adapter.md").read_text()
     decoded = report["probe"]["decoded_face_style"]
-    return text.format(rows="\n".join(adapter_rows(report)), decoded=decoded, share=SHARE, strength=STRENGTH)
+    original = report["adapter"][ORIGINAL]
+    return text.format(
+        rows="\n".join(adapter_rows(report)), styles="\n".join(style_rows(report)), decoded=decoded, share=SHARE,
+        strength=STRENGTH, seeds=" and ".join(map(str, SEEDS)), drawn=len(SEEDS) * PHOTOS,
+        kept=original["photo"]["pictures"], faces=original["photo"]["faces"],
+        styled_drawn=len(SEEDS) * STYLED * len(STYLES[1:]), styled_kept=original["styled"]["pictures"],
+        styled_faces=original["styled"]["faces"],
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from anyphoto_cli.train.face_loss import FaceLoss
 from anyphoto_cli.train.flow_matching import draw_noise
 from anyphoto_cli.train.frozen import Encoded, Parts, location_tokens
 from anyphoto_cli.train.models import open_models
+from anyphoto_cli.train.optimiser import trained_parameters
 from anyphoto_cli.types import Box
 from tests.train.test_run import config
 
@@ -146,6 +147,26 @@ def test_a_sample_is_worn_another_way_in_every_epoch(mini_shards):
             seen.setdefault(made.key, []).append(made.canvases)
     pairs = [(one, other) for one, other, *_ in (made for made in seen.values() if len(made) > 1)]
     assert len(pairs) > 12 and not any(np.array_equal(one, other) for one, other in pairs)
+
+
+def test_the_identity_loss_alone_reaches_every_trained_number(mini_shards, monkeypatch):
+    """Through recogniser, VAE, estimate and every block, with recomputation; the flow loss would hide a gap."""
+    told = config(mini_shards, "unused", data={"identity_drop": 0.0}, loss={"face_t_max": 1.0})
+    models = open_models(told, Ranks())
+    trained = trained_parameters(models.transformer)
+    chance = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # a fresh adapter ends in zeros, through which nothing passes
+        for parameter in trained.values():
+            parameter.add_(torch.randn(parameter.shape, generator=chance), alpha=0.05)
+    monkeypatch.setattr(objective, "flow_loss", lambda said, *_: said.sum() * 0)
+    batch = next(batches(ShardedSamples(Path(told.data.shards)), told, 0, 0, 1))
+    terms = objective.objective(batch, models.parts, told.loss, told.method, seed=0, step=0, rank=0)
+    assert terms.valid > 0
+    terms.loss.backward()
+    reached = {name for name, p in trained.items() if p.grad is not None and p.grad.norm() > 1e-8}
+    assert reached == trained.keys() and {name.split(".")[0] for name in reached} == {
+        "id_projector", "x_embedder", "transformer_blocks", "single_transformer_blocks"
+    }  # fmt: skip
 
 
 def test_a_fresh_adapter_follows_from_the_seed(mini_shards):

@@ -167,12 +167,18 @@ def preview(
     settings: Settings = None,
     step: Annotated[int, typer.Option(help="As the data is at this step of the run.", metavar="N")] = 0,
     rows: Annotated[int, typer.Option(help="Samples.", metavar="N", min=1, max=64)] = 6,
+    degradations: Annotated[
+        bool, typer.Option("--degradations", help="One reference after each degradation instead, by name.")
+    ] = False,
 ) -> int:
     """Draw what the model will see: pictures with their faces, canvases, replaced and degraded references."""
-    from anyphoto_cli.train.contact_sheet import write_contact_sheet
+    from anyphoto_cli.train.contact_sheet import write_contact_sheet, write_degradations
 
     parsed = _config(config, settings, None)
-    write_contact_sheet(parsed, out, step, rows)
+    if degradations:
+        write_degradations(parsed, out)
+    else:
+        write_contact_sheet(parsed, out, step, rows)
     console.result(str(out))
     return 0
 

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
+from anyphoto_cli.geometry import arcface_template
 from anyphoto_cli.train.batches import Examples, samples_of
-from anyphoto_cli.train.examples import Example
+from anyphoto_cli.train.degradations import DEGRADATIONS, middling
+from anyphoto_cli.train.examples import Bank, Example
 from anyphoto_cli.train.sampler import Plan
-from anyphoto_cli.types import Picture
+from anyphoto_cli.types import Patch, Picture
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFont
 
 _CANVASES = 4
+_COLUMNS = 5
 _SIDE, _GAP, _LINE = 192, 6, 18
+_FONT_PX = 12
 
 
 def write_contact_sheet(config: TrainConfig, out: Path, step: int = 0, rows: int = 6) -> None:
-    """One row an example: the picture with its faces, then each identity's canvas. Raises as training does."""
+    """One row an example: the picture with its faces, then each identity's canvas and what its reference went through.
+
+    Raises as training does.
+    """
     from PIL import Image
 
     samples = samples_of(config, lazily=True)
@@ -32,28 +42,109 @@ def write_contact_sheet(config: TrainConfig, out: Path, step: int = 0, rows: int
         made += source[micro, numbers.tolist()]
         if len(made) >= rows:
             break
-    sheet = np.concatenate([_row(example) for example in made])
-    with committed(out) as file:
-        Image.fromarray(sheet).save(file, format="PNG")
+    _save(Image.fromarray(np.concatenate([_row(example) for example in made])), out)
+
+
+def write_degradations(config: TrainConfig, out: Path) -> None:
+    """One reference of the first folder's bank as it is, and after each of the thirteen degradations, by name and p.
+
+    Who it is and how strong each is follow from the seed. Raises InputError for a bank that is missing or empty.
+    """
+    from PIL import Image
+
+    patch = _somebody(config)
+    points = arcface_template(len(patch))
+    rates = config.data.degradations
+    tiles = [("as it is", patch)] + [
+        (f"{name}, p {rates.get(name, 0.0):g}", middling(patch, points, name, config.seed)) for name in DEGRADATIONS
+    ]
+    down = -(-len(tiles) // _COLUMNS)
+    sheet = Image.new("RGB", (_COLUMNS * (_SIDE + _GAP) + _GAP, down * (_SIDE + _LINE + _GAP) + _GAP), "white")
+    for number, (told, tile) in enumerate(tiles):
+        row, column = divmod(number, _COLUMNS)
+        left, top = _GAP + column * (_SIDE + _GAP), _GAP + row * (_SIDE + _LINE + _GAP)
+        shown = Image.fromarray(tile).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+        sheet.paste(shown, (left, top), shown)
+        _write(sheet, [told], left, top + _SIDE)
+    _save(sheet, out)
+
+
+def _somebody(config: TrainConfig) -> Patch:
+    """[P, P, 4] of the bank."""
+    folder = config.data.folders[0] / "bank"
+    bank = Bank(folder, config.method.patch_size)
+    if not bank.names:
+        raise InputError("knows nobody", file=folder, field="data.shards", remedy="Run preprocess with --refs")
+    known = bank.identity(bank.names[int(np.random.default_rng(config.seed).integers(len(bank.names)))])
+    assert known is not None
+    return known.patches[0]
 
 
 def _row(example: Example) -> Picture:
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
+    worn = example.worn or ((),) * len(example.canvases)
+    kinds = [
+        f"{'another photo' if replaced else 'own face'}, {int(mask.sum())} tokens"
+        for replaced, mask in zip(example.replaced, example.masks, strict=True)
+    ]
+    told = [[kind, *_lines(names)] for kind, names in zip(kinds, worn, strict=True)][:_CANVASES]
+    under = max(len(lines) for lines in told)
     wide = (1 + _CANVASES) * (_SIDE + _GAP) + _GAP
-    row = Image.new("RGB", (wide, _SIDE + _LINE + _GAP), "white")
-    draw = ImageDraw.Draw(row)
+    row = Image.new("RGB", (wide, _LINE + _SIDE + under * _LINE + _GAP), "white")
     row.paste(_with_places(example), (_GAP, _LINE))
-    told = (
-        f"{example.key}  {'identity dropped  ' if example.dropped else ''}{_plain(example.caption) or '(no caption)'}"
-    )
-    draw.text((_GAP, 3), told[:150], fill="black")
-    for k, (canvas, mask) in enumerate(zip(example.canvases[:_CANVASES], example.masks, strict=False)):
+    _write(row, [_title(example, wide - 2 * _GAP)], _GAP, 0)
+    for k, (canvas, mask, lines) in enumerate(zip(example.canvases, example.masks, told, strict=False)):
         left = _GAP + (1 + k) * (_SIDE + _GAP)
         row.paste(Image.fromarray(_dimmed(canvas, mask)).resize((_SIDE, _SIDE)), (left, _LINE))
-        kind = "another photo" if example.replaced[k] else "own face"
-        draw.text((left + 4, _LINE + _SIDE - 14), f"{kind}, {int(mask.sum())} tokens", fill="black")
+        _write(row, lines, left, _LINE + _SIDE)
     return np.asarray(row)
+
+
+def _title(example: Example, width: int) -> str:
+    """Key, what is dropped, who is not shown, caption; as much of it as there is room for."""
+    more = len(example.canvases) - _CANVASES
+    parts = [
+        example.key, "identity dropped" if example.dropped else "", f"{more} more people" if more > 0 else "",
+        _plain(example.caption) or "(no caption)",
+    ]  # fmt: skip
+    told = "   ".join(part for part in parts if part)
+    if _font().getlength(told) <= width:
+        return told
+    while _font().getlength(told + "...") > width:
+        told = told[:-1]
+    return told + "..."
+
+
+def _lines(names: Sequence[str]) -> list[str]:
+    """Names one after another, in lines that a tile has room for."""
+    lines: list[str] = []
+    for name in names:
+        if lines and _font().getlength(f"{lines[-1]}, {name},") <= _SIDE:
+            lines[-1] += f", {name}"
+        else:
+            lines = [*(line.rstrip(",") + "," for line in lines), name]
+    return lines
+
+
+def _write(picture: Image.Image, lines: Sequence[str], left: int, top: int) -> None:
+    from PIL import ImageDraw
+
+    draw = ImageDraw.Draw(picture)
+    for number, line in enumerate(lines):
+        draw.text((left, top + number * _LINE + 2), line, fill="black", font=_font())
+
+
+@cache
+def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(_FONT_PX)
+
+
+def _save(sheet: Image.Image, out: Path) -> None:
+    with committed(out) as file:
+        sheet.save(file, format="PNG")
 
 
 def _plain(text: str) -> str:

@@ -8,7 +8,7 @@ They work on RGBA patches, in the order of `DEGRADATIONS`; only the flip moves a
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,36 @@ def degrade(patch: Patch, points: Points, rates: Mapping[str, float], seed: int)
 
     patch: [P, P, 4] RGBA. points: [5, 2] px in it. seed: of the sample; names that `rates` lacks never happen.
     """
-    for name, change in DEGRADATIONS.items():
+    for name, rng in _happening(rates, seed):
+        if name == "horizontal_flip":
+            patch, points = flipped(patch, points)
+        else:
+            worn = DEGRADATIONS[name](np.ascontiguousarray(patch[..., :3]), rng)
+            patch = np.dstack([worn, patch[..., 3]])
+    return patch, points
+
+
+def happening(rates: Mapping[str, float], seed: int) -> tuple[str, ...]:
+    """Names of those that `degrade` lets happen with this seed, in their order."""
+    return tuple(name for name, _ in _happening(rates, seed))
+
+
+def _happening(rates: Mapping[str, float], seed: int) -> Iterator[tuple[str, Rng]]:
+    """(name, its chance from there on) of each that happens."""
+    for name in DEGRADATIONS:
         rng = stream(seed, name)
         if rng.random() < rates.get(name, 0.0):
-            if name == "horizontal_flip":
-                patch, points = flipped(patch, points)
-            else:
-                patch = np.dstack([change(np.ascontiguousarray(patch[..., :3]), rng), patch[..., 3]])
-    return patch, points
+            yield name, rng
+
+
+def middling(patch: Patch, points: Points, name: str, seed: int, draws: int = 9) -> Patch:
+    """The patch after one degradation as it mostly is: of so many draws the one in the middle by its change.
+
+    Not the middle of its numbers: a jitter is as often up as down, and half way between it does nothing.
+    """
+    worn = [degrade(patch, points, {name: 1.0}, seed + k)[0] for k in range(draws)]
+    worn.sort(key=lambda one: float(np.abs(one.astype(np.float32) - patch).mean()))
+    return worn[draws // 2]
 
 
 def stream(seed: int, name: str) -> Rng:

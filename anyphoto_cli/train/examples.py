@@ -25,7 +25,7 @@ from anyphoto_cli.faces.norm_crop import face_patch
 from anyphoto_cli.geometry import arcface_template
 from anyphoto_cli.layout.location_canvas import location_canvas, token_mask
 from anyphoto_cli.train.crops import SquareCrop, square_crop
-from anyphoto_cli.train.degradations import degrade
+from anyphoto_cli.train.degradations import degrade, happening
 from anyphoto_cli.train.replacement import choose_reference, other_photos
 from anyphoto_cli.types import Embeddings, Patch, Picture, Points
 
@@ -40,7 +40,8 @@ class Example:
     picture: [S, S, 3]. caption: "" where it was dropped. canvases: [N, S, S, 3]. masks: [N, S/16, S/16] bool, each
     with at least one token. embeddings: [N, 512] of the references. landmarks: [N, 5, 2] px, where the faces are.
     own: [N, 512] of the faces in the picture. replaced: [N] bool, whether another photo was pasted. dropped: whether
-    this sample is one of those that see places without identity.
+    this sample is one of those that see places without identity. worn: of each reference, what it went
+    through, by name.
     """
 
     key: str
@@ -53,6 +54,7 @@ class Example:
     own: Embeddings
     replaced: NDArray[np.bool_]
     dropped: bool
+    worn: tuple[tuple[str, ...], ...] = ()
 
 
 class Bank:
@@ -79,6 +81,11 @@ class Bank:
             more = f", and {len(missing) - 1} more of the bank" if missing[1:] else ""
             raise InputError(f"is missing{more}", file=missing[0], remedy="Copy it again, or run preprocess again")
 
+    @property
+    def names(self) -> list[str]:
+        """Of everybody in it, sorted."""
+        return sorted(self._files)
+
     def identity(self, name: str) -> BankIdentity | None:
         """None for who is not in it."""
         file = self._files.get(name)
@@ -87,12 +94,13 @@ class Bank:
 
 @dataclass(frozen=True, eq=False)
 class _Reference:
-    """What is pasted: patch, where its landmarks are, and whose embedding goes with it."""
+    """What is pasted: patch, where its landmarks are, whose embedding goes with it, and what it went through."""
 
     patch: Patch
     points: Points
     embedding: NDArray[np.float32]
     replaced: bool
+    worn: tuple[str, ...]
 
 
 def make_example(
@@ -128,7 +136,7 @@ def make_example(
         canvases=np.stack([one[0] for one in made]), masks=np.stack([one[1] for one in made]),
         embeddings=_unit(np.stack([one[2].embedding for one in made])), landmarks=np.stack([one[3] for one in made]),
         own=_unit(np.stack([one[4] for one in made])), replaced=np.array([one[2].replaced for one in made]),
-        dropped=dropped,
+        dropped=dropped, worn=tuple(one[2].worn for one in made),
     )  # fmt: skip
 
 
@@ -163,7 +171,7 @@ def _reference(
     else:
         patch, embedding = face_patch(picture, person.landmarks, method.patch_size), own
     worn, points = degrade(patch, arcface_template(method.patch_size), data.degradations, seed)
-    return _Reference(worn, points, embedding, pick >= 0)
+    return _Reference(worn, points, embedding, pick >= 0, happening(data.degradations, seed))
 
 
 def _unit(rows: Any) -> Embeddings:

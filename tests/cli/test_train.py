@@ -107,7 +107,20 @@ def test_preview_draws_what_the_model_will_see(run, config_file, tmp_path):
     code, _, err = run("train", "preview", config_file, "-o", tmp_path / "p.png", "--rows", 3, *SMALL)
     assert code == 0, err
     with Image.open(tmp_path / "p.png") as sheet:
-        assert sheet.height == 3 * 216 and len(set(sheet.convert("L").getdata())) > 50
+        # A title, the pictures, and at least a line under them.
+        assert sheet.width == 996 and sheet.height >= 3 * 234 and len(set(sheet.convert("L").getdata())) > 50
+
+
+def test_preview_shows_each_degradation_of_one_reference(run, config_file, tmp_path):
+    code, _, err = run("train", "preview", config_file, "-o", tmp_path / "d.png", "--degradations", *SMALL)
+    assert code == 0, err
+    with Image.open(tmp_path / "d.png") as sheet:
+        corners = [(6 + 198 * (k % 5), 6 + 216 * (k // 5)) for k in range(14)]
+        tiles = [sheet.crop((x, y, x + 192, y + 192)).tobytes() for x, y in corners]
+        names = [sheet.crop((x, y + 192, x + 192, y + 210)) for x, y in corners]
+    assert len(set(tiles)) == 14  # each is to be seen, and none is the reference as it is
+    assert len({name.tobytes() for name in names}) == 14
+    assert all(name.convert("L").crop((190, 0, 192, 18)).getextrema() == (255, 255) for name in names)  # none cut off
 
 
 @pytest.mark.parametrize("sign, code", [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])

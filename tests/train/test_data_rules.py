@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from anyphoto_cli.data.bank import BankIdentity
 from anyphoto_cli.faces.norm_crop import face_patch
 from anyphoto_cli.geometry import arcface_template, is_mirrored
+from anyphoto_cli.train.contact_sheet import _SIDE, _font, _lines
 from anyphoto_cli.train.crops import square_crop
-from anyphoto_cli.train.degradations import DEGRADATIONS, degrade, flipped
+from anyphoto_cli.train.degradations import DEGRADATIONS, degrade, flipped, happening, middling
 from anyphoto_cli.train.replacement import SAME_PHOTO, choose_reference, other_photos, replacement_probability
 from anyphoto_cli.types import Box
 
@@ -106,6 +107,34 @@ def test_thirteen_and_switching_one_off_leaves_the_others_as_they_were():
     without, _ = degrade(patch, points, rates | {"grayscale": 0.0}, seed=1)
     noise = [degrade(patch, points, {"gaussian_noise": 1.0}, seed=1)[0].astype(int) - patch for _ in range(2)]
     assert np.array_equal(*noise) and not np.array_equal(both, without)
+
+
+def test_what_is_named_is_what_happened():
+    patch, points = patch_of(), arcface_template(224)
+    rates = dict.fromkeys(DEGRADATIONS, 0.3)
+    named = [happening(rates, seed) for seed in range(12)]
+    assert len(set(named)) > 6 and sum(map(len, named)) / 12 == pytest.approx(13 * 0.3, abs=1.5)
+    for seed, names in enumerate(named):
+        worn, moved = degrade(patch, points, rates, seed)
+        only, also = degrade(patch, points, dict.fromkeys(names, 1.0), seed)
+        assert np.array_equal(worn, only) and np.array_equal(moved, also)
+
+
+def test_a_middling_one_is_neither_the_weakest_nor_the_strongest():
+    patch, points = patch_of(), arcface_template(224)
+
+    def change(worn):
+        return np.abs(worn.astype(float) - patch).mean()
+
+    for name in ("color_jitter", "illumination", "gaussian_noise", "blur"):
+        draws = sorted(change(degrade(patch, points, {name: 1.0}, seed)[0]) for seed in range(2, 11))
+        assert change(middling(patch, points, name, 2)) == pytest.approx(draws[4], rel=1e-5)
+
+
+def test_names_under_a_canvas_fit_and_none_is_lost():
+    lines = _lines(list(DEGRADATIONS))
+    assert max(_font().getlength(line) for line in lines) <= _SIDE and len(lines) < 13
+    assert " ".join(lines).split(", ") == list(DEGRADATIONS) and _lines([]) == []
 
 
 @pytest.mark.parametrize("side", [448, 112])

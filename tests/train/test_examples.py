@@ -79,6 +79,18 @@ def test_everything_follows_from_the_seed(records, bank):
     assert np.mean(np.concatenate([e.replaced for e in many])) == pytest.approx(0.5, abs=0.08)
 
 
+def test_each_reference_tells_what_it_went_through(records, bank):
+    data = PLAIN.model_copy(update={"degradations": {"grayscale": 0.3, "occlusion": 0.3}})
+    worn, plain = examples(records, bank, data, p=0.5, seed=1), examples(records, bank, PLAIN, p=0.5, seed=1)
+    pairs = [
+        (names, np.array_equal(canvas, untouched))
+        for a, b in zip(worn, plain, strict=True)
+        for names, canvas, untouched in zip(a.worn, a.canvases, b.canvases, strict=True)
+    ]
+    assert all((names == ()) is alike for names, alike in pairs)
+    assert {names for names, _ in pairs} == {(), ("grayscale",), ("occlusion",), ("occlusion", "grayscale")}
+
+
 def test_p_moves_nothing_else(records, bank):
     own, other = examples(records, bank, p=0.0), examples(records, bank, p=1.0)
     for a, b in zip(own, other, strict=True):

@@ -33,6 +33,7 @@ from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, AVERAGE, STATE, Checkp
 from anyphoto_cli.train.interpolation import Start
 from anyphoto_cli.train.model_card import Story, base_name, card_text, notice
 from anyphoto_cli.train.plots import CONFIG, read_metrics
+from anyphoto_cli.train.resolved import RESOLVED
 
 PLACES = ("output_dir", "validation_layouts")
 """Keys of a configuration that tell about the machine and nothing about the weights."""
@@ -237,15 +238,14 @@ def _story(found: _Found, pictures: Sequence[Path]) -> Story:
     run = found.run
     if run is None:
         return Story({}, 0, {}, [])
-    config = _config_of(run)
+    config, resolved = _told_in(run / CONFIG), _told_in(run / RESOLVED)
     prompts = {Path(file).stem: _prompt(Path(file)) for file in config.get("validation_layouts", ())}
     shown = [(picture.name, prompts.get(picture.stem, "")) for picture in pictures]
-    return Story(_without_places(config), _samples_of(config), _last_scores(run, found.step), shown)
+    return Story(_without_places(config), _samples_of(config), _last_scores(run, found.step), shown, resolved)
 
 
-def _config_of(run: Path) -> dict[str, Any]:
-    """What the run was told; {} where that is gone."""
-    file = run / CONFIG
+def _told_in(file: Path) -> dict[str, Any]:
+    """What the run was told, or what that came to; {} where it is gone, or an earlier version did not write it."""
     if not file.is_file():
         return {}
     try:

@@ -34,6 +34,7 @@ from anyphoto_cli.train.models import Models, open_models, open_text, text_rests
 from anyphoto_cli.train.objective import objective
 from anyphoto_cli.train.optimiser import Optimiser, in_forward_order, trained_parameters
 from anyphoto_cli.train.plots import CONFIG, METRICS, read_metrics
+from anyphoto_cli.train.resolved import keep_resolved, resolved
 from anyphoto_cli.train.resume import cut_metrics, facts_of, go_on, refuse_early
 from anyphoto_cli.train.text import CachedText, cache_folder, cache_text, not_cached
 from anyphoto_cli.train.trackers import Nobody, Tracker, open_tracker
@@ -147,6 +148,7 @@ def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener,
     if ranks.first:
         _keep_adapter(run_)
         _keep_config(run_)
+        keep_resolved(run_.folder, resolved(config, models, ranks.world))
         cut_metrics(run_.folder / METRICS, first)
         run_.tracker = open_tracker(config, first, listener)
     listener.work("Training", config.max_train_steps, first)

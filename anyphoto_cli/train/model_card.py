@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,14 @@ _TAGS = ["anyphoto", "diffusers", "lora", "flux", "flux-diffusers", "diffusers-t
 class Story:
     """Of a run, as far as it is known. config: its keys without paths. samples: how many it was trained on, 0 where
     nobody knows any more. scores: the last value of each measure. pictures: names in samples/, with the prompt of each.
+    resolved: as `train.resolved` has it.
     """
 
     config: Mapping[str, Any]
     samples: int
     scores: Mapping[str, float]
     pictures: Sequence[tuple[str, str]]
+    resolved: Mapping[str, Any] = field(default_factory=dict)
 
 
 def base_name(card: AdapterCard) -> str:
@@ -149,11 +151,19 @@ def _trained(card: AdapterCard, story: Story) -> list[str]:
             ("train_batch_size", "samples a device and step"), ("learning_rate", "learning rate"),
             ("data.resolution", "px"), ("loss.face_weight", "lambda"), ("data.replacement", "replacement"),
         ) if key in flat
-    )]  # fmt: skip
+    ), *_started(story.resolved)]  # fmt: skip
     rows = [f"| {label} | {value} |" for label, value in told]
     scores = [f"| {key.replace('_', ' ')} | {value:.4f} |" for key, value in story.scores.items()]
     more = [] if not story.config else ["", "Every key: `training.yaml`; every choice of the method: `anyphoto.json`."]
     return ["| | |", "|---|---|", *rows, *scores, *more, *_part_of_the_way(card)]
+
+
+def _started(resolved: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """On how many devices, with how many samples a step, on which data: its name and hash, not where it lies."""
+    labels = (("devices", "devices"), ("samples_per_step", "samples a step of all devices"))
+    data = [f"{one['name']} (manifest {one['manifest_sha256'][:12]})" for one in resolved.get("shards", ())]
+    known = [(label, resolved[key]) for key, label in labels if key in resolved]
+    return known + ([("data", ", ".join(data))] if data else [])
 
 
 def _part_of_the_way(card: AdapterCard) -> list[str]:

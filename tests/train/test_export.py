@@ -1,11 +1,13 @@
 """What is published: whole, readable by others, and silent about the machine it came from."""
 
+import hashlib
 import json
 import shutil
 
 import pytest
 import torch
 
+from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.train.loop import run as train
 from tests.train.test_run import config
@@ -19,11 +21,11 @@ def finished(mini_shards, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished") / "run"
     layout = str(ROOT / "examples" / "two_friends.json")
     train(config(mini_shards, out, max_train_steps=2, validation_steps=2, validation_layouts=(layout,),
-                 method={"lora_alpha": 8}))  # fmt: skip
+                 gradient_accumulation_steps=2, method={"lora_alpha": 8}))  # fmt: skip
     return out
 
 
-def test_the_folder_says_what_it_is_and_nothing_of_the_machine(run, finished, tmp_path):
+def test_the_folder_says_what_it_is_and_nothing_of_the_machine(run, finished, mini_shards, tmp_path):
     from huggingface_hub import ModelCard
 
     code, said, err = run("export", finished, "--to", tmp_path / "two-friends")
@@ -43,6 +45,9 @@ def test_the_folder_says_what_it_is_and_nothing_of_the_machine(run, finished, tm
         and "none was published" in card.text
         and "<Gallery />" in card.text
     )
+    manifest = hashlib.sha256((mini_shards / "manifest.json").read_bytes()).hexdigest()
+    assert "| devices | 1 |" in card.text and "| samples a step of all devices | 4 |" in card.text
+    assert f"| data | {mini_shards.name} (manifest {manifest[:12]}) |" in card.text
     for file in files:
         if not file.endswith((".safetensors", ".png")):
             told = (out / file).read_text()
@@ -147,6 +152,18 @@ def test_a_first_adapter_is_told_by_its_name_and_a_damaged_story_by_its_file(run
     code, _, err = run("export", mine, "--to", tmp_path / "more")
     assert code == 2 and "training.json: cannot be read (JSONDecodeError). Remove it, and the adapter is" in err
     assert not list(tmp_path.glob("*more*"))
+
+
+def test_a_run_tells_what_open_keys_came_to_and_can_be_given_again(run, finished, tmp_path):
+    told = json.loads((finished / "resolved.json").read_text())
+    assert told["device"] == "cpu" and told["mixed_precision"] == "no" and told["face_pack"]["name"] == "mini"
+    assert told["samples_per_step"] == 4 and told["shards"][0]["samples"] == 24
+    TrainConfig.model_validate_json((finished / "training.json").read_text())
+    # A run of an earlier version has none.
+    old = shutil.copytree(finished, tmp_path / "run")
+    (old / "resolved.json").unlink()
+    assert run("export", old, "--to", tmp_path / "out")[0] == 0
+    assert "| devices |" not in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_refusals(run, finished, tmp_path):

@@ -5,6 +5,7 @@ Source: paper appendix A.2. Landmarks follow the crop; px, the centre of the fir
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,25 @@ def square_crop(width: int, height: int, keep: Box, size: int, rng: np.random.Ge
     if width >= height:
         return SquareCrop(_place(keep.x0, keep.x1, side, width, draw), 0, side, size)
     return SquareCrop(0, _place(keep.y0, keep.y1, side, height, draw), side, size)
+
+
+def most_together(width: int, height: int, boxes: Sequence[Box], share: float) -> tuple[int, int]:
+    """(the most boxes that one square holds, how many some square holds), each with at least `share` of its area.
+
+    The square is of the shorter side, as `square_crop` cuts it.
+    """
+    side, wide = min(width, height), width >= height
+    spans = [(box.x0, box.x1) if wide else (box.y0, box.y1) for box in boxes]
+    # A best square can be moved along until somebody is about to leave it: each box's first and last place are enough.
+    ends = [
+        end
+        for a, b in spans
+        for end in (np.floor(a + (1 - share) * (b - a)), np.ceil(b - (1 - share) * (b - a)) - side)
+    ]
+    starts = {int(np.clip(end, 0, max(width, height) - side)) for end in ends}
+    crops = [SquareCrop(start, 0, side, side) if wide else SquareCrop(0, start, side, side) for start in starts]
+    held = [{k for k, box in enumerate(boxes) if crop.covers(box) >= share} for crop in crops]
+    return max(map(len, held), default=0), len(set().union(*held))
 
 
 def _place(first: float, last: float, side: int, length: int, draw: float) -> int:

@@ -16,6 +16,7 @@ from anyphoto_cli.train.activations import kept_gigabytes
 from anyphoto_cli.train.batches import samples_of
 from anyphoto_cli.train.face_check import check_faces
 from anyphoto_cli.train.optimiser import trained_parameters
+from anyphoto_cli.train.wide_groups import WideGroups, wide_groups
 
 PAPER_DAYS = 5.0
 """The paper's own run: 200,000 steps on 64 H20 in five days."""
@@ -31,7 +32,7 @@ class Estimate:
 
     identities, references, single: in the bank, photos of each in the mean, and how many have only one.
     gigabytes: of one device, a sharded base split among the ranks of this launch. samples_per_s: of all devices
-    together, for the run to take the paper's five days.
+    together, for the run to take the paper's five days. wide_groups: who does not fit into the square.
     """
 
     base: float
@@ -49,10 +50,11 @@ class Estimate:
     epochs: float
     gigabytes: float
     samples_per_s: float
+    wide_groups: WideGroups
 
     def lines(self) -> list[str]:
         """For people."""
-        return [
+        told = [
             f"base {self.base:.1f} M parameters, trained {self.trained:.2f} M",
             f"{self.samples} samples, {self.faces:.1f} faces and {self.tokens:.0f} location tokens each (at most "
             f"{self.most_tokens}) beside {self.noise_tokens} noise tokens",
@@ -62,7 +64,9 @@ class Estimate:
             "through the data",
             f"memory of a device: about {self.gigabytes:.1f} GB (computed from parameter counts, not measured)",
             f"for five days, as the paper's run took: {self.samples_per_s:.2f} samples a second over all devices",
+            self.wide_groups.line(),
         ]
+        return [line for line in told if line]
 
 
 def estimate(config: TrainConfig, listener: Listener | None = None) -> Estimate:
@@ -87,7 +91,7 @@ def estimate(config: TrainConfig, listener: Listener | None = None) -> Estimate:
         identities=len(photos), references=float(np.mean(photos or [0])), single=sum(count == 1 for count in photos),
         steps=config.max_train_steps, devices=ranks(), epochs=per_step / len(samples),
         gigabytes=_gigabytes(config, transformer, whole - trained, trained, noise + float(samples.costs.mean())),
-        samples_per_s=per_step / (PAPER_DAYS * 86400),
+        samples_per_s=per_step / (PAPER_DAYS * 86400), wide_groups=wide_groups(samples.indices),
     )  # fmt: skip
 
 

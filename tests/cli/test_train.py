@@ -13,7 +13,9 @@ from PIL import Image
 
 from anyphoto_cli.config.load import load_config
 from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.train.estimate import Estimate
 from anyphoto_cli.train.presets import PRESETS
+from anyphoto_cli.train.wide_groups import WideGroups
 from tests.conftest import ROOT
 from tests.train.conftest import mini_shards  # noqa: F401
 
@@ -84,6 +86,10 @@ def test_dry_run_says_what_it_would_be_and_trains_nothing(run, config_file, tmp_
     told = json.loads(out)
     # METHOD: 11.9 billion numbers, and 3.62 M trained ones a rank beside the projector.
     assert code == 0 and 11_800 < told["base"] < 12_000 and 460 < told["trained"] < 490 and 30 < told["gigabytes"] < 80
+    groups = told.pop("wide_groups")
+    assert groups["looked_at"] == groups["groups"] > 10 and groups["lost"] == 0  # drawn photos are square
+    wide = WideGroups(3, 3, 1, 3, 1)
+    assert Estimate(**told, wide_groups=wide).lines()[-1] == wide.line() and wide.line() not in out
 
 
 def test_dry_run_knows_what_lies_on_a_device(monkeypatch):

@@ -1,17 +1,24 @@
 """Replacement, crops and degradations: pure functions of step and seed, and landmarks that stay true."""
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anyphoto_cli.data.bank import BankIdentity
+from anyphoto_cli.data.samples import PersonRecord, PictureRecord
+from anyphoto_cli.errors import InputError
 from anyphoto_cli.faces.norm_crop import face_patch
 from anyphoto_cli.geometry import arcface_template, is_mirrored
 from anyphoto_cli.train.contact_sheet import _SIDE, _font, _lines
-from anyphoto_cli.train.crops import square_crop
+from anyphoto_cli.train.crops import SquareCrop, most_together, square_crop
 from anyphoto_cli.train.degradations import DEGRADATIONS, degrade, flipped, happening, middling
 from anyphoto_cli.train.replacement import SAME_PHOTO, choose_reference, other_photos, replacement_probability
+from anyphoto_cli.train.wide_groups import WideGroups, wide_groups
 from anyphoto_cli.types import Box
 
 
@@ -74,6 +81,53 @@ def test_all_places_that_fit_are_taken_and_pixels_and_points_go_the_same_way():
     middle = np.array([(columns * seen).sum(), (rows * seen).sum()]) / seen.sum()
     assert np.allclose(middle, crop.of_points(np.array([[40.0, 10.0]]))[0], atol=0.1)
     assert crop.covers(Box(0, 0, crop.x, 30)) == 0 and crop.covers(Box(crop.x, 0, crop.x + 30, 30)) == 1
+
+
+def test_a_wide_group_is_told_by_the_most_that_one_square_holds():
+    left, middle, right = Box(20, 200, 120, 320), Box(700, 200, 800, 320), Box(1000, 200, 1100, 320)
+    assert most_together(1126, 661, [left, middle, right], 0.9) == (2, 3)  # two of the right
+    assert most_together(1126, 661, [middle, right], 0.9) == (2, 2)
+    assert most_together(661, 1126, [Box(b.y0, b.x0, b.y1, b.x1) for b in (left, middle, right)], 0.9) == (2, 3)
+    # A tenth of a face may be cut off at either end; whom the picture itself cuts off, no square brings back.
+    assert most_together(300, 200, [Box(0, 0, 100, 100), Box(120, 0, 220, 100)], 0.9) == (2, 2)
+    assert most_together(300, 200, [Box(0, 0, 100, 100), Box(121, 0, 221, 100)], 0.9) == (1, 2)
+    assert most_together(300, 200, [Box(10, 0, 60, 60), Box(-40, 0, 60, 100)], 0.9) == (1, 1)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        places = rng.integers(0, 340, 4)
+        boxes = [Box(x, 10, x + w, 60) for x, w in zip(places, rng.integers(20, 60, 4), strict=True)]
+        tried = [
+            sum(crop.covers(box) >= 0.9 for box in boxes) for crop in (SquareCrop(x, 0, 150, 64) for x in range(251))
+        ]
+        assert most_together(400, 150, boxes, 0.9) == (max(tried), 4)
+
+
+def test_people_who_cannot_be_in_one_square_are_counted():
+    def person(x, identity="ana"):
+        return PersonRecord(
+            Box(0, 0, 0, 0), 0, "", Box(x, 100, x + 80, 180), np.zeros((5, 2)), 1, identity, 1, 1, 4, ""
+        )
+
+    def record(*people):
+        keep = Box(0, 0, 1, 1)
+        return json.dumps(PictureRecord("k", "s", "", 1100, 660, "", "", keep, people).to_json()).encode()
+
+    texts = [record(person(10)), record(person(10), person(200)), record(person(10), person(200), person(1000)),
+             record(person(10), person(400), person(1000, ""))]  # fmt: skip
+    index = SimpleNamespace(
+        faces=np.array([1, 2, 3, 2]), keys=list("abcd"), file=Path("train-000000.tar"), read_json=texts.__getitem__
+    )
+    assert wide_groups([index]) == WideGroups(groups=3, looked_at=3, apart=1, faces=3, lost=1)
+    assert wide_groups([index] * 4, most=6) == WideGroups(12, 6, 2, 6, 2)
+    assert wide_groups([index]).line() == (
+        "1 of 3 samples of several people have people that no square holds together: at least 1 of their 3 faces are "
+        "left out"
+    )
+    assert "1 of 2 samples of several people, evenly taken from 9, have" in WideGroups(9, 2, 1, 3, 1).line()
+    assert WideGroups(3, 3, 0, 0, 0).line() == ""
+    texts[1] = b"{}"
+    with pytest.raises(InputError, match="train-000000.tar/b: is not an entry of anyphoto's shards"):
+        wide_groups([index])
 
 
 def patch_of(side=224):

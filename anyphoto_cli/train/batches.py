@@ -137,8 +137,11 @@ def _refuse_one_twice(folders: Sequence[Path]) -> None:
 
 
 def samples_of(config: TrainConfig, ranks: Ranks | None = None, lazily: bool = False) -> ShardedSamples:
-    """Of a run, whose folder keeps their indices: who asks again does not hash again. Raises as `ShardedSamples`."""
-    cache = Path(config.output_dir) / "index"
+    """Of a run, whose folder keeps their indices: who asks again does not hash again. ranks: of the run itself; others
+    make no folder, and keep indices where it is there already. Raises as `ShardedSamples`.
+    """
+    folder = Path(config.output_dir)
+    cache = folder / "index" if ranks is not None or folder.is_dir() else None
     resolution = Resolution(config.data.resolution, config.method)
     return ShardedSamples(config.data.folders, cache, config.data.bad_shards, ranks, lazily, resolution)
 

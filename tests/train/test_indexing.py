@@ -29,6 +29,9 @@ def test_one_rank_alone_is_told_of_the_first_bad_shard_before_it_hashes_the_rest
 def test_dry_runs_and_previews_hash_nothing_twice_and_a_preview_only_what_it_shows(mini_shards, tmp_path, monkeypatch):
     data = shutil.copytree(mini_shards, tmp_path / "data")
     cfg = config(data, tmp_path / "run", train_batch_size=1)
+    estimate(cfg)
+    assert not (tmp_path / "run").exists()  # a run makes it; from then on its indices are kept there
+    (tmp_path / "run").mkdir()
     whole, hashed = shard_index.verify_shard, []
 
     def verify(folder, record, fully=True):

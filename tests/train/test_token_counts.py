@@ -44,6 +44,7 @@ def test_tokens_are_those_that_examples_have_at_the_resolution_of_the_run(mini_s
 def test_another_resolution_hashes_nothing_again_and_indices_of_earlier_versions_are_read(
     mini_shards, tmp_path, monkeypatch
 ):
+    (tmp_path / "run").mkdir()
     whole, write = samples_of(config(mini_shards, tmp_path / "run")), np.savez
     monkeypatch.setattr(shard_index, "verify_shard", lambda *_: pytest.fail("hashed again"))
     for kept in (tmp_path / "run" / "index").iterdir():

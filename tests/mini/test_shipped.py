@@ -130,7 +130,7 @@ def test_generate_uses_mini_by_default(run, tmp_path, monkeypatch):
     assert record["model"]["name"] == "mini" and record["face_pack"]["name"] == "mini"
     assert record["adapter"]["train_step"] > 0
     code, _, err = run(
-        "generate", ROOT / "examples" / "two_friends.json", "-o", tmp_path, "--adapter", "none", "--dry-run"
+        "generate", ROOT / "examples" / "two_friends.json", "-o", tmp_path / "plain", "--adapter", "none", "--dry-run"
     )
     assert code == 0 and "no trained identity" in err
 

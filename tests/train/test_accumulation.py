@@ -106,7 +106,7 @@ def test_two_ranks_are_given_different_samples_and_noise(mini_shards, tmp_path, 
     @contextmanager
     def joined(rank, *_):
         yield SimpleNamespace(rank=rank, world=2, local=0, first=rank == 0, any=bool, wait=lambda: None,
-                              sum=lambda values: [2 * value for value in values])  # fmt: skip
+                              sum=lambda values: [2 * value for value in values], gather=lambda one: [one] * 2)  # fmt: skip
 
     monkeypatch.setattr(loop, "objective", objective)
     for rank in range(2):

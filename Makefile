@@ -39,7 +39,7 @@ demo: install  ## Photos, shards, training, pictures and scores in the small wor
 test: install  ## Run the tests, on four cores at most
 	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
-test-slow: install  ## Also what takes minutes: a small ablation from photos to scores
+test-slow: install  ## What takes minutes: real photos learnt by heart, a small ablation from photos to scores
 	@$(BIN)/python -m pytest -m slow
 
 lint: install  ## ruff, mypy, and the import direction

@@ -288,7 +288,7 @@ def test_compiled_equals_eager_and_layouts_make_no_new_graphs(hoist):
     [
         ("masked", [[(5, 3)], [(2, 2, 6)]], True),
         ("merged", [[(5, 3), (5, 3)]], True),
-        ("masked", [[(5, 3), (2, 2, 6)]], False),
+        pytest.param("masked", [[(5, 3), (2, 2, 6)]], False, marks=pytest.mark.slow),
     ],
 )
 def test_compiled_blocks_train(attention, layouts, whole):

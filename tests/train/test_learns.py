@@ -72,6 +72,7 @@ def measured(config: TrainConfig, adapter: Path | None) -> tuple[float, float]:
     return float(sum(term.flow for term in terms)) / len(terms), float(sum(term.cosines for term in terms)) / faces
 
 
+@pytest.mark.slow
 def test_four_real_photos_are_learnt_by_heart(real_shards, face_pack_folder, tmp_path):
     config = real_config(real_shards, tmp_path / "run", face_pack_folder)
     flow, cosine = measured(config, None)

@@ -26,6 +26,11 @@ STEPS, TRAINED = 200_000, 464e6
 H100, MFU = 989e12, 0.5
 """bfloat16 rate of the data sheet, and the share of it that is the goal. Assumed."""
 
+DECODE_S, MODELS_S, BESIDE_S, MATCH_S = 7.5e-3, 1.9e-3, 27.5e-3, 19.4e-3
+"""A photo: decoded by a core; YOLO11x, detector and recogniser on a GPU (both published rates); the detection stage
+beside its models, decoding among it, and matching with 3,000 identities (both measured on a core, see its page).
+"""
+
 MEASURED = 0.418
 """Seconds of an H200 for such a step, eager, random weights: docs/performance/train_gpu.md."""
 MEASURED_TITLE = f"200,000 steps of one sample a GPU, 512 px, {MEASURED} s as one H200 took, before any communication"
@@ -138,12 +143,6 @@ def measured_rows() -> Table:
             "GPU-hours": round(hours * world),
         })  # fmt: skip
     return rows
-
-
-DECODE_S, MODELS_S, BESIDE_S, MATCH_S = 7.5e-3, 1.9e-3, 27.5e-3, 19.4e-3
-"""A photo: decoded by a core; YOLO11x, detector and recogniser on a GPU (both published rates); the detection stage
-beside its models, decoding among it, and matching with 3,000 identities (both measured on a core, see its page).
-"""
 
 
 def preprocess_rows() -> Table:

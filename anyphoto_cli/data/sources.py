@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from anyphoto_cli.errors import InputError, one_line
+from anyphoto_cli.files.texts import odd_bytes_shown
 
 PICTURE_SUFFIXES = (
     "jpg",
@@ -177,9 +178,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _name(path: Path, root: Path) -> str:
-    """A text that any JSON can hold: odd bytes of a file name are shown, as in \\udcff."""
-    name = path.relative_to(root).as_posix() or "."
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A text that any JSON can hold."""
+    return odd_bytes_shown(path.relative_to(root).as_posix() or ".")
 
 
 def _tar(path: Path, name: str) -> Iterator[PhotoInput]:

@@ -17,6 +17,7 @@ from PIL import Image, PngImagePlugin
 
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
+from anyphoto_cli.files.texts import storable
 
 KEY, COPY, FORMAT = "anyphoto", "anyphoto_copy", 1
 IDENTIFYING = ("layout", "references", "model", "adapter", "face_pack")
@@ -67,10 +68,10 @@ def write_png(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
 def png_of(image: Image.Image, told: Told) -> bytes:
     """A PNG with all that we say about it."""
     info = PngImagePlugin.PngInfo()
-    text = _storable(json.dumps(told.text, ensure_ascii=False, sort_keys=True))
+    text = storable(json.dumps(told.text, ensure_ascii=False, sort_keys=True))
     info.add_itxt(COPY if told.copy else KEY, text, zip=False)
     if not told.copy:
-        info.add_itxt("parameters", _storable(_parameters(told.record)))
+        info.add_itxt("parameters", storable(_parameters(told.record)))
     info.add_itxt("XML:com.adobe.xmp", _XMP)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
@@ -104,11 +105,6 @@ def as_recorded(text: dict[str, Any], image: Image.Image) -> bool | None:
     of older versions.
     """
     return None if "pixels" not in text else bool(text["pixels"] == pixels_of(image))
-
-
-def _storable(text: str) -> str:
-    """Path names may hold bytes that are no text; UTF-8 cannot store those."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read_record(path: Path, whole: bool = True) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.files.texts import storable
 
 MAX_BYTES = 5 * 2**20
 
@@ -90,4 +91,4 @@ def is_storable(text: str) -> bool:
 
 
 def _shown(key: str) -> str:
-    return key.encode("utf-8", "backslashreplace").decode()[:60]
+    return storable(key)[:60]

@@ -15,6 +15,7 @@ from anyphoto_cli.errors import AnyPhotoError
 from anyphoto_cli.faces.norm_crop import face_patch, norm_crop
 from anyphoto_cli.faces.reference_face import find_reference_face
 from anyphoto_cli.files.images import read_picture
+from anyphoto_cli.files.texts import odd_bytes_shown
 from anyphoto_cli.geometry import ARCFACE_SIZE
 from anyphoto_cli.seams import FaceAnalyzer
 from anyphoto_cli.types import Box, Embeddings, Patch, Picture
@@ -98,7 +99,7 @@ def _named_box(photo: Path, name: str) -> Box | None:
 
 
 def _source(photo: Path, name: str) -> str:
-    return f"{name}/{photo.name}".encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return odd_bytes_shown(f"{name}/{photo.name}")
 
 
 def evenly(items: Sequence[Path], most: int) -> list[Path]:

@@ -116,7 +116,8 @@ def load_adapter(transformer: Any, folder: Path) -> AdapterCard:
     lora, projector = read_weights(folder, card)
     if any(parameter.is_meta for parameter in transformer.parameters()):
         raise InputError("must be loaded before sequential offload is switched on", file=folder, field="--adapter")
-    transformer.add_anyphoto(card.method, card.embedding)
+    with torch.random.fork_rng(devices=[]):  # the numbers it begins with are replaced: nobody's seed is used up by them
+        transformer.add_anyphoto(card.method, card.embedding)
     try:
         copy_weights(transformer, lora, projector, folder, card)
     except InputError:

@@ -16,6 +16,7 @@ from anyphoto_cli.train.activations import kept_gigabytes
 from anyphoto_cli.train.batches import samples_of
 from anyphoto_cli.train.face_check import check_faces
 from anyphoto_cli.train.optimiser import trained_parameters
+from anyphoto_cli.train.validation import read_layouts
 from anyphoto_cli.train.wide_groups import WideGroups, wide_groups
 
 PAPER_DAYS = 5.0
@@ -78,6 +79,7 @@ def estimate(config: TrainConfig, listener: Listener | None = None) -> Estimate:
         listener.caution(samples.recounted)
     photos = [count for folder in samples.folders for count in read_index(folder / "bank")[1]["references"]]
     check_faces(config, download=False)
+    read_layouts(config)
     transformer = _skeleton(config)
     trained = sum(p.numel() for p in trained_parameters(transformer).values())
     whole = sum(p.numel() for p in transformer.parameters())

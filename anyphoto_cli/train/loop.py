@@ -16,7 +16,7 @@ import torch
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed, sweep
-from anyphoto_cli.layout.schema import load_layout
+from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.model.adapter import CARD_FILE, read_card, save_adapter
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import only_one
@@ -38,7 +38,7 @@ from anyphoto_cli.train.resolved import keep_resolved, resolved
 from anyphoto_cli.train.resume import cut_metrics, facts_of, go_on, refuse_early
 from anyphoto_cli.train.text import CachedText, cache_folder, cache_text, not_cached
 from anyphoto_cli.train.trackers import Nobody, Tracker, open_tracker
-from anyphoto_cli.train.validation import Validation, open_validation, summary, validate, write_scores
+from anyphoto_cli.train.validation import Validation, open_validation, read_layouts, summary, validate, write_scores
 
 
 @dataclass(frozen=True)
@@ -129,16 +129,17 @@ def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener,
     listener.stage("Reading the shards")
     samples = _read_shards(config, ranks, listener)
     check_faces(config)
+    layouts = read_layouts(config)
     standing = newest_whole(Path(config.output_dir))
     refuse_early(standing[0], config, ranks, samples, begin.resume, begin.allow_changes)
-    text = _cached_text(config, samples, ranks, listener) if config.text_embeddings == "cached" else None
+    text = _cached_text(config, samples, layouts, ranks, listener) if config.text_embeddings == "cached" else None
     listener.stage("Loading the base and a fresh adapter")
     models = open_models(config, ranks, text)
     _keep_blocks(config, models, samples, listener)
     parameters = trained_parameters(models.transformer)
     run_ = _Run(
         config, ranks, models, Optimiser(parameters, config), facts_of(config, ranks, models, samples), listener,
-        open_validation(config, models.analyzer),
+        open_validation(config, layouts, models.analyzer),
     )  # fmt: skip
     if config.validation_steps and not config.validation_layouts:
         listener.caution("validation_steps is set and validation_layouts is not: nothing is drawn")
@@ -194,12 +195,14 @@ def _read_shards(config: TrainConfig, ranks: Ranks, listener: Listener) -> Shard
     return samples
 
 
-def _cached_text(config: TrainConfig, samples: ShardedSamples, ranks: Ranks, listener: Listener) -> CachedText:
+def _cached_text(
+    config: TrainConfig, samples: ShardedSamples, layouts: Sequence[Layout], ranks: Ranks, listener: Listener
+) -> CachedText:  # fmt: skip
     """Every rank reads its share of the captions, with the encoders alone on its device, and lets them go again."""
     folder = cache_folder(Path(config.output_dir), text_rests_on(config, ranks.local))
     if any(folder.parent.glob("*.safetensors")):
         listener.notice(f"{folder.parent}/*.safetensors are of an earlier version: read no more, and may be removed")
-    prompts = [load_layout(Path(file)).prompt for file in config.validation_layouts]
+    prompts = [layout.prompt for layout in layouts]
     missing = not_cached(["", *prompts, *samples.captions()], folder)
     ranks.wait()  # until all have looked
     if missing:

@@ -51,15 +51,29 @@ SCORES = "scores.json"
 """What `write_scores` writes, beside the pictures."""
 
 
-def open_validation(config: TrainConfig, analyzer: FaceAnalyzer) -> Validation | None:
-    """None where it is not asked for. Raises InputError for layouts that do not fit, or a pack without a detector."""
-    if not config.validation_steps or not config.validation_layouts:
+def read_layouts(config: TrainConfig) -> tuple[Layout, ...]:
+    """Those that are to be rendered, none where `validation_steps` is 0. Raises InputError for files that are no
+    layouts, and for two of one name: the picture of the second would replace the first one's.
+    """
+    layouts = tuple(load_layout(Path(file)) for file in config.validation_layouts) if config.validation_steps else ()
+    first: dict[str, Layout] = {}
+    for number, layout in enumerate(layouts):
+        if (other := first.setdefault(_name(layout), layout)) is not layout:
+            what = f"{layout.file} has the name of {other.file}: both would be {_name(layout)}.png"
+            raise InputError(what, field=f"validation_layouts[{number}]", remedy="Rename one")
+    return layouts
+
+
+def open_validation(config: TrainConfig, layouts: Sequence[Layout], analyzer: FaceAnalyzer) -> Validation | None:
+    """Their people, found in their photos. None without layouts. Raises InputError for pictures without a face, or a
+    pack without a detector.
+    """
+    if not layouts:
         return None
     if not analyzer.detects:
         raise InputError(f"{analyzer.name} cannot find faces", field="face_pack", remedy="Set validation_steps: 0")
-    layouts = tuple(load_layout(Path(file)) for file in config.validation_layouts)
     conditions = tuple(prepare_faces(layout, analyzer, config.method) for layout in layouts)
-    return Validation(layouts, conditions, analyzer)
+    return Validation(tuple(layouts), conditions, analyzer)
 
 
 def validate(

@@ -144,8 +144,9 @@ def test_adapter_round_trip(folder, tmp_path):
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
         "anyphoto.json", "id_projector.safetensors", "pytorch_lora_weights.safetensors",
     ]  # fmt: skip
-    loaded = opened(folder)
+    loaded, chance = opened(folder), torch.random.get_rng_state()
     assert loaded.load_anyphoto(tmp_path / "a") == card
+    assert torch.equal(torch.random.get_rng_state(), chance)  # a seed that a user set before holds
     assert loaded.method == METHOD and loaded.method.alpha == 8
     scaling = {m.scaling["anyphoto"] for m in loaded.transformer.modules() if hasattr(m, "scaling")}
     assert scaling == {2.0}

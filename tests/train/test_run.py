@@ -18,6 +18,7 @@ from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.train.checkpoint import checkpoints, newest_whole, read_checkpoint
+from anyphoto_cli.train.estimate import estimate
 from anyphoto_cli.train.loop import run as train
 from tests.conftest import ROOT
 
@@ -493,8 +494,25 @@ def test_validation_renders_with_the_training_transformer_and_leaves_no_trace(mi
         if "validation_found" in line
     ]
     assert [line["step"] for line in told] == [1, 2] and all(0 <= line["validation_found"] <= 1 for line in told)
-    with pytest.raises(InputError, match="nowhere.json"):
-        train(config(mini_shards, tmp_path / "c", validation_steps=1, validation_layouts=["nowhere.json"]))
+
+
+@pytest.mark.parametrize("begin", [train, estimate])
+def test_layouts_are_refused_before_the_base_is_loaded(mini_shards, tmp_path, examples, begin, monkeypatch):
+    """Two of one name: the picture and the scores of the second would replace the first one's."""
+    from anyphoto_cli.train import loop
+
+    monkeypatch.setattr(loop, "open_models", None)
+    layout, copy = examples / "two_friends.json", tmp_path / "b" / "two_friends.json"
+    copy.parent.mkdir()
+    copy.write_bytes(layout.read_bytes())
+    for layouts, message in (
+        (["nowhere.json"], "nowhere.json: no such file"),
+        ([layout, examples / "three_friends.json", copy],
+         f"validation_layouts[2]: {copy} has the name of {layout}: both would be two_friends.png. Rename one"),
+    ):  # fmt: skip
+        with pytest.raises(InputError) as error:
+            begin(config(mini_shards, tmp_path / "c", validation_steps=1, validation_layouts=[*map(str, layouts)]))
+        assert message in str(error.value)
 
 
 def test_cached_captions_train_as_live_ones_and_the_encoders_are_not_loaded(

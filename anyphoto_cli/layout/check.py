@@ -22,6 +22,8 @@ from anyphoto_cli.types import Box, Picture, Points
 
 SMALL_FACE_TOKENS = 4
 """Side of a face patch, in tokens, below which features no longer fit: eyes then share a token."""
+SMALL_PICTURE_PX, SMALL_PICTURE_TOKENS = 256, 2
+"""Where all sides are shorter, a small base renders, which was trained on faces of a few tokens: half of the limit."""
 HEAVY_OVERLAP = 0.25
 """Share of the smaller patch covered by another one. Patches carry hair and background, so neighbours touch."""
 MAX_OUTSIDE = 4
@@ -192,14 +194,16 @@ def _token_count(box: Box, layout: Layout) -> int:
 
 def _cautions(layout: Layout, faces: tuple[FaceReport, ...]) -> list[Caution]:
     found = []
+    is_small = max(layout.width, layout.height) < SMALL_PICTURE_PX
+    least = SMALL_PICTURE_TOKENS if is_small else SMALL_FACE_TOKENS
     for i, face in enumerate(faces):
         side = face.box.width / TOKEN_PX
-        if side < SMALL_FACE_TOKENS:
+        if side < least:
             found.append(
                 Caution(
                     f"faces[{i}]",
                     f"{face.name} is {face.box.width:.0f} px wide, only {side:.1f} tokens: "
-                    f"likeness fades below {SMALL_FACE_TOKENS} tokens ({SMALL_FACE_TOKENS * TOKEN_PX} px)",
+                    f"likeness fades below {least} tokens ({least * TOKEN_PX} px)",
                 )
             )
         inside = intersection(face.box, Box(0, 0, layout.width, layout.height))

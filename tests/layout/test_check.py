@@ -40,6 +40,11 @@ def test_a_good_layout_has_nothing_to_warn_of(tmp_path):
     [
         (faces_at(("A", 40, 100, 160), ("B", 120, 110, 160)), {}, "faces[1]: B and A overlap by 47%"),
         (faces_at(("A", 40, 100, 40)), {}, "faces[0]: A is 40 px wide, only 2.5 tokens"),
+        (
+            faces_at(("A", 4, 10, 30), ("B", 80, 10, 33)),
+            {"width": 192, "height": 128, "prompt": "two friends"},
+            "faces[0]: A is 30 px wide, only 1.9 tokens: likeness fades below 2 tokens (32 px)",
+        ),
         (faces_at(("A", -120, 100, 160)), {}, "faces[0]: more than half of A lies outside"),
         (
             faces_at(("A", 40, 100, 160)),

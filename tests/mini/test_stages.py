@@ -59,6 +59,7 @@ def test_checkpoints_of_before_steps_were_written_down_count_as_through(tmp_path
 
 
 def test_a_stage_that_is_none_is_refused_before_anything_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(stages.STAGES, "vae", stages.Stage(lambda folder, *_: folder.mkdir(), False))
     assert make_mini(monkeypatch, "--folder", tmp_path / "f", "--stages", "vae,bass") == 2
     [said] = capsys.readouterr().err.splitlines()
     assert said.startswith("Error: --stages: 'bass' is no stage. Stages: vae, detector") and "heed" in said

@@ -111,4 +111,5 @@ def fitting_size(width: float, height: float, side: float) -> tuple[int, int]:
     def whole(value: float) -> int:
         return max(round(value / TOKEN_PX), 4) * TOKEN_PX
 
-    return whole(side * ratio), whole(side / ratio)
+    across, down = whole(side * ratio), whole(side / ratio)
+    return min(across, 2 * down), min(down, 2 * across)

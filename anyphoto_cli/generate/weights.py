@@ -169,7 +169,9 @@ class Weights:
             return False
         self.folder = folder
         self.revision = bases.revision_of(self.folder)
-        plan = memory.plan_memory(self.config.memory, self.device, bases.relative_size(self.folder))
+        plan = memory.plan_memory(
+            self.config.memory, self.device, bases.relative_size(self.folder, self.dtype.itemsize)
+        )
         self.mode, self.memory_reason = plan.mode, plan.reason
         return True
 
@@ -204,12 +206,17 @@ def find_weights(config: GenerateConfig) -> Weights:
 
 def open_weights(weights: Weights) -> Renderer:
     """Load the pipeline and its adapter. Raises InputError, EnvironmentFault as `memory.open_pipeline` does."""
+
+    def add_adapters(pipeline: Any) -> None:
+        if weights.adapter_folder is not None:
+            pipeline.load_anyphoto(weights.adapter_folder)
+        load_style_loras(pipeline, weights.loras)
+
     cls = bases.pipeline_class(weights.folder)
-    pipeline = memory.open_pipeline(weights.folder, cls, weights.device, weights.dtype, weights.mode)
+    pipeline = memory.open_pipeline(
+        weights.folder, cls, weights.device, weights.dtype, weights.mode, add_adapters=add_adapters
+    )
     pipeline.transformer.attention = weights.config.attention
-    if weights.adapter_folder is not None:
-        pipeline.load_anyphoto(weights.adapter_folder)
-    load_style_loras(pipeline, weights.loras)
     if weights.config.compile:
         pipeline.transformer.compile_blocks()
     pipeline.set_progress_bar_config(disable=True)

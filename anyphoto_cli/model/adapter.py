@@ -109,13 +109,18 @@ def read_weights(folder: Path, card: AdapterCard) -> tuple[dict[str, Tensor], di
 
 
 def load_adapter(transformer: Any, folder: Path) -> AdapterCard:
-    """Put a saved adapter into a transformer, in its number format. Raises InputError where they do not fit."""
+    """Put a saved adapter into a transformer, in its number format, in place of the one that is there.
+
+    Raises InputError where it is damaged, and the one that was there stays, or does not fit: then there is none.
+    """
     from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
 
     card = read_card(folder)
     lora, projector = read_weights(folder, card)
     if any(parameter.is_meta for parameter in transformer.parameters()):
         raise InputError("must be loaded before sequential offload is switched on", file=folder, field="--adapter")
+    if transformer.id_projector is not None:
+        transformer.remove_anyphoto()
     with torch.random.fork_rng(devices=[]):  # the numbers it begins with are replaced: nobody's seed is used up by them
         transformer.add_anyphoto(card.method, card.embedding)
     try:

@@ -70,13 +70,20 @@ def read_card(folder: Path) -> AdapterCard:
     if not file.is_file():
         raise InputError(f"holds no {CARD_FILE}", file=folder, field="--adapter", remedy="Is this an AnyPhoto adapter?")
     try:
+        _refuse_later(file)
         card = AdapterCard.model_validate_json(file.read_bytes())
     except (ValidationError, ValueError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         raise InputError(f"is damaged ({first['msg']})", file=file, field=".".join(map(str, first["loc"]))) from error
-    if card.format_version > FORMAT_VERSION:
-        raise InputError(f"has format {card.format_version}", file=file, remedy="Run: pip install -U anyphoto")
     return card
+
+
+def _refuse_later(file: Path) -> None:
+    """Before the rest is looked at: a later format may have choices that are unknown here."""
+    told = json.loads(file.read_bytes())
+    version = told.get("format_version") if isinstance(told, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise InputError(f"has format {version}", file=file, remedy="Run: pip install -U anyphoto")
 
 
 def check_files(folder: Path, card: AdapterCard) -> None:

@@ -37,6 +37,8 @@ def usable(device: torch.device, dtype: torch.dtype, heads: int, head_dim: int, 
         return False
     try:
         worst = max(errors(device, dtype, heads, head_dim, gradients))
+    except torch.OutOfMemoryError:  # a full card says nothing of a kernel, and what is said here is remembered
+        raise
     except Exception as error:  # a compiler may fail in any way; then the blocks' own operations do it
         warnings.warn(f"fused kernels are not used: {type(error).__name__}: {str(error)[:200]}", stacklevel=2)
         return False

@@ -134,7 +134,7 @@ class ModulationCache:
                 return rows
             del self._kept[branch], tensors, rows  # before the new ones need their memory
         rows = hoist_modulation(transformer, timesteps, guidance, pooled, faces, bring)
-        self._kept[branch] = given, state, rows
+        self._kept[branch] = [tensor.clone() for tensor in given], state, rows  # the caller may write into theirs
         return rows
 
     def forget(self, branch: str) -> None:
@@ -143,7 +143,7 @@ class ModulationCache:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.dtype == b.dtype and a.device == b.device and torch.equal(a, b))
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 class _State:

@@ -48,6 +48,8 @@ def joins(kernels: Kernels, device: torch.device, dtype: torch.dtype, head_dim: 
     trials = (((24, 9, 40), 56, True), ((100, 37), 300, True), ((100, 37), 300, False))
     try:
         return all(max(errors(kernels, device, dtype, head_dim, *trial)) <= MOST_OFF for trial in trials)
+    except torch.OutOfMemoryError:  # a full card says nothing of a kernel, and what is said here is remembered
+        raise
     except (RuntimeError, TypeError, AttributeError, NotImplementedError):
         return False
 

@@ -8,7 +8,7 @@ layers; 9.5 GB T5, 0.4 GB the rest) plus about 3 GB of working memory at 1024x10
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,11 @@ def pick_device(name: str) -> torch.device:
         raise InputError(
             f"{name!r} is no device", field="--device", remedy="Known: auto, cpu, cuda, cuda:1, mps"
         ) from error
-    missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+    counts = {
+        "cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()),
+        "xpu": torch.xpu.device_count(),
+    }  # fmt: skip
+    if (device.index or 0) >= counts.get(device.type, 0):
         raise InputError(f"this machine has no {name}", field="--device", remedy="See: anyphoto doctor")
     return device
 
@@ -103,11 +104,13 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def open_pipeline(
     folder: Path, cls: Any, device: torch.device, dtype: torch.dtype, mode: str, without: Sequence[str] = (),
-    offload: bool = True,
+    offload: bool = True, add_adapters: Callable[[Any], None] = lambda pipeline: None,
 ) -> Any:  # fmt: skip
     """`cls.from_pretrained(folder)` in one of the memory modes, ready to call; without: components that are not loaded.
 
     offload: False where the weights must stay on the device between the forward and the backward pass: training.
+    add_adapters: called with the pipeline before its weights are stored in 8 bits, or moved: a LoRA takes the number
+    format of the layer that it is added to.
     Raises EnvironmentFault when bitsandbytes is missing for nf4, or memory does not suffice; InputError for a folder
     that cannot be opened.
     """
@@ -117,8 +120,9 @@ def open_pipeline(
     try:
         pipeline = cls.from_pretrained(str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        line = str(error).strip().splitlines()[0][:200]
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"cannot be opened as a diffusers model ({line})", file=folder, field="--model") from error
+    add_adapters(pipeline)
     if mode == "fp8" and pipeline.transformer is not None:
         pipeline.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
     place(pipeline, device, mode if offload else "full")

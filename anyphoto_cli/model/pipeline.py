@@ -45,6 +45,7 @@ from anyphoto_cli.model.hoisted_modulation import (
     left_alone,
     modulation_layers,
 )
+from anyphoto_cli.model.location_lora import ADAPTER
 from anyphoto_cli.model.token_pruning import LocationTokens, grid_ids, prune
 from anyphoto_cli.model.transformer import AnyPhotoTransformer
 from anyphoto_cli.model.vae import DOWN, decode, encode, tiling, to_pixels
@@ -87,6 +88,20 @@ def _of_one_pack(faces: Sequence[PreparedFace], card: AdapterCard | None) -> Non
         if face.pack and card is not None and face.pack != card.face_pack.sha256:
             what = f"{face.name} was prepared with another face pack than the adapter's, {card.face_pack.name}"
             raise ValueError(f"{what}: prepare_faces(layout, open_faces({card.face_pack.name!r}))")
+
+
+def _for_each(text: tuple[Tensor, Tensor, Tensor], batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """T5 states and pooled vectors, [n, ...] each, as often as there are pictures of each; ids as they are."""
+    states, pooled, ids = text
+    return _spread(states, batch), _spread(pooled, batch), ids
+
+
+def _spread(rows: Tensor, batch: int) -> Tensor:
+    if len(rows) == batch:
+        return rows
+    if batch % len(rows):
+        raise ValueError(f"{batch} pictures are asked for, with text for {len(rows)}")
+    return rows.repeat_interleave(batch // len(rows), dim=0)
 
 
 class AnyPhotoPipeline(FluxPipeline):
@@ -175,13 +190,35 @@ class AnyPhotoPipeline(FluxPipeline):
         Raises InputError when they are damaged or made for another base, EnvironmentFault when the hub fails.
         """
         folder = find_adapter(source, subfolder, revision, token)
-        if self.transformer.id_projector is not None:
-            self.unload_anyphoto()
+        self._leave_the_device()
         return load_adapter(self.transformer, folder)
 
     def unload_anyphoto(self) -> None:
         """Take the adapter out again; other LoRAs stay."""
         self.transformer.remove_anyphoto()
+
+    def load_lora_weights(self, *args: Any, **kwargs: Any) -> None:
+        """As in FluxPipeline: acts on all tokens, beside AnyPhoto weights where these are loaded."""
+        self._leave_the_device()
+        super().load_lora_weights(*args, **kwargs)
+
+    def unload_lora_weights(self, *args: Any, **kwargs: Any) -> None:
+        """As in FluxPipeline, but AnyPhoto weights stay: `unload_anyphoto` takes these out."""
+        if self.transformer.id_projector is None:
+            super().unload_lora_weights(*args, **kwargs)
+        elif others := [name for name in self.transformer.peft_config if name != ADAPTER]:
+            super().delete_adapters(others)
+
+    def delete_adapters(self, adapter_names: list[str] | str) -> None:
+        """As in FluxPipeline. Raises ValueError for AnyPhoto weights, of which their LoRA is a part only."""
+        if ADAPTER in ([adapter_names] if isinstance(adapter_names, str) else adapter_names):
+            raise ValueError("AnyPhoto weights are more than a LoRA; unload_anyphoto() takes them out")
+        super().delete_adapters(adapter_names)
+
+    def _leave_the_device(self) -> None:
+        """Where models only visit it: what is added to one that is there would be at home there."""
+        if self._visitors:
+            self._visitors.leave()
 
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
         """Refused while AnyPhoto weights are loaded: fused, they would act on every token."""
@@ -280,9 +317,11 @@ class AnyPhotoPipeline(FluxPipeline):
                 self.encode_prompt(*given[:2], device, num_images_per_prompt, *given[2:], max_sequence_length=length),
             )
 
-        text = encode_text(prompt, prompt_2, prompt_embeds, pooled_prompt_embeds)
+        batch = len(prompt) if isinstance(prompt, list) else 1 if prompt else len(cast(Tensor, prompt_embeds))
+        batch *= num_images_per_prompt
+        text = _for_each(encode_text(prompt, prompt_2, prompt_embeds, pooled_prompt_embeds), batch)
         negative = (
-            encode_text(negative_prompt, None, negative_prompt_embeds, negative_pooled_prompt_embeds)
+            _for_each(encode_text(negative_prompt, None, negative_prompt_embeds, negative_pooled_prompt_embeds), batch)
             if guided
             else None
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ class StyleLora:
     file: Path
     scale: float
 
-    @property
+    @cached_property
     def record(self) -> dict[str, Any]:
-        """For a picture's record."""
+        """For a picture's record; the file is read once."""
         return {"name": self.name, "sha256": sha256_of(self.file), "scale": self.scale}
 
 
@@ -39,7 +40,7 @@ def find_style_lora(named: str) -> StyleLora:
     Raises InputError for what is none, EnvironmentFault when the hub cannot give it.
     """
     source, at, told = named.rpartition("@")
-    if not at:
+    if not at or Path(named).exists():
         source, told = named, "1"
     try:
         scale = float(told)

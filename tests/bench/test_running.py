@@ -12,6 +12,8 @@ from pathlib import Path
 import diffusers
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from anyphoto_cli.bench.cases import read_cases
@@ -297,6 +299,13 @@ def test_places_from_the_references_stand_in_strips(drawn, tmp_path):
 ])  # fmt: skip
 def test_pictures_keep_the_proportions(width, height, side, size):
     assert fitting_size(width, height, side) == size
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(64, 1536))
+def test_no_side_is_beyond_twice_the_other(width, height, side):
+    across, down = fitting_size(width, height, side)
+    assert max(across, down) <= 2 * min(across, down) and across % 16 == down % 16 == 0
+    assert 0.6 < across * down / side**2 < 1.7 or side < 128
 
 
 def test_a_refused_case_is_counted_and_stops_nobody(run, drawn, tmp_path):

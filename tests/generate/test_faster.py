@@ -194,11 +194,23 @@ def test_without_faces_a_lora_does_what_it_does_in_flux_pipeline(style, tmp_path
     assert not np.array_equal(pixels(plain), pixels(made))
 
 
+def test_it_stays_exact_beside_weights_in_8_bits(style, adapter, tmp_path):  # noqa: F811
+    named = shutil.copytree(style, tmp_path / "me@home")
+    config = toy(lora=(str(named),), adapter=str(adapter), memory="fp8")
+    transformer = find_models(config).renderer(Heard())._pipeline.transformer
+    told = {name: parameter.dtype for name, parameter in transformer.named_parameters() if "proj_mlp" in name}
+    assert {dtype for name, dtype in told.items() if "style_0" in name} == {torch.float32}
+    assert {dtype for name, dtype in told.items() if "base_layer.weight" in name} == {torch.float8_e4m3fn}
+
+
 def test_beside_an_adapter_it_is_recorded_and_rendered_again(style, adapter, layout_file, tmp_path, run):  # noqa: F811
     heard = Heard()
     config = toy(adapter=str(adapter), lora=(str(style),))
     [made] = render([layout_file], tmp_path / "out", config, listener=heard).pictures
     assert any("experimental" in notice for notice in heard.notices)
+    named = find_style_lora(str(style))
+    with mock.patch("anyphoto_cli.model.style_lora.sha256_of", side_effect=["once"]):  # not for each picture
+        assert named.record is named.record
     [lora] = read_record(made.path)["loras"]
     assert lora["scale"] == 1 and len(lora["sha256"]) == 64
     assert f"  LoRA: {style} at 1, {lora['sha256']}" in run("provenance", made.path)[1].replace("\n", "")

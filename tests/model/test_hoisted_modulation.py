@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig
 
 from anyphoto_cli.model import bases
+from anyphoto_cli.model.adapter import save_adapter
 from anyphoto_cli.model.blocks import AnyPhotoSingleTransformerBlock
 from anyphoto_cli.model.hoisted_modulation import blocks_of, can_hoist, hoist_modulation, modulation_layers
 from anyphoto_cli.model.location_lora import ADAPTER
@@ -16,7 +17,7 @@ from anyphoto_cli.model.pipeline import AnyPhotoPipeline
 
 from .flux import METHOD as FLUX_METHOD
 from .flux import inputs, located, transformer
-from .test_pipeline import FACES, METHOD, SMALL, prepared, trained
+from .test_pipeline import CARD, FACES, METHOD, SMALL, prepared, trained
 
 FAKE_GPU = torch.device("cpu", 0)
 
@@ -112,6 +113,19 @@ def test_pictures_are_the_same_and_unused_weights_are_in_main_memory(pipeline, m
     assert pipeline._execution_device == FAKE_GPU
 
 
+def test_an_adapter_that_is_loaded_later_is_at_home_in_main_memory(pipeline, tmp_path):
+    """What is added to a model while it visits the device would be made there, and never leave."""
+    save_adapter(tmp_path, pipeline.transformer, CARD)
+    pipeline.enable_hoisting(FAKE_GPU)
+    picture(pipeline)
+    assert pipeline._visitors._here == "transformer"
+    there = []
+    adding = mock.patch.object(pipeline.transformer, "add_anyphoto", lambda *_: there.append(pipeline._visitors._here))
+    with adding, pytest.raises(Exception):  # nothing was added  # noqa: B017
+        pipeline.load_anyphoto(tmp_path)
+    assert there == [None]
+
+
 def test_seeds_of_a_layout_leave_the_transformer_where_it_is(pipeline):
     pipeline.enable_hoisting(FAKE_GPU)
     embeds, pooled, _ = pipeline.encode_prompt("two friends", None, FAKE_GPU, max_sequence_length=32)
@@ -149,6 +163,10 @@ def test_rows_are_shared_by_the_pictures_of_a_layout_and_never_stale(pipeline):
     with torch.no_grad():
         pipeline.transformer.id_projector.fc2.bias.add_(0.5)
     assert fresh() and not fresh()
+    encoded = pipeline.encode_faces(FACES)
+    assert not fresh(faces=encoded)
+    encoded.embeddings.mul_(-1)
+    assert fresh(faces=encoded) and not fresh(faces=encoded) and fresh()
     layer = blocks_of(pipeline.transformer)[0].norm1.linear
     layer.scaling[ADAPTER] *= 2
     assert fresh() and not fresh()

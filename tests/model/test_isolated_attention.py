@@ -184,6 +184,18 @@ def test_the_gpu_s_calls_are_joined_as_the_cpu_s_are(monkeypatch, kernels, lengt
     assert joins(kernels, torch.device("cpu"), torch.float32, 16)
 
 
+def test_a_full_card_says_nothing_of_a_kernel(monkeypatch):
+    """What a trial finds is remembered as long as the process lives."""
+
+    class Full(Cuda):
+        def _scaled_dot_product_flash_attention(self, q, k, v):
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(flash_kernels, "_ATEN", Full())
+    with pytest.raises(torch.OutOfMemoryError):
+        joins(Flash(), torch.device("cpu"), torch.float32, 16)
+
+
 def test_kernels_that_do_not_join_are_not_used(monkeypatch):
     """A log-sum-exp to another base, a backward pass that makes its own of it, an operator that is not there."""
 

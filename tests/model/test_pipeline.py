@@ -82,6 +82,23 @@ def trained(pipeline, method=METHOD):
     return pipeline
 
 
+def test_text_is_spread_over_pictures_as_flux_pipeline_does(folder):
+    """Given as numbers once for several pictures, and one negative prompt for several prompts."""
+    stock, ours = opened(folder, FluxPipeline), opened(folder)
+    states, pooled, _ = stock.encode_prompt("two friends", None, max_sequence_length=METHOD.t5_length)
+    given = {"prompt_embeds": states, "pooled_prompt_embeds": pooled, "num_images_per_prompt": 3}
+    prompts = {"prompt": ["two friends", "a dog"], "negative_prompt": "rain", "true_cfg_scale": 2.0}
+    for asked, count in ((given, 3), (prompts, 2)):
+        both = []
+        for pipeline in (stock, ours):
+            generator = [torch.Generator().manual_seed(k) for k in range(count)]
+            both.append(pipeline(generator=generator, **SMALL | asked).images)
+        assert len(both[0]) == len(both[1]) == count
+        np.testing.assert_allclose(both[1], both[0], atol=2e-5)
+    with pytest.raises(ValueError, match="3 pictures are asked for, with text for 2"):
+        ours(["a", "b", "c"], negative_prompt=["x", "y"], true_cfg_scale=2.0, **SMALL)
+
+
 @pytest.mark.parametrize("more", [{}, {"negative_prompt": "rain", "true_cfg_scale": 2.0}], ids=["plain", "cfg"])
 def test_no_faces_renders_what_flux_pipeline_renders(folder, more):
     stock = opened(folder, FluxPipeline)("two friends", generator=torch.Generator().manual_seed(0), **SMALL | more)
@@ -179,14 +196,18 @@ def test_stock_diffusers_opens_the_lora_file_with_its_alpha(folder, tmp_path):
     (lambda d: (d / "anyphoto.json").write_text("{"), "is damaged"),
     (lambda d: (d / "id_projector.safetensors").unlink(), "id_projector.safetensors: is missing"),
     (lambda d: (d / "id_projector.safetensors").write_bytes((d / "id_projector.safetensors").read_bytes()[:-9]), "sha256"),
-    (lambda d: (d / "anyphoto.json").write_text((d / "anyphoto.json").read_text().replace('_version": 1', '_version": 9')),
-     "has format 9"),
+    (lambda d: (d / "anyphoto.json").write_text((d / "anyphoto.json").read_text().replace(
+        '_version": 1', '_version": 9').replace('"method": {', '"method": {"new_choice": 3, ')),
+     "has format 9. Run: pip install -U anyphoto"),
 ])  # fmt: skip
 def test_a_damaged_adapter_is_refused(folder, tmp_path, spoil, words):
     save_adapter(tmp_path / "a", trained(opened(folder)).transformer, CARD)
+    there = trained(opened(folder))
+    before = picture(there, FACES)
     spoil(tmp_path / "a")
     with pytest.raises(InputError, match=words):
-        opened(folder).load_anyphoto(tmp_path / "a")
+        there.load_anyphoto(tmp_path / "a")
+    assert np.array_equal(picture(there, FACES), before)  # who has one keeps it
 
 
 def test_an_adapter_with_nan_is_refused(folder, tmp_path):
@@ -245,6 +266,15 @@ def test_a_style_lora_loads_beside_the_adapter(folder, tmp_path):
     assert np.array_equal(picture(both), picture(styled))  # without faces only the style acts
     assert np.abs(picture(both, FACES) - picture(ours, FACES)).max() > 1e-3
     assert np.abs(picture(both, FACES) - picture(styled, FACES)).max() > 1e-3
+    # Taken out in diffusers' ways, the style goes, and AnyPhoto weights stay whole.
+    with pytest.raises(ValueError, match=r"more than a LoRA; unload_anyphoto\(\)"):
+        both.delete_adapters(["style", "anyphoto"])
+    both.unload_lora_weights()
+    assert np.array_equal(picture(both, FACES), picture(ours, FACES))
+    both.unload_lora_weights()
+    both.unload_anyphoto()
+    styled.unload_lora_weights()
+    assert np.array_equal(picture(both), picture(opened(folder))) and np.array_equal(picture(styled), picture(both))
 
 
 def test_from_pipe_takes_over_a_loaded_pipeline(folder):
@@ -433,7 +463,7 @@ def test_memory_plans(monkeypatch):
     assert set(memory.FLUX_NEEDS_GB) == set(memory.EXPLAINED) == set(typing.get_args(Memory)) - {"auto"}
     assert memory.plan_memory("auto", cuda, 0.0).mode == "full"
     assert "--memory nf4" in str(memory.out_of_memory("fp8"))
-    for name in ("gpu", "cuda:9"):
+    for name in ("gpu", "cuda:9", "cpu:7", "meta", "xpu"):
         with pytest.raises(InputError, match="--device"):
             memory.pick_device(name)
 
@@ -444,13 +474,21 @@ def test_a_backbone_nobody_knows_is_named(tmp_path):
         bases.pipeline_class(tmp_path)
 
 
-def test_a_local_copy_of_flux_dev_still_shows_its_terms(tmp_path):
+@pytest.mark.parametrize("named", ["copy", "flux-schnell"])
+def test_a_local_copy_of_flux_dev_still_shows_its_terms(tmp_path, named):
+    """Also in a folder that has the name of another base."""
+    tmp_path = tmp_path / named
+    tmp_path.mkdir()
     (tmp_path / "transformer").mkdir()
     config = {"num_layers": 19, "num_single_layers": 38, "guidance_embeds": True}
     (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
     (tmp_path / "model_index.json").write_text("{}")
     base = bases.known_terms(bases.resolve_base(str(tmp_path)), tmp_path)
     assert base.licence == bases.FLUX_DEV.licence and base.source == str(tmp_path)
+    assert base.steps == bases.FLUX_DEV.steps
+    with (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").open("wb") as file:
+        file.truncate(23_800_000_000)  # nothing on disk
+    assert (bases.relative_size(tmp_path), bases.relative_size(tmp_path, 4)) == (1, 2)
 
 
 def test_fingerprint_follows_content(folder, tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ _WITHHELD = ("content_filter", "safety")
 _ANSI = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]")
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
 _TOKEN = re.compile(r"<\|[^|>]{1,30}\|>")
-_FENCE = re.compile(r"^\s*```\w*\s*$|^\s*(?:[-*•]|#{1,6})\s+", re.MULTILINE)
+_FENCE = re.compile(r"^[^\S\n]*```\w*\s*$|^[^\S\n]*(?:[-*•]|#{1,6})\s+", re.MULTILINE)
 _EMPHASIS = re.compile(r"(\*{1,3}|__|`+)(\S(?:.*?\S)?)\1")
 _OPENING = re.compile(
     r"(?:(?:sure|certainly|of course|absolutely|okay|ok|great)(?: thing)?\s*[,.!:]\s*)*"

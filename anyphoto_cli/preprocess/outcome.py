@@ -44,15 +44,16 @@ class Outcome:
     captioned: Row
 
     def to_json(self) -> dict[str, Any]:
-        """One line of report.jsonl; nobody's name of a photo that must not be in the data."""
-        matches = [match for match in self.matched.get("matches", ()) if match and self.reason not in REASONS]
+        """One line of report.jsonl; neither names nor caption of a photo that must not be in the data."""
+        told = self.reason not in REASONS
+        matches = [match for match in self.matched.get("matches", ()) if match and told]
         return {
             "id": self.photo.id, "status": self.status, "reason": self.reason,
             "key": key_of(self.number) if self.status == "kept" else "", "shard": self.shard,
             "width": self.detected.get("width", 0), "height": self.detected.get("height", 0),
             "persons": len(self.detected.get("persons", ())), "faces": len(self.detected.get("faces", ())),
             "identities": [match[0] for match in matches], "scores": [round(match[1], 4) for match in matches],
-            "caption": self.captioned.get("text", ""),
+            "caption": self.captioned.get("text", "") if told else "",
         }  # fmt: skip
 
 

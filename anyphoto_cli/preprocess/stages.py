@@ -271,6 +271,9 @@ def _selection(run: StageRun) -> Selection:
 
 
 def _pack(run: StageRun, retry_failed: bool) -> None:
+    if unasked := open_again(run.photos, run.work, _selection(run), False):
+        what = f"stage caption is not done: photos of {len(unasked)} pieces stay that have no caption yet"
+        raise InputError(what, file=run.out, field="--stages", remedy="Run --stages caption,pack")
     plan = _plan(run)
     todo = [k for k in range(len(plan)) if not _packed(run, k)]
     run.listener.work("Shards", len(plan), len(plan) - len(todo))

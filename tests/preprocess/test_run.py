@@ -326,6 +326,23 @@ def test_removal_requests_after_a_run_take_effect_in_it(drawn, tmp_path, monkeyp
     assert hashes(out) == hashes(tmp_path / "all") and not any(row["reason"] for row in rows(out).values())
 
 
+def test_captions_of_who_is_left_out_are_not_told_and_asked_for_anew_before_they_are_packed(drawn, whole, tmp_path):
+    """Stage match decides who stays; calls without stage caption go by it as well."""
+    gone, out = tmp_path / "exclude.txt", tmp_path / "out"
+    shutil.copytree(whole, out)
+    gone.write_text("identity: p1\n")
+    fake_run(drawn, out, exclude=gone, stages=["match", "pack"])
+    assert {bool(row["caption"]) == (row["reason"] == "") for row in rows(out).values()} == {True}
+    fake_run(drawn, out, exclude=gone)
+    gone.write_text("")
+    for stages in (["match", "pack"], ["pack"]):
+        with pytest.raises(InputError, match=r"--stages: stage caption is not done: photos of 5 pieces .* caption,pack"):
+            fake_run(drawn, out, exclude=gone, stages=stages)
+    assert not (out / "manifest.json").exists()
+    fake_run(drawn, out, exclude=gone, stages=["caption", "pack"])
+    assert hashes(out / "shards") == hashes(whole / "shards")
+
+
 def test_a_bank_that_an_earlier_version_numbered_otherwise_is_made_anew(drawn, tmp_path):
     """It gave the next number to the next who was in it: nobody may get another one's face."""
     (tmp_path / "exclude.txt").write_text("identity: p1\n")

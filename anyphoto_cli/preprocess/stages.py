@@ -122,8 +122,8 @@ def _same_exclusions(run: StageRun, told: Mapping[str, Any]) -> None:
         raise InputError("names others than stage match went by", file=run.out, field="--exclude", remedy=remedy)
 
 
-PLACES = ("caption_url",)
-"""Keys that say where something is done: a server may move, and its captions are the same."""
+PLACES = ("caption_url", "caption_file", "caption_prompt")
+"""Keys that say where something is: a server may move, and its captions are the same; of files the sha256 is kept."""
 MENDED = ("caption_file_sha256",)
 """Rows that were missing may be added to a file of captions, for those that failed to be tried again."""
 
@@ -171,7 +171,8 @@ def _detect(run: StageRun, retry_failed: bool) -> None:
     before = run.photos.count - sum(len(run.photos.numbers(chunk)) for chunk in todo)
     run.listener.work("Persons and faces", run.photos.count, before)
     job = DetectPiece(run.photos, run.work, run.config, run.device, run.options.batch)
-    seen = failed = faces = 0
+    failed = faces = 0
+    seen = before if retry_failed else 0  # chunks that failed are often side by side: the share is that of the run
     try:
         for _, (photos, bad, found) in run.do(job, todo):
             seen, failed, faces = seen + photos, failed + bad, faces + found

@@ -130,13 +130,13 @@ class Twelve:
 
 def test_what_captions_were_made_with_is_not_exchanged_meanwhile(drawn, tmp_path, monkeypatch):
     monkeypatch.setitem(registry.BUILT_IN["captioners"], "twelve", "tests.preprocess.test_refusals:twelve")
-    out, prompt = tmp_path / "out", tmp_path / "prompt.txt"
+    out = tmp_path / "out"
 
     def again(**more):
         fake_run(drawn, out, settings={"captioner": "twelve", "caption_prompt": str(prompt)}, **more)
 
-    prompt.write_text("Describe it.")
-    for _ in range(2):  # of the same text it goes on
+    for prompt in (tmp_path / "prompt.txt", tmp_path / "moved.txt"):  # of the same text it goes on, wherever that lies
+        prompt.write_text("Describe it.")
         with pytest.raises(EnvironmentFault, match="the server is gone"):
             again()
     prompt.write_text("Say it in a word.")
@@ -173,7 +173,8 @@ def test_a_file_of_captions_may_be_mended_and_not_exchanged(drawn, tmp_path):
         fake_run(drawn, out, settings=settings)
     written.unlink()
     assert fake_run(drawn, out, settings=settings, stages=["pack"]).kept == 40
-    written.write_text("\n".join(map(json.dumps, rows)).replace("One", "Two"))
+    settings["caption_file"] = str(moved := tmp_path / "moved.jsonl")
+    moved.write_text("\n".join(map(json.dumps, rows)).replace("One", "Two"))
     forget(out, "caption_file_sha256")
     assert fake_run(drawn, out, settings=settings).kept == 40
 
@@ -323,6 +324,15 @@ def test_unreadable_photos_are_exit_code_3_and_too_many_stop_the_run(run, drawn,
     assert "bad.jpg is not a picture anyphoto can read; bad0.jpg is not" in err
     code, _, err = run(*command[:5], tmp_path / "more", *command[6:], "--max-failed", "1")
     assert code == 3, err
+
+
+def test_photos_that_failed_side_by_side_are_tried_again_as_a_share_of_all(drawn, tmp_path):
+    photos, options = tmp_path / "photos", RunOptions(executor="here", max_failed=0.6)
+    shutil.copytree(drawn / "photos", photos)
+    for n in range(52):
+        (photos / f"bad{n}.jpg").write_bytes(b"x")
+    for retry in (False, True):
+        fake_run(drawn, tmp_path / "out", sources=photos, options=options, stages=["detect"], retry_failed=retry)
 
 
 def test_failed_photos_are_tried_again_when_asked(drawn, tmp_path):

@@ -336,7 +336,9 @@ def test_captions_of_who_is_left_out_are_not_told_and_asked_for_anew_before_they
     fake_run(drawn, out, exclude=gone)
     gone.write_text("")
     for stages in (["match", "pack"], ["pack"]):
-        with pytest.raises(InputError, match=r"--stages: stage caption is not done: photos of 5 pieces .* caption,pack"):
+        with pytest.raises(
+            InputError, match=r"--stages: stage caption is not done: photos of 5 pieces .* caption,pack"
+        ):
             fake_run(drawn, out, exclude=gone, stages=stages)
     assert not (out / "manifest.json").exists()
     fake_run(drawn, out, exclude=gone, stages=["caption", "pack"])

@@ -36,31 +36,39 @@ def caption_photos(
     listener: Listener,
     most_failed: float = 1.0,
     retry_failed: bool = False,
+    anew: Callable[[], None] = lambda: None,
 ) -> None:
     """Caption every kept photo that has no caption yet. A run that is cut off loses the answers under way, no others.
 
     most_failed: share of answers without a caption from which on it is not worth going on. retry_failed: such answers
-    of before are asked for again, and no others. Raises EnvironmentFault where too many fail, and what the captioner
-    raises when no further answer can be had.
+    of before are asked for again, and no others. anew: called before a chunk that was captioned is written again: what
+    rests on its captions must go first. The journal is taken as `forget_answers` leaves it. Raises EnvironmentFault
+    where too many fail, and what the captioner raises when no further answer can be had.
     """
-    todo = sorted([*work.missing("caption", len(photos)), *open_again(photos, work, selection, retry_failed)])
     journal = work.folder / "caption" / JOURNAL
     journal.parent.mkdir(parents=True, exist_ok=True)
-    answers = _read_journal(journal)
+    answers = {int(answer.id): answer for answer in _journalled(journal)}
+    missing = work.missing("caption", len(photos))
+    again = open_again(photos, work, selection, retry_failed)
+    todo = sorted({*missing, *again, *(number // photos.chunk for number in answers)})
 
     def open_numbers(chunk: int) -> list[int]:
-        known = {*answers, *_answered(photos, work, selection, chunk, retry_failed)}
-        return [number for number in photos.numbers(chunk) if selection.keep[number] and number not in known]
+        answered = _answered(photos, work, selection, chunk, retry_failed)
+        kept = (number for number in photos.numbers(chunk) if selection.keep[number])
+        return [number for number in kept if number not in answers and number not in answered]
 
     def commit(chunk: int) -> None:
+        if work.has("caption", chunk):
+            anew()
         before = _answered(photos, work, selection, chunk, retry_failed)
         _commit(photos, work, selection, chunk, before, answers, captioner)
 
     left = {chunk: len(open_numbers(chunk)) for chunk in todo}
-    wanted = len(answers) + sum(left.values())
+    # Of a stage that was cut off, what it has committed counts as well.
+    problems = _problems(photos, work, selection, answers, _done(photos, work) if missing and not retry_failed else [])
+    seen, failed = len(problems), [problem for problem in problems if problem]
+    wanted = seen + sum(left.values())
     listener.work("Captions", int(selection.keep.sum()), int(selection.keep.sum()) - sum(left.values()))
-    failed = [answer.problem for answer in answers.values() if answer.problem]
-    seen = len(answers)
     _not_too_many(failed, seen, wanted, most_failed)
     for chunk in [chunk for chunk in todo if not left[chunk]]:
         commit(chunk)
@@ -79,9 +87,18 @@ def caption_photos(
             left[chunk] -= 1
             if not left[chunk]:
                 commit(chunk)
-    if missing := sum(left.values()):
-        raise EnvironmentFault(f"{captioner.name} left {missing} photos without an answer", remedy="Run it again")
+    if unanswered := sum(left.values()):
+        raise EnvironmentFault(f"{captioner.name} left {unanswered} photos without an answer", remedy="Run it again")
     journal.unlink()
+
+
+def _problems(
+    photos: PhotoList, work: Work, selection: Selection, answers: Mapping[int, CaptionAnswer], chunks: Sequence[int]
+) -> list[str]:
+    """Of every answer so far, in `chunks` and in the journal; "" where it is a caption."""
+    in_chunks = (_answered(photos, work, selection, chunk, False).items() for chunk in chunks)
+    told = [row["problem"] for rows in in_chunks for number, row in rows if number not in answers]
+    return told + [answer.problem for answer in answers.values()]
 
 
 def _not_too_many(failed: Sequence[str], seen: int, wanted: int, most: float) -> None:
@@ -102,20 +119,28 @@ def open_again(photos: PhotoList, work: Work, selection: Selection, retry_failed
 
 
 def forget_answers(photos: PhotoList, work: Work, selection: Selection, retry_failed: bool) -> None:
-    """What was said of photos that do not stay; with retry_failed, also the failures of a run that was cut off."""
+    """What was said of photos that do not stay, and of the journal what chunks hold already; with retry_failed, also
+    the failures of a run that was cut off. A caption in the journal counts more than a failure in a chunk.
+    """
+    answered, captioned = np.zeros(photos.count, bool), np.zeros(photos.count, bool)
     for chunk in _done(photos, work):
         rows, kept = work.read("caption", chunk)[0], selection.keep[_span(photos, chunk)]
         stay = [row if keep else dict(_UNASKED) for row, keep in zip(rows, kept, strict=True)]
         if stay != rows:
             work.write("caption", chunk, stay)
+        answered[_span(photos, chunk)] = [bool(row["captioner"]) for row in stay]
+        captioned[_span(photos, chunk)] = [bool(row["captioner"]) and not row["problem"] for row in stay]
     journal = work.folder / "caption" / JOURNAL
     answers = [
-        answer for number, answer in _read_journal(journal).items()
-        if selection.keep[number] and not (retry_failed and answer.problem)
+        answer for answer in _journalled(journal)
+        if selection.keep[number := int(answer.id)] and not captioned[number]
+        and not (answer.problem and (retry_failed or answered[number]))
     ]  # fmt: skip
-    if journal.is_file():
+    if answers:
         with committed(journal) as out:
             out.writelines(_line(answer).encode() for answer in answers)
+    else:
+        journal.unlink(missing_ok=True)
 
 
 def _done(photos: PhotoList, work: Work) -> list[int]:
@@ -150,20 +175,18 @@ def _line(answer: CaptionAnswer) -> str:
     return json.dumps(text, ensure_ascii=True) + "\n"
 
 
-def _read_journal(file: Path) -> dict[int, CaptionAnswer]:
-    """What came before the run was cut off; a last line that is torn is no answer."""
-    found: dict[int, CaptionAnswer] = {}
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return found
-    whole = text[: text.rfind("\n") + 1]
-    for line in whole.splitlines():
-        row = json.loads(line)
-        found[int(row["id"])] = CaptionAnswer(row["id"], row["text"], row["problem"])
-    if whole != text:
-        file.write_text(whole, encoding="utf-8")
-    return found
+def _journalled(file: Path) -> Iterator[CaptionAnswer]:
+    """What came before the run was cut off; a last line that is torn is no answer, and is cut off."""
+    if not file.is_file():
+        return
+    whole = 0
+    with file.open("rb") as lines:
+        for line in lines:
+            if line.endswith(b"\n"):
+                whole += len(line)
+                row = json.loads(line)
+                yield CaptionAnswer(row["id"], row["text"], row["problem"])
+    os.truncate(file, whole)  # which a full disk allows, unlike writing it again
 
 
 def _commit(
@@ -173,8 +196,8 @@ def _commit(
     rows: list[Row] = []
     for number in photos.numbers(chunk):
         answer = answers.pop(number, None) if selection.keep[number] else None
-        told = {"text": answer.text, "captioner": captioner.name, "problem": answer.problem} if answer else _UNASKED
-        rows.append(dict(before.get(number, told)))
+        told = {"text": answer.text, "captioner": captioner.name, "problem": answer.problem} if answer else None
+        rows.append(dict(told or before.get(number, _UNASKED)))
     work.write("caption", chunk, rows)
 
 

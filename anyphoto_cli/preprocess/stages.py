@@ -76,12 +76,12 @@ def _stages(run: StageRun, stages: Sequence[str], exclude: Path | None, retry_fa
     left_out = [stage for stage in STAGES[: STAGES.index(stages[-1])] if stage not in stages] if stages else []
     for before in left_out:
         _must_be_done(run, before, exclude)
+    for stage in stages if retry_failed else ():
+        _must_fit(run, stage, exclude)
     for stage in stages:
         if stage == "match":
             _exclude_anew(run, exclude)
-        told = _told(run, stage, exclude)
-        if stage == "caption":  # where it is left out, its files need not be there any more
-            told |= captioning_digests(run.config)
+        told = _told_to(run, stage, exclude)
         keep_options(run.out, stage, told, run.begun(stage), free=MENDED if retry_failed else ())
         do[stage](run, retry_failed)
     if "pack" not in stages:
@@ -101,16 +101,23 @@ def _must_be_done(run: StageRun, before: str, exclude: Path | None) -> None:
     keep_options(run.out, before, {**read_record(run.out).get(before, {}), **told})
 
 
+def _must_fit(run: StageRun, stage: str, exclude: Path | None) -> None:
+    """Before anything goes: a stage that has begun is told what it began with, but for what may be told anew."""
+    if not run.begun(stage):
+        return
+    told, was = _told_to(run, stage, exclude), read_record(run.out).get(stage, {})
+    if stage == "match" and exclude is None and was.get("exclude"):
+        remedy = "Give its --exclude again; a file without lines leaves nobody out"
+        raise InputError("this run leaves people or photos out, now none are named", file=run.out, remedy=remedy)
+    keep_options(run.out, stage, {**told, **{key: was[key] for key in ("exclude", *MENDED) if key in was}})
+
+
 def _exclude_anew(run: StageRun, exclude: Path | None) -> None:
     """Where --exclude says something else than the run has gone by, what rests on it goes, once all else fits."""
     told, was = _told(run, "match", exclude), read_record(run.out).get("match", {})
-    before = was.get("exclude", told["exclude"])
-    if not run.begun("match") or before == told["exclude"]:
+    if not run.begun("match") or was.get("exclude", told["exclude"]) == told["exclude"]:
         return
-    if exclude is None:
-        remedy = "Give its --exclude again; a file without lines leaves nobody out"
-        raise InputError("this run leaves people or photos out, now none are named", file=run.out, remedy=remedy)
-    keep_options(run.out, "match", {**told, "exclude": before})
+    _must_fit(run, "match", exclude)
     forget_exclusions(run)
     keep_options(run.out, "match", told, begun=False)
 
@@ -137,6 +144,11 @@ def _told(run: StageRun, stage: str, exclude: Path | None) -> dict[str, Any]:
     return told
 
 
+def _told_to(run: StageRun, stage: str, exclude: Path | None) -> dict[str, Any]:
+    """The same of a stage that this call does: where captions are left out, their files need not be there any more."""
+    return _told(run, stage, exclude) | (captioning_digests(run.config) if stage == "caption" else {})
+
+
 def _as_begun(config: PreprocessConfig, out: Path, stages: Sequence[str]) -> PreprocessConfig:
     """`config`, where keys of stages that this call leaves out and does not speak of are as the run in `out` has them:
     a picture's size and the size of patches are options of early stages, and captions and shards go by them as well.
@@ -157,8 +169,6 @@ def _as_begun(config: PreprocessConfig, out: Path, stages: Sequence[str]) -> Pre
 
 def _detect(run: StageRun, retry_failed: bool) -> None:
     failed_before = _failed(run) if retry_failed else []
-    if failed_before:
-        forget_matches(run, failed_before)
     todo = sorted([*run.work.missing("detect", len(run.photos)), *failed_before])
     if not todo:
         return
@@ -168,6 +178,8 @@ def _detect(run: StageRun, retry_failed: bool) -> None:
     hashes = {"persons": models.persons.sha256, "faces": models.faces.sha256}
     keep_options(run.out, "models", hashes, run.begun("detect"))
     del models
+    if failed_before:
+        forget_matches(run, failed_before)
     before = run.photos.count - sum(len(run.photos.numbers(chunk)) for chunk in todo)
     run.listener.work("Persons and faces", run.photos.count, before)
     job = DetectPiece(run.photos, run.work, run.config, run.device, run.options.batch)
@@ -245,18 +257,16 @@ def _say_unused(run: StageRun) -> None:
 
 def _caption(run: StageRun, retry_failed: bool) -> None:
     selection = _selection(run)
-    again = open_again(run.photos, run.work, selection, retry_failed)
-    if again:
-        unpack(run)
     forget_answers(run.photos, run.work, selection, retry_failed)
-    if not again and not run.left("caption"):
-        (run.work.folder / "caption" / JOURNAL).unlink(missing_ok=True)
+    journalled = (run.work.folder / "caption" / JOURNAL).is_file()
+    if not (journalled or run.left("caption") or open_again(run.photos, run.work, selection, retry_failed)):
         return
     captioner = open_captioner(run.config, run.options)
     try:
         caption_photos(
-            run.photos, run.work, selection, captioner, run.config, run.listener, run.options.max_failed, retry_failed
-        )
+            run.photos, run.work, selection, captioner, run.config, run.listener, run.options.max_failed, retry_failed,
+            anew=lambda: unpack(run),
+        )  # fmt: skip
     finally:
         run.listener.end()
 

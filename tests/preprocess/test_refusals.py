@@ -335,7 +335,7 @@ def test_photos_that_failed_side_by_side_are_tried_again_as_a_share_of_all(drawn
         fake_run(drawn, tmp_path / "out", sources=photos, options=options, stages=["detect"], retry_failed=retry)
 
 
-def test_failed_photos_are_tried_again_when_asked(drawn, tmp_path):
+def test_failed_photos_are_tried_again_when_asked(drawn, tmp_path, monkeypatch):
     own = tmp_path / "own"
     shutil.copytree(drawn, own)
     good = (own / "photos" / "005.png").read_bytes()
@@ -344,6 +344,13 @@ def test_failed_photos_are_tried_again_when_asked(drawn, tmp_path):
     assert fake_run(own, out).failed == 1
     (own / "photos" / "005.png").write_bytes(good)
     assert fake_run(own, out).failed == 1  # what is done stays done
+    before = hashes(out)
+    with pytest.raises(InputError, match="match_threshold: this run began with 0.95, now it is 0.9"):
+        fake_run(own, out, settings={"match_threshold": 0.9}, retry_failed=True)
+    with monkeypatch.context() as other, pytest.raises(InputError, match="persons: this run began with 'fff"):
+        other.setattr(fakes.FakePersons, "sha256", "0" * 64)
+        fake_run(own, out, retry_failed=True)
+    assert hashes(out) == before
     done = fake_run(own, out, retry_failed=True)
     assert (done.failed, done.kept) == (0, 40)
     fake_run(own, tmp_path / "fresh")
@@ -437,34 +444,80 @@ def test_who_stays_of_near_duplicates_may_change_when_failed_photos_are_read(dra
     assert [(record.source, bool(record.caption)) for record, *_ in samples(out)] == [("a.png", True), ("c.png", True)]
 
 
-def test_captions_that_failed_are_asked_for_again_and_nothing_else_is_lost(drawn, tmp_path):
+def test_captions_that_failed_are_asked_for_again_and_nothing_else_is_lost(drawn, tmp_path, monkeypatch):
+    """Neither shards nor answers where the server goes in between: those that came are used by the next call."""
+    from anyphoto_cli.preprocess.captioners.file import FileCaptioner
+
+    plain = FileCaptioner.captions
+
+    def two(self, requests):
+        yield from itertools.islice(plain(self, requests), 2)
+        raise EnvironmentFault("the server is gone")
+
     written, out = tmp_path / "captions.jsonl", tmp_path / "out"
     lines = [json.dumps({"id": f"{n:03d}.png", "caption": f"Number {n}."}) + "\n" for n in range(40)]
     settings = {"captioner": "file", "caption_file": str(written)}
     written.write_text("".join(lines[5:]))
     assert (first := fake_run(drawn, out, settings=settings)).failed == 5 and first.kept == 35
     written.write_text("".join(lines))
+    before = hashes(out, leave=["run.json", "journal.jsonl"])
+    with monkeypatch.context() as cut, pytest.raises(EnvironmentFault, match="the server is gone"):
+        cut.setattr(FileCaptioner, "captions", two)
+        fake_run(drawn, out, settings=settings, retry_failed=True)
+    assert hashes(out, leave=["run.json", "journal.jsonl"]) == before
+    assert fake_run(drawn, out, settings=settings).kept == 37
     done = fake_run(drawn, out, settings=settings, retry_failed=True)
     assert (done.failed, done.kept) == (0, 40)
     fake_run(drawn, tmp_path / "fresh", settings=settings)
     assert hashes(out) == hashes(tmp_path / "fresh")
 
 
-def test_failed_answers_of_a_run_that_was_cut_off_are_asked_for_again(tmp_path):
+@pytest.fixture
+def journalled(tmp_path):
+    """Sixteen photos in two chunks, the second one captioned; all but the third one stay. The journal's last line is torn."""
     from anyphoto_cli.data.sources import PhotoInput
-    from anyphoto_cli.preprocess.captioning import JOURNAL, forget_answers
+    from anyphoto_cli.preprocess.captioning import JOURNAL
     from anyphoto_cli.preprocess.selection import Selection
     from anyphoto_cli.preprocess.work import Work, write_photo_list
 
+    def said(number, problem=""):
+        return json.dumps({"id": str(number), "text": "" if problem else "A photo.", "problem": problem}) + "\n"
+
+    photos = write_photo_list(tmp_path / "photos.jsonl", [PhotoInput(f"{n}.png", f"{n}.png") for n in range(16)])
+    failed = [{"text": "", "captioner": "c", "problem": "500"} for _ in range(3)]
+    Work(tmp_path).write(
+        "caption", 1, [{"text": "A photo.", "captioner": "c", "problem": ""} for _ in range(5)] + failed
+    )
     journal = tmp_path / "caption" / JOURNAL
-    journal.parent.mkdir()
-    photos = write_photo_list(tmp_path / "photos.jsonl", [PhotoInput(f"{n}.png", f"{n}.png") for n in range(8)])
-    selection = Selection(np.arange(8) != 2, np.full(8, -1))
-    good = '{"id": "3", "text": "A photo.", "problem": ""}\n'
-    gone = '{"id": "2", "text": "Who asked to be left out since.", "problem": ""}\n'
-    journal.write_text(gone + good + '{"id": "4", "text": "", "problem": "the server said 500"}\n{"id": "5", "te')
-    forget_answers(photos, Work(tmp_path), selection, retry_failed=True)
-    assert journal.read_text() == good
+    lines = [said(2), said(3), said(4, "500"), said(8), said(14), said(15, "500")]
+    journal.write_text("".join(lines) + said(5)[:20])
+    return (photos, Work(tmp_path), Selection(np.arange(16) != 2, np.full(16, -1))), journal, lines
+
+
+@pytest.mark.parametrize("retry, used", [(True, [1, 4]), (False, [1, 2, 4])])
+def test_of_a_run_that_was_cut_off_what_no_chunk_holds_is_used(journalled, retry, used):
+    """Of photos that stay; failed answers are asked for again with --retry-failed, and a caption mends one."""
+    from anyphoto_cli.preprocess.captioning import forget_answers
+
+    told, journal, lines = journalled
+    forget_answers(*told, retry_failed=retry)
+    assert journal.read_text() == "".join(lines[place] for place in used)
+
+
+def test_a_full_disk_leaves_the_answers_of_a_run_that_was_cut_off(journalled):
+    import resource
+
+    from anyphoto_cli.preprocess.captioning import forget_answers
+
+    told, journal, lines = journalled
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # no file may grow
+    try:
+        with pytest.raises(EnvironmentFault, match="cannot write here"):
+            forget_answers(*told, retry_failed=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert journal.read_text() == "".join(lines)
 
 
 def test_a_photo_that_kills_its_worker_costs_itself_alone(tmp_path):

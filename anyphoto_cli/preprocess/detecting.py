@@ -32,7 +32,7 @@ def open_detectors(config: PreprocessConfig, device: str = "cpu", threads: int =
     from anyphoto_cli.faces.packs import open_faces
     from anyphoto_cli.preprocess.persons import open_persons
 
-    faces = open_faces(config.face_pack, device, threads)
+    faces = open_faces(config.face_pack, device, threads, least=min(0.5, config.face_score))
     persons = open_persons(config.person_model, device, threads)
     # A detector of somebody else's need not tell.
     if config.masks and not getattr(persons, "masks", True):

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
+from anyphoto_cli.config.preprocess import PreprocessConfig
+from anyphoto_cli.data.sources import PhotoInput
 from anyphoto_cli.faces.packs import open_faces
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.mini.picture import draw_picture
+from anyphoto_cli.preprocess.detecting import detect_photos, open_detectors
 from anyphoto_cli.preprocess.face_detection import (
     FaceRule,
     assign_to_persons,
@@ -17,6 +20,7 @@ from anyphoto_cli.preprocess.face_detection import (
     yaw_of,
 )
 from anyphoto_cli.types import Box, Face
+from tests.preprocess import fakes
 
 
 def face(x: float, y: float = 0, side: float = 20, score: float = 0.9) -> Face:
@@ -75,6 +79,18 @@ def test_persons_and_the_whole_picture_give_each_face_once(photos, face_pack):
     embeddings = embed_faces(picture, together, face_pack)
     assert embeddings.shape == (2, 512) and abs(float(embeddings[0] @ embeddings[1])) < 0.3
     assert embed_faces(picture, [], face_pack).shape == (0, 512)
+
+
+@pytest.mark.parametrize(("face_score", "unsure"), [(0.1, True), (0.5, False)])
+def test_faces_below_a_half_are_kept_where_the_score_asked_for_is_lower(photos, face_pack_folder, face_score, unsure):
+    """insightface's own least score is 0.5; the photo has two clear faces, and others of 0.1 to 0.2."""
+    fakes.register()
+    config = PreprocessConfig(face_pack=str(face_pack_folder), person_model="fake", face_score=face_score)
+    photo = PhotoInput("kit", str(photos / "groups" / "kit_with_rose.jpg"))
+    [row], _ = detect_photos([photo], open_detectors(config, threads=1), config)
+    scores = [found["score"] for found in row["faces"]]
+    assert sum(score > 0.8 for score in scores) == 2 and (min(scores) < 0.5) == unsure
+    assert min(scores) >= face_score
 
 
 def test_drawn_people_are_found_with_their_persons():

@@ -82,14 +82,18 @@ def read_bytes(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"cannot be opened ({reason})", file=path) from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise InputError("is not a regular file", file=path)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError("is not a regular file", file=path)
         if status.st_size > MAX_BYTES:
             raise InputError(f"has {status.st_size / 2**20:.0f} MiB", file=path, remedy="Limit: 128 MiB")
-        return file.read(MAX_BYTES + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=path) from error
+    finally:
+        os.close(descriptor)
 
 
 def _formats(data: bytes, path: Path) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import base64
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,6 +190,13 @@ def test_missing_and_odd_paths_are_refused(tmp_path):
     for path in (tmp_path / "gone.png", tmp_path, tmp_path / "nul\0.png"):
         with pytest.raises(InputError):
             read_picture(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a regular file that cannot be read is one of Linux")
+def test_a_file_that_opens_and_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "x.jpg").symlink_to("/proc/self/mem")
+    with pytest.raises(InputError, match=r"x\.jpg: cannot be read \(Input/output error\)"):
+        read_picture(tmp_path / "x.jpg")
 
 
 def test_mpo_is_a_jpeg_and_what_is_no_picture_is_called_so(tmp_path):

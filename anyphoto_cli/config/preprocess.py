@@ -93,7 +93,7 @@ class PreprocessConfig(BaseModel):
 
 
 class RunOptions(BaseModel):
-    """How a run is carried out: none of it changes the bytes that come out."""
+    """How a run is carried out: none of it changes the bytes that come out, but for last digits by a GPU."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 

@@ -14,7 +14,7 @@ DEFAULT_MODEL = "yolo11x.pt"
 def open_persons(model: str | Path, device: str = "cpu", threads: int = 0) -> PersonDetector:
     """The detector of a name (mini), an .onnx or a .pt file. Raises InputError for anything else.
 
-    threads: of an .onnx on the CPU; 0: one a core.
+    threads: of it on the CPU; 0: one a core.
     """
     text = str(model)
     if text in names("person_models"):
@@ -35,6 +35,6 @@ def open_persons(model: str | Path, device: str = "cpu", threads: int = 0) -> Pe
     if kind == ".pt":
         from anyphoto_cli.preprocess.yolo_pt import YoloPt
 
-        return YoloPt(file, device)
+        return YoloPt(file, device, threads)
     remedy = f"Give YOLO weights (.pt) or a YOLO .onnx, or one of: {', '.join(names('person_models'))}"
     raise InputError(f"{text!r} is no person model", field="--person-model", remedy=remedy)

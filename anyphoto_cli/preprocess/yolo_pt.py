@@ -1,4 +1,4 @@
-"""YOLO weights (.pt) through ultralytics itself, batched, class person only. Its code and weights are AGPL-3.0."""
+"""YOLO weights (.pt) through ultralytics itself, class person only. Its code and weights are AGPL-3.0."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import sha256_of
 from anyphoto_cli.types import Box, Person, Picture
 
-BATCH = 16
 _REMEDY = 'Run: pip install "anyphoto[yolo]" (on a GPU), or give a YOLO .onnx, which needs nothing more'
 
 
 class YoloPt:
     """A person detector from a .pt file; a known name (yolo11x.pt) is downloaded by ultralytics on first use.
 
-    masks: whether it has any.
+    threads: of torch in this process, on the CPU; 0: as many as ultralytics takes. masks: whether it has any.
     """
 
-    def __init__(self, file: Path, device: str = "cpu") -> None:
+    def __init__(self, file: Path, device: str = "cpu", threads: int = 0) -> None:
         # Read when ultralytics is imported: no pickled code from weights, no packages installed behind one's back.
         os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
         os.environ["YOLO_AUTOINSTALL"] = "0"
@@ -48,6 +47,14 @@ class YoloPt:
         self._person = next((number for number, name in self._model.names.items() if name == "person"), None)
         if self._person is None:
             raise InputError("knows no class named person", file=file, field="--person-model")
+        if threads and device == "cpu":
+            self._keep_to(threads)
+
+    def _keep_to(self, threads: int) -> None:
+        import torch
+
+        # ultralytics sets a number of its own when it first predicts: only this comes after it.
+        self._model.add_callback("on_predict_start", lambda predictor: torch.set_num_threads(threads))
 
     @cached_property
     def sha256(self) -> str:
@@ -56,15 +63,15 @@ class YoloPt:
 
     def persons(self, pictures: Sequence[Picture], least_score: float = 0.25) -> list[list[Person]]:
         """[H, W, 3] RGB each -> its persons, best first."""
-        if not pictures:
-            return []
-        # ultralytics takes arrays as OpenCV reads them: BGR.
-        given = [np.ascontiguousarray(picture[..., ::-1]) for picture in pictures]
-        results = self._model.predict(
-            given, classes=[self._person], conf=least_score, device=self._device, batch=BATCH, verbose=False,
-            retina_masks=True,
-        )  # fmt: skip
-        return [read_result(result) for result in results]
+        return [self._persons_of(picture, least_score) for picture in pictures]
+
+    def _persons_of(self, picture: Picture, least_score: float) -> list[Person]:
+        """By itself: ultralytics pads pictures of several shapes otherwise than those of one, and boxes go by that."""
+        bgr = np.ascontiguousarray(picture[..., ::-1])  # as OpenCV reads it
+        [result] = self._model.predict(
+            [bgr], classes=[self._person], conf=least_score, device=self._device, verbose=False, retina_masks=True
+        )
+        return read_result(result)
 
 
 def read_result(result: Any) -> list[Person]:

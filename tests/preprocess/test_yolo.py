@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.images import read_picture
@@ -68,6 +69,47 @@ def test_weights_without_masks_are_known_before_a_run(testdata, monkeypatch, tmp
     assert YoloPt(tmp_path / "made.pt").masks == (task == "segment")
     file = {"segment": "yolov8n-seg_int8.onnx", "detect": "yolo11n_int8.onnx"}[task]
     assert open_persons(testdata / "models" / "yolo" / file, threads=1).masks == (task == "segment")
+
+
+class Ultralytics:
+    """Pads pictures of one shape otherwise than those of several, and takes threads of its own, as ultralytics does."""
+
+    task, names, ready = "detect", {0: "person"}, False
+
+    def __init__(self, file):
+        self.starting = []
+
+    def add_callback(self, event, function):
+        assert event == "on_predict_start"
+        self.starting.append(function)
+
+    def predict(self, pictures, **options):
+        if not self.ready:
+            torch.set_num_threads(2)
+        self.ready = True
+        for function in self.starting:
+            function(self)
+        shift = len({picture.shape for picture in pictures})
+        boxes = SimpleNamespace(xyxy=np.array([[shift, 0.0, 9, 9]]), conf=np.array([0.9]))
+        return [SimpleNamespace(boxes=boxes, masks=None) for _ in pictures]
+
+
+def test_boxes_of_ultralytics_depend_on_no_other_picture_of_the_batch(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ultralytics", SimpleNamespace(YOLO=Ultralytics))
+    detector = YoloPt(tmp_path / "made.pt")
+    together = detector.persons([np.zeros((side, 64, 3), np.uint8) for side in (32, 64)])
+    assert [found[0].box.x0 for found in together] == [1, 1] and detector.persons([]) == []
+
+
+@pytest.mark.parametrize(("device", "used"), [("cpu", 1), ("cuda:0", 2)])
+def test_torch_of_ultralytics_keeps_to_the_threads_of_a_worker(monkeypatch, tmp_path, device, used):
+    monkeypatch.setitem(sys.modules, "ultralytics", SimpleNamespace(YOLO=Ultralytics))
+    before = torch.get_num_threads()
+    try:
+        open_persons(tmp_path / "made.pt", device, threads=1).persons([np.zeros((32, 64, 3), np.uint8)])
+        assert torch.get_num_threads() == used
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_several_pictures_give_what_each_gives_alone(testdata):

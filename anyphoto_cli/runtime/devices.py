@@ -35,7 +35,11 @@ def on_cuda(device: str) -> bool:
 
 
 def free_workers(device: str) -> int:
-    """One a card, or one a core this process may use: on a CPU processes beat threads two to one."""
+    """One a card (all of cuda, one of cuda:1), or one a core this process may use: on a CPU processes beat threads two
+    to one.
+    """
+    if device.startswith("cuda:"):
+        return 1
     if device == "cuda":
         import torch
 

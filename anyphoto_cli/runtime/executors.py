@@ -29,8 +29,9 @@ def run_through(
 
 
 def room(options: RunOptions) -> tuple[str, int]:
-    """(device, workers): as asked for, else what this machine has or, with Ray, the cluster. Raises as `resolve_device`
-    and, where the cluster cannot be reached, as `run_ray` does.
+    """(device, workers): as asked for, else what this machine has or, with Ray, the cluster. A card by number is one
+    worker; Ray chooses the card, and its actor sees no other: cuda. Raises as `resolve_device` and, where the cluster
+    cannot be reached, as `run_ray` does.
     """
     cluster = None
     if options.executor == "ray":
@@ -38,9 +39,10 @@ def room(options: RunOptions) -> tuple[str, int]:
 
         cluster = cluster_room(options.ray_address)
     device = resolve_device(options.device, here=options.executor != "ray")
-    if cluster is None:
-        return device, options.workers or free_workers(device)
-    cores, cards = cluster
-    if options.device == "auto":
-        device = "cuda" if cards else "cpu"
-    return device, options.workers or max(cards if device.startswith("cuda") else cores, 1)
+    if cluster is not None and options.device == "auto":
+        device = "cuda" if cluster[1] else "cpu"
+    if cluster is None or ":" in device:
+        workers = options.workers or free_workers(device)
+    else:
+        workers = options.workers or max(cluster[device == "cuda"], 1)
+    return device.partition(":")[0] if options.executor == "ray" else device, workers

@@ -19,6 +19,8 @@ from anyphoto_cli import registry
 from anyphoto_cli.config.preprocess import PreprocessConfig, RunOptions
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.preprocess.caption_checks import captioning_digests
+from anyphoto_cli.runtime.devices import free_workers
+from anyphoto_cli.runtime.executors import room
 from anyphoto_cli.seams import CaptionAnswer
 from tests.conftest import ROOT
 from tests.preprocess import fakes
@@ -184,6 +186,11 @@ def test_a_device_that_is_none(drawn, tmp_path, device, told, monkeypatch):
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(InputError, match=f"--device: {told}"):
         fake_run(drawn, tmp_path / "out", options=RunOptions(executor="here", device=device))
+
+
+def test_a_card_by_number_is_one_worker_and_under_ray_its_actor_s_only_card():
+    assert free_workers("cuda:0") == 1
+    assert room(RunOptions(executor="ray", device="cuda:1")) == ("cuda", 1)
 
 
 def test_a_photo_that_changed_meanwhile_stops_the_run(drawn, tmp_path):

@@ -82,7 +82,7 @@ class BankPiece:
 
     def run(self, opened: FaceAnalyzer, number: int, starting: Starting, skip: frozenset[int] = _NOBODY) -> Any:
         """-> photos used."""
-        identity = read_references(self.references[number], opened, self.config)
+        identity = read_references(self.references[number], opened, self.config, starting, skip)
         write_identity(self.folder, number, identity)
         return len(identity.patches)
 

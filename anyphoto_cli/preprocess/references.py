@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +29,25 @@ class _Reference:
     faces: int
 
 
-def read_references(reference: ReferenceFolder, analyzer: FaceAnalyzer, config: PreprocessConfig) -> BankIdentity:
+def read_references(
+    reference: ReferenceFolder,
+    analyzer: FaceAnalyzer,
+    config: PreprocessConfig,
+    starting: Callable[[int], None] = lambda place: None,
+    skip: frozenset[int] = frozenset(),
+) -> BankIdentity:
     """One identity of the bank; without patches when none of its photos will do.
 
     Photos beyond `max_references` are not opened; of more, those at equal steps through the sorted names are taken.
+    starting: hears the place of each of these before it is touched. skip: places of those that ended their process.
     """
     found: list[_Reference] = []
     left_out = [(_source(file, reference.name), "has no photo's name") for file in reference.others]
-    for photo in evenly(reference.photos, config.max_references):
+    for place, photo in enumerate(evenly(reference.photos, config.max_references)):
+        if place in skip:
+            left_out.append((_source(photo, reference.name), "ended every process that touched it"))
+            continue
+        starting(place)
         opened = _open(photo, reference.name, analyzer, config)
         if isinstance(opened, str):
             left_out.append((_source(photo, reference.name), opened))
@@ -79,13 +90,17 @@ def _open(photo: Path, name: str, analyzer: FaceAnalyzer, config: PreprocessConf
     try:
         picture = read_picture(photo)
         found = find_reference_face(analyzer, picture, _named_box(photo, name))
+        face = found.face
+        if (side := min(face.box.width, face.box.height)) < config.reference_min:
+            return f"has a face of {side:.0f} px"
+        patch = face_patch(picture, face.landmarks, config.patch_size)
+        return _Reference(_source(photo, name), patch, norm_crop(picture, face.landmarks, ARCFACE_SIZE), found.faces)
     except AnyPhotoError as error:
         return error.what
-    face = found.face
-    if (side := min(face.box.width, face.box.height)) < config.reference_min:
-        return f"has a face of {side:.0f} px"
-    patch = face_patch(picture, face.landmarks, config.patch_size)
-    return _Reference(_source(photo, name), patch, norm_crop(picture, face.landmarks, ARCFACE_SIZE), found.faces)
+    except MemoryError:  # no fault of the photo
+        raise
+    except Exception as error:  # onnxruntime and OpenCV raise kinds of their own
+        return f"the models failed on it ({type(error).__name__})"
 
 
 def _named_box(photo: Path, name: str) -> Box | None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from anyphoto_cli.config.preprocess import PreprocessConfig
-from anyphoto_cli.data.bank import ReferenceFolder, list_references
+from anyphoto_cli.data.bank import ReferenceFolder, identity_file, list_references, read_identity
 from anyphoto_cli.data.samples import PersonRecord
 from anyphoto_cli.data.sources import PhotoInput
 from anyphoto_cli.faces.norm_crop import norm_crop
@@ -19,7 +19,9 @@ from anyphoto_cli.preprocess.identity_matching import Match, known_identities
 from anyphoto_cli.preprocess.loading import load_photo
 from anyphoto_cli.preprocess.matching import Bank, _usable, why_dropped
 from anyphoto_cli.preprocess.packing import keep_box, location_tokens
+from anyphoto_cli.preprocess.pieces import BankPiece
 from anyphoto_cli.preprocess.references import consistent, evenly, read_references
+from anyphoto_cli.runtime.jobs import CAREFULLY
 from anyphoto_cli.types import Box, Face
 from tests.preprocess import fakes
 from tests.preprocess.runs import fake_run, samples
@@ -145,6 +147,27 @@ def test_of_a_reference_with_several_faces_the_one_is_taken_that_its_json_names(
         return
     crop = np.tile(fakes.colour_of(1 if place == 8 else 2), (1, 112, 112, 1))
     assert identity.embeddings @ fakes.FakeFaces().embed(crop)[0] > 0.99
+
+
+class Failing(fakes.FakeFaces):
+    """On a picture whose first square is of the second person's colour."""
+
+    def _find(self, picture):
+        if (picture[44, 32] == fakes.colour_of(1)).all():
+            raise ZeroDivisionError
+        return super()._find(picture)
+
+
+def test_a_reference_on_which_a_model_fails_or_a_process_ends_costs_itself(drawn, tmp_path):
+    photos = [drawn / "refs" / name for name in ("p0/0.png", "p0/1.png", "p1/0.png")]
+    job = BankPiece((ReferenceFolder("ana", tuple(photos)),), tmp_path, PreprocessConfig(**fakes.SETTINGS), "cpu")
+    begun = []
+    assert job.run(Failing(), 0, begun.append, frozenset({CAREFULLY, 1})) == 1
+    assert begun == [0, 2]
+    assert read_identity(tmp_path / identity_file(0)).left_out == (
+        ("ana/0.png", "the models failed on it (ZeroDivisionError)"),
+        ("ana/1.png", "ended every process that touched it"),
+    )
 
 
 def test_of_many_references_those_at_equal_steps_are_taken():

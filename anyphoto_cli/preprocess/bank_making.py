@@ -34,9 +34,17 @@ def references_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for one in list_references(folder):
         files = [*one.photos, *([one.centre] if one.centre else [])]
-        told = [os.fsencode(one.name), *(os.fsencode(f"{file.name} {file.stat().st_size}") for file in files)]
+        told = [os.fsencode(one.name), *(os.fsencode(f"{file.name} {_size(file)}") for file in files)]
         digest.update(b"\0".join(told) + b"\n")
     return digest.hexdigest()
+
+
+def _size(file: Path) -> int:
+    """-1 for a link that leads nowhere: it is told and left out when it is opened."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1
 
 
 def make_bank(run: StageRun) -> None:

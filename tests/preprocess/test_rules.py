@@ -1,6 +1,7 @@
 """The rules that decide which photos, faces and references get in, each at its limit."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from anyphoto_cli.data.samples import PersonRecord
 from anyphoto_cli.data.sources import PhotoInput
 from anyphoto_cli.faces.norm_crop import norm_crop
 from anyphoto_cli.geometry import arcface_template
+from anyphoto_cli.preprocess.bank_making import references_digest
 from anyphoto_cli.preprocess.discovery import SeenFaces, _once_a_photo, discovered_identity
 from anyphoto_cli.preprocess.exclusions import NOTHING, Exclusions
 from anyphoto_cli.preprocess.face_detection import FaceRule, flags
@@ -168,6 +170,17 @@ def test_a_reference_on_which_a_model_fails_or_a_process_ends_costs_itself(drawn
         ("ana/0.png", "the models failed on it (ZeroDivisionError)"),
         ("ana/1.png", "ended every process that touched it"),
     )
+
+
+def test_a_reference_that_leads_nowhere_costs_itself(drawn, tmp_path):
+    shutil.copytree(drawn / "refs" / "p0", tmp_path / "refs" / "p0")
+    (tmp_path / "refs" / "p0" / "9.png").symlink_to(tmp_path / "later.png")
+    before = references_digest(tmp_path / "refs")
+    [folder] = list_references(tmp_path / "refs")
+    identity = read_references(folder, fakes.FakeFaces(), PreprocessConfig(**fakes.SETTINGS))
+    assert identity.left_out == (("p0/9.png", "cannot be opened (No such file or directory)"),)
+    (tmp_path / "later.png").touch()
+    assert references_digest(tmp_path / "refs") != before
 
 
 def test_of_many_references_those_at_equal_steps_are_taken():

@@ -127,7 +127,7 @@ def _folder(root: Path, folder: Path, above: tuple[tuple[int, int], ...]) -> Ite
             continue
         if _is_folder(entry):
             yield from _folder(root, path, (*above, here))
-        elif path.suffix == ".tar" and path.is_file():
+        elif path.suffix == ".tar" and _is_plain(entry):
             yield from _tar(path, _name(path, root))
         elif path.suffix in (".part", ".tmp") or entry.name in LEFTOVERS:
             yield PhotoInput(_name(path, root), str(path), problem="is no photo (left by another program)")

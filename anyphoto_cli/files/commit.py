@@ -19,7 +19,7 @@ def committed(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears under `path` only once the block has ended well.
 
     A link stays one, and its target is the file; a pipe or a device is written to as it is. Raises EnvironmentFault
-    with the path when the disk is full, read-only or gone.
+    with the path when the disk is full, read-only or gone, and with its own where the block uses another file.
     """
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     if path.exists() and not path.is_file() and not path.is_dir():
@@ -37,7 +37,7 @@ def committed(path: Path) -> Iterator[BinaryIO]:
         made.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise EnvironmentFault(f"cannot write here ({error.strerror})", file=path) from error
+        raise _refused(error, path, made) from error
     finally:
         with suppress(OSError):
             made.unlink()
@@ -49,7 +49,15 @@ def _straight_into(path: Path) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
     except OSError as error:
-        raise EnvironmentFault(f"cannot write here ({error.strerror})", file=path) from error
+        raise _refused(error, path) from error
+
+
+def _refused(error: OSError, path: Path, *more: Path) -> EnvironmentFault:
+    """path, more: our own names. The error of opening another file has that one's, of a write here ours or none."""
+    reason = error.strerror or str(error)
+    if error.filename is None or str(error.filename) in map(str, (path, *more, *path.parents)):
+        return EnvironmentFault(f"cannot write here ({reason})", file=path)
+    return EnvironmentFault(f"cannot be used ({reason})", file=error.filename)
 
 
 _LEFT = re.compile(r"\..{0,40}\.[0-9a-f]{12}\.tmp", re.DOTALL)

@@ -59,11 +59,12 @@ def test_rings_of_links_dead_links_and_pipes_are_records_not_hangs(tmp_path):
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "ring").symlink_to(tmp_path / "ring")
     (tmp_path / "dead.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "refused.tar").symlink_to("n" * 300)
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "ok.jpg").write_bytes(b"x")
     (tmp_path / "also").symlink_to(tmp_path / "a2", target_is_directory=True)
     records = list(list_photos(tmp_path))
-    assert [photo.id for photo in records] == ["a/up", "also", "dead.jpg", "ok.jpg", "pipe.jpg", "ring"]
+    assert [photo.id for photo in records] == ["a/up", "also", "dead.jpg", "ok.jpg", "pipe.jpg", "refused.tar", "ring"]
     assert "link to a folder above" in records[0].problem
 
 

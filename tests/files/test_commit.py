@@ -33,6 +33,12 @@ def test_an_unwritable_place_is_one_line(tmp_path):
         pass
 
 
+def test_another_file_that_the_block_misses_is_not_called_unwritable(tmp_path):
+    with pytest.raises(EnvironmentFault, match=r"gone\.jpg: cannot be used \(No such file"), committed(tmp_path / "x"):
+        (tmp_path / "gone.jpg").read_bytes()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_sweep_takes_what_killed_writers_left_where_it_is_told_and_nothing_else(tmp_path):
     theirs, ours = "0123456789ab", ".x.bin.0123456789ab.tmp"
     folder, elsewhere = tmp_path / "out", tmp_path / "elsewhere"

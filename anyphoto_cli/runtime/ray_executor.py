@@ -126,7 +126,8 @@ def _join(ray: Any, address: str | None, workers: int) -> None:
 
     own: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
+        # Unsaid, the address would be that of RAY_ADDRESS or of a cluster that someone has started on this machine.
+        ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
     except Exception as error:  # Ray raises kinds of its own
         what = f"the Ray cluster cannot be reached ({type(error).__name__}: {str(error)[:120]})"
         raise EnvironmentFault(what, field="--ray-address") from error

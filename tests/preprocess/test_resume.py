@@ -25,6 +25,7 @@ def test_local_ray_and_this_process_write_the_same_bytes(tmp_path, monkeypatch):
     from anyphoto_cli.runtime.executors import room
     from tests.preprocess.deadly import DeadlyJob
 
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # of a cluster that nobody asked for
     with ray_executor.joined(None, 2) as ray:
         _write_the_same_bytes(tmp_path)
         monkeypatch.setattr(ray_executor, "HANGS_AFTER_S", 2.0)

@@ -15,6 +15,13 @@ from typing import Any
 from anyphoto_cli.errors import AnyPhotoError, EnvironmentFault
 from anyphoto_cli.runtime.jobs import DEATHS, HANGS_AFTER_S, Job, to_skip
 
+LOOK_EVERY_S = 1.0
+"""Whether somebody stands still, also while answers come from others."""
+
+
+_OPENING = (-1, -1)
+"""In the place of (piece, place in it)."""
+
 
 class _Ledger:
     """An actor that outlives the others and knows which item each of them touched last."""
@@ -152,13 +159,14 @@ def _answers(ray: Any, job: Job, numbers: Sequence[int], workers: int, gpus: flo
     try:
         for _ in range(workers):
             _start(pool)
-        began = time.monotonic()
+        began = looked = time.monotonic()
         while pool.waiting or any(worker.number is not None for worker in pool.calls.values()):
             ready, _ = ray.wait(list(pool.calls), timeout=1.0)
             for call in ready:
                 yield from _hear(pool, call)
-            if not ready:
-                _must_begin(pool, time.monotonic() - began)
+            if time.monotonic() - looked >= LOOK_EVERY_S:
+                looked = time.monotonic()
+                _must_begin(pool, looked - began)
                 _end_standing(pool)
     finally:
         for worker in pool.calls.values():
@@ -193,6 +201,8 @@ def _hear(pool: _Pool, call: Any) -> Iterator[tuple[int, Any]]:
     if refusal is not None:
         raise refusal
     number, worker.number = worker.number, None
+    if number is None:
+        pool.deaths.pop(_OPENING, None)  # one can open: who dies of it later is counted anew
     if pool.waiting:
         worker.number = pool.waiting.pop()
         pool.calls[worker.actor.run.remote(worker.number, to_skip(pool.deaths, worker.number))] = worker
@@ -202,8 +212,9 @@ def _hear(pool: _Pool, call: Any) -> Iterator[tuple[int, Any]]:
 
 def _bury(pool: _Pool, worker: _Worker) -> None:
     """Note on what it died, and let a new one do the piece again. Dead before its first item, it cannot work."""
-    number = -1 if worker.number is None else worker.number
-    place = -1 if worker.number is None else pool.ray.get(pool.ledger.last.remote(worker.index))
+    number, place = _OPENING
+    if worker.number is not None:
+        number, place = worker.number, pool.ray.get(pool.ledger.last.remote(worker.index))
     pool.deaths[number, place] += 1
     if place < 0 and pool.deaths[number, place] >= DEATHS:
         remedy = "Give fewer --workers: this is mostly a lack of memory"

@@ -5,16 +5,20 @@ As with `run_local` an actor that dies is replaced, and the item it touched last
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from anyphoto_cli.errors import AnyPhotoError, EnvironmentFault
 from anyphoto_cli.runtime.jobs import DEATHS, HANGS_AFTER_S, Job, to_skip
 
+BEGINS_WITHIN_S = 600.0
+"""The first worker; after that the cluster has no room for one."""
 LOOK_EVERY_S = 1.0
 """Whether somebody stands still, also while answers come from others."""
 
@@ -48,15 +52,20 @@ class _Ledger:
 
 
 class _Actor:
-    """Opens the job once, then does one piece a call. A refusal is told, not raised: Ray would wrap it."""
+    """Opens the job once, then does one piece a call. A refusal is told, not raised: Ray would wrap it.
 
-    def __init__(self, job: Job, worker: int, ledger: Any) -> None:
-        self._job, self._worker, self._ledger = job, worker, ledger
+    folder: where the run was called, which the job's paths may begin at.
+    """
+
+    def __init__(self, job: Job, worker: int, ledger: Any, folder: Path) -> None:
+        self._job, self._worker, self._ledger, self._folder = job, worker, ledger, folder
         self._opened: Any = None
 
     def open(self) -> tuple[Any, AnyPhotoError | None]:
         """(None, refusal)."""
         self._note(-1)
+        with suppress(OSError):  # not all machines need see it: other paths are whole
+            os.chdir(self._folder)
         try:
             self._opened = self._job.open(0)  # it sees no card but its own
         except AnyPhotoError as error:
@@ -175,7 +184,7 @@ def _answers(ray: Any, job: Job, numbers: Sequence[int], workers: int, gpus: flo
 
 
 def _must_begin(pool: _Pool, seconds: float) -> None:
-    if seconds > HANGS_AFTER_S and not pool.ray.get(pool.ledger.heard.remote()):
+    if seconds > BEGINS_WITHIN_S and not pool.ray.get(pool.ledger.heard.remote()):
         what = f"no worker has begun in {seconds:.0f} s: the Ray cluster has no room for one (1 CPU, {pool.gpus:g} GPU)"
         raise EnvironmentFault(what, field="--executor ray", remedy="See ray status, or give another --device")
 
@@ -183,7 +192,7 @@ def _must_begin(pool: _Pool, seconds: float) -> None:
 def _start(pool: _Pool) -> None:
     """A new actor; Ray keeps it waiting until there is room, and pieces go to those that have opened."""
     kind = pool.ray.remote(_Actor).options(num_cpus=1, num_gpus=pool.gpus, max_restarts=0)
-    worker = _Worker(pool.begun, kind.remote(pool.job, pool.begun, pool.ledger))
+    worker = _Worker(pool.begun, kind.remote(pool.job, pool.begun, pool.ledger, Path.cwd()))
     pool.begun += 1
     pool.calls[worker.actor.open.remote()] = worker
 

@@ -1,5 +1,6 @@
 """How a run came about leaves no trace: executors, stages, kills, a full disk, the order of files."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -20,13 +21,14 @@ from tests.preprocess.runs import HERE, fake_run, hashes, start
 
 
 def test_local_ray_and_this_process_write_the_same_bytes(tmp_path, monkeypatch):
-    """On Ray, too, a photo that ends its process, or never comes to an end, costs itself alone."""
+    """With relative paths. On Ray, too, a photo that ends its process, or never comes to an end, costs itself alone."""
     from anyphoto_cli.runtime import ray_executor
     from anyphoto_cli.runtime.executors import room
     from tests.preprocess.deadly import DeadlyJob
 
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # of a cluster that nobody asked for
     with ray_executor.joined(None, 2) as ray:
+        monkeypatch.chdir(tmp_path)  # where the cluster does not run
         _write_the_same_bytes(tmp_path)
         monkeypatch.setattr(ray_executor, "HANGS_AFTER_S", 2.0)
         found = dict(ray_executor.run_ray(DeadlyJob(tmp_path, stands=True), [0, 1, 2], workers=2))
@@ -50,7 +52,8 @@ def _write_the_same_bytes(tmp_path):
         "local": RunOptions(executor="local", workers=2, batch=3),
         "ray": RunOptions(executor="ray", workers=2),
     }.items():
-        preprocess(world / "photos", tmp_path / name, world / "refs", config, options)
+        relative = [Path(os.path.relpath(path)) for path in (world / "photos", tmp_path / name, world / "refs")]
+        preprocess(*relative, config, options)
     assert hashes(tmp_path / "here") == hashes(tmp_path / "local") == hashes(tmp_path / "ray")
     assert len(list((tmp_path / "here" / "shards").glob("*.tar"))) == 3
 

@@ -10,7 +10,8 @@ import io
 import json
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,23 +52,36 @@ class KnownPicture:
 
 def read_annotation(data: bytes, where: str) -> KnownPicture:
     """One sample's json, or img2dataset's. Boxes are shifted by `crop` (they count from before it); the list of names
-    may be shorter than that of boxes, and is `name`, `names` or words of `keyword`. Raises InputError, `where` naming
-    the sample.
+    may be shorter than that of boxes, and is `name`, `names` or words of `keyword`. What is null is not there. Raises
+    InputError, `where` naming the sample.
     """
     value = _object(data, where)
-    crop = value.get("crop") or (0, 0)
     boxes, names = value.get("bboxes") or [], _names(value)
-    try:
-        shift = float(crop[0]), float(crop[1])
+    with _numbers_of("crop", where):
+        left, top = map(float, (value.get("crop") or (0, 0))[:2])
+    with _numbers_of("bboxes", where):
         faces = [
-            KnownFace(_box(x0 - shift[0], y0 - shift[1], x1 - shift[0], y1 - shift[1]), name)
+            KnownFace(_box(x0 - left, y0 - top, x1 - left, y1 - top), name)
             for (x0, y0, x1, y1), name in zip(boxes, names + [""] * (len(boxes) - len(names)), strict=False)
         ]
-        aesthetics, nsfw = (float(value.get(key, "nan")) for key in ("aesthetics_score", "nsfw_score"))
-    except (TypeError, ValueError, LookupError, OverflowError) as error:
-        raise InputError("has boxes or scores that are no numbers", file=where, field="bboxes") from error
+    aesthetics, nsfw = (_score(value, key, where) for key in ("aesthetics_score", "nsfw_score"))
     caption = _text(value, "caption_en") or _text(value, "caption")
     return KnownPicture(str(value.get("url") or ""), caption, tuple(faces), aesthetics, nsfw)
+
+
+@contextmanager
+def _numbers_of(key: str, where: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
+        raise InputError(f"has no numbers in {key}", file=where) from error
+
+
+def _score(value: Mapping[str, Any], key: str, where: str) -> float:
+    """nan where it is left open."""
+    told = value.get(key)
+    with _numbers_of(key, where):
+        return math.nan if told is None else float(told)
 
 
 def _box(*corners: float) -> Box:

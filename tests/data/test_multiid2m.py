@@ -57,11 +57,28 @@ def test_captions_of_img2dataset_and_json_of_other_programs():
 
 
 @pytest.mark.parametrize(
-    "data", [b"{", b"[1]", b'{"bboxes": [[1, 2]]}', b'{"bboxes": [["a", 1, 2, 3]]}', b'{"bboxes": 5}', b"[" * 5000]
+    ("data", "told"),
+    [
+        (b"{", "is not JSON"),
+        (b"[1]", "is not a JSON object"),
+        (b'{"bboxes": [[1, 2]]}', "has no numbers in bboxes"),
+        (b'{"bboxes": [["a", 1, 2, 3]]}', "has no numbers in bboxes"),
+        (b'{"bboxes": 5}', "has no numbers in bboxes"),
+        (b'{"bboxes": [[0, 0, 1, 1]], "crop": {"x": 1}}', "has no numbers in crop"),
+        (b'{"bboxes": [[0, 0, 1, 1]], "nsfw_score": [1]}', "has no numbers in nsfw_score"),
+        (b"[" * 5000, "is not JSON"),
+    ],
 )
-def test_broken_annotations_are_one_line(data):
-    with pytest.raises(InputError, match=r"^train/7: "):
+def test_broken_annotations_are_one_line(data, told):
+    with pytest.raises(InputError, match=f"^train/7: {told}$"):
         read_annotation(data, "train/7")
+
+
+def test_what_is_null_is_not_there():
+    keys = ("bboxes", "name", "crop", "url", "caption", "aesthetics_score", "nsfw_score")
+    said = read_annotation(json.dumps(dict.fromkeys(keys)).encode(), "x")
+    assert said.faces == () and said.url == said.caption == ""
+    assert np.isnan(said.aesthetics) and np.isnan(said.nsfw)
 
 
 class Canary:

@@ -160,7 +160,8 @@ def _check_reference(
         raise error.at(file=layout.shown_name, field=field) from error
     height, width = picture.shape[:2]
     if face.reference_landmarks is not None:
-        _check_reference_landmarks(layout, index, width, height)
+        points = np.array(face.reference_landmarks, np.float64)
+        check_reference_landmarks(points, width, height, layout.shown_name, f"faces[{index}].reference_landmarks")
     elif find_face is not None:
         try:
             choice, faces = find_face(picture)
@@ -173,11 +174,13 @@ def _check_reference(
     return width, height
 
 
-def _check_reference_landmarks(layout: Layout, index: int, width: int, height: int) -> None:
-    points = np.array(layout.faces[index].reference_landmarks, np.float64)
+def check_reference_landmarks(points: Points, width: int, height: int, file: str = "", field: str = "") -> None:
+    """points: [5, 2] px of a reference of width x height px. Raises InputError where they are no face in it, told of
+    file and field.
+    """
 
     def refuse(what: str, remedy: str = "") -> InputError:
-        return InputError(what, file=layout.shown_name, field=f"faces[{index}].reference_landmarks", remedy=remedy)
+        return InputError(what, file=file, field=field, remedy=remedy)
 
     if (points < -0.5).any() or (points > [width - 0.5, height - 0.5]).any():
         raise refuse(f"a point lies outside the reference, which is {width}x{height}")

@@ -15,6 +15,7 @@ from pydantic import (
     FiniteFloat,
     PrivateAttr,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -168,6 +169,15 @@ def parse_layout(value: Any, file: Path, refs_root: Path | None = None) -> Layou
     _refuse_huge(layout)
     _refuse_two_references(layout)
     return layout
+
+
+def parse_points(text: str, field: str) -> FivePoints:
+    """Five points from JSON text, as a layout has them. Raises InputError naming the field."""
+    try:
+        points: FivePoints = TypeAdapter(FivePoints).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise InputError("needs 5 points of 2 numbers", field=field, remedy=LANDMARK_ORDER) from error
+    return points
 
 
 def layout_json_schema() -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import Any
 
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.layout.schema import parse_points
 from anyphoto_cli.web.guard import HOST, MOST_UPLOAD, Guard, TooLarge, address
 from anyphoto_cli.web.jobs import Jobs, watch
-from anyphoto_cli.web.workspace import Workspace
+from anyphoto_cli.web.workspace import Reference, Workspace
 
 STATIC = Path(__file__).parent / "static"
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -100,22 +101,23 @@ class _Routes:
                 return _json({"error": {"field": "file", "message": "larger than 20 MB"}}, 413)
             data, name = await file.read(), file.filename or "person"
         path = await _threaded(self._workspace.add, name, data)
-        return _json({"path": path, **(await self._facts_of(path))})
+        return _json({"path": path, **_facts_of(await _threaded(self._workspace.reference, path))})
 
     async def reference(self, request: Any) -> Any:
         """What was found in a reference."""
-        return _json(await self._facts_of(request.query_params.get("path", "")))
+        return _json(_facts_of(await self._asked_for(request)))
 
-    async def _facts_of(self, path: str) -> dict[str, Any]:
-        found = await _threaded(self._workspace.reference, path)
-        return {"width": found.width, "height": found.height, "told": found.told, "box": found.box,
-                "problem": found.problem}  # fmt: skip
+    async def _asked_for(self, request: Any) -> Reference:
+        asked = request.query_params
+        points = parse_points(asked["landmarks"], "landmarks") if "landmarks" in asked else None
+        found: Reference = await _threaded(self._workspace.reference, asked.get("path", ""), points)
+        return found
 
     async def reference_picture(self, request: Any) -> Any:
         """shown: the reference, small; patch: its face as it is pasted."""
         from starlette.responses import Response
 
-        found = await _threaded(self._workspace.reference, request.query_params.get("path", ""))
+        found = await self._asked_for(request)
         parts = {"shown": (found.shown, "image/jpeg"), "patch": (found.patch, "image/png")}
         data, kind = parts.get(request.path_params["part"], (b"", ""))
         return Response(data, media_type=kind) if data else _json({"error": {"message": "no such picture"}}, 404)
@@ -247,6 +249,11 @@ def _listen(port: int) -> socket.socket:
             f"{port} cannot be had ({error})", field="--port", remedy="Leave it out to take any"
         ) from error
     return listening
+
+
+def _facts_of(found: Reference) -> dict[str, Any]:
+    return {"width": found.width, "height": found.height, "told": found.told, "box": found.box,
+            "problem": found.problem}  # fmt: skip
 
 
 async def _threaded(work: Callable[..., Any], *arguments: Any) -> Any:

@@ -22,12 +22,12 @@ from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import decode, read_bytes
 from anyphoto_cli.geometry import fitting_size, upright_landmarks
 from anyphoto_cli.layout.arrange import PRESETS, arrange
-from anyphoto_cli.layout.check import check_layout
+from anyphoto_cli.layout.check import check_layout, check_reference_landmarks
 from anyphoto_cli.layout.location_canvas import paste_box
-from anyphoto_cli.layout.schema import Layout, LayoutFace, load_layout, parse_layout, resolve_reference
+from anyphoto_cli.layout.schema import FivePoints, Layout, LayoutFace, load_layout, parse_layout, resolve_reference
 from anyphoto_cli.layout.write import as_text
 from anyphoto_cli.seams import Base, FaceAnalyzer
-from anyphoto_cli.types import Box, Picture
+from anyphoto_cli.types import Box, Picture, Points
 
 SHOWN, PATCH = 480, 224
 """Longest side of a reference as the page shows it; side of a pasted patch. px."""
@@ -59,7 +59,7 @@ class Workspace:
     open_analyzer: Callable[[], FaceAnalyzer]
     method: MethodConfig = field(default_factory=MethodConfig)
     refs_root: Path | None = None
-    _seen: dict[str, tuple[str, Reference]] = field(default_factory=dict)
+    _seen: dict[tuple[str, FivePoints | None], tuple[str, Reference]] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.Lock)
 
     @cached_property
@@ -117,35 +117,46 @@ class Workspace:
     def _problems(self, layout: Layout) -> list[dict[str, str]]:
         found = []
         for k, face in enumerate(layout.faces):
+            key = "reference" if face.reference_landmarks is None else "reference_landmarks"
             try:
-                problem = self.reference(face.reference).problem
+                problem = self.reference(face.reference, face.reference_landmarks).problem
             except AnyPhotoError as error:  # also what this machine cannot read, as HEIC without its extra
-                problem = _sentence(error)
+                key, problem = "reference", _sentence(error)
             if problem:
-                found.append({"field": f"faces[{k}].reference", "message": f"{face.name}: {problem}"})
+                found.append({"field": f"faces[{k}].{key}", "message": f"{face.name}: {problem}"})
         return found
 
-    def reference(self, named: str) -> Reference:
-        """Looked at once, until its bytes change. Raises InputError for a path outside the folder, or no picture."""
+    def reference(self, named: str, landmarks: FivePoints | None = None) -> Reference:
+        """Looked at once, until its bytes change. landmarks: the layout's own, px; they win over detection.
+
+        Raises InputError for a path outside the folder, or no picture.
+        """
         path = resolve_reference(named, self._root, self.file.name, "reference")
         data = read_bytes(path)
-        digest = hashlib.sha256(data).hexdigest()
+        digest, key = hashlib.sha256(data).hexdigest(), (named, landmarks)
         with self._lock:
-            if named not in self._seen or self._seen[named][0] != digest:
-                self._seen[named] = (digest, self._looked_at(data, path))
-            return self._seen[named][1]
+            if key not in self._seen or self._seen[key][0] != digest:
+                self._seen[key] = (digest, self._looked_at(data, path, landmarks))
+            return self._seen[key][1]
 
-    def _looked_at(self, data: bytes, path: Path) -> Reference:
+    def _looked_at(self, data: bytes, path: Path, landmarks: FivePoints | None) -> Reference:
         picture = np.asarray(decode(data, path))
         height, width = picture.shape[:2]
         shown = _encoded(_smaller(picture, SHOWN), "JPEG")
         try:
-            found = find_reference_face(self._analyzer, picture)
+            points, told, box = self._face(picture, landmarks)
         except AnyPhotoError as error:
             return Reference(width, height, shown, b"", "", None, _sentence(error))
-        patch = face_patch(picture, found.face.landmarks, PATCH)
-        told, box = found.choice, tuple(round(float(value), 1) for value in found.face.box)
-        return Reference(width, height, shown, _encoded(patch, "PNG"), told, box)
+        return Reference(width, height, shown, _encoded(face_patch(picture, points, PATCH), "PNG"), told, box)
+
+    def _face(self, picture: Picture, landmarks: FivePoints | None) -> tuple[Points, str, tuple[float, ...] | None]:
+        """(its landmarks, how it was found, its box where a detector told one). Raises as a render would."""
+        if landmarks is not None:
+            points = np.array(landmarks, np.float64)
+            check_reference_landmarks(points, picture.shape[1], picture.shape[0])
+            return points, "landmarks from the layout", None
+        found = find_reference_face(self._analyzer, picture)
+        return found.face.landmarks, found.choice, tuple(round(float(value), 1) for value in found.face.box)
 
     def add(self, name: str, data: bytes) -> str:
         """Keep an uploaded picture with the references; returns its path there. Raises InputError for no picture."""

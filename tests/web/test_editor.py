@@ -211,11 +211,14 @@ def test_another_picture_of_somebody(start, page, friends):
                               "landmarks": [[58, 92], [72, 92], [65, 99], [59, 107], [71, 107]]})  # fmt: skip
     document["faces"][0] |= {"name": "Mia, whose name is longer than any box", "reference": "gone.png",
                              "reference_landmarks": [[38, 52], [74, 52], [56, 72], [42, 92], [71, 92]]}  # fmt: skip
+    document["faces"][1]["reference_landmarks"] = document["faces"][0]["reference_landmarks"]
     friends.write_text(json.dumps(document))
     before = load_layout(friends)
     editor = start(friends)
     opened(page, editor)
     page.wait_for_selector("#people li:nth-child(1) small.problem")
+    page.wait_for_selector("#people li:nth-child(2) small:has-text('landmarks from the layout')")
+    assert "&landmarks=" in place(page, 1).locator("image").get_attribute("href")
     label = place(page).locator(".label")
     assert (
         label.text_content().endswith("…")

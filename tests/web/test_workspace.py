@@ -1,16 +1,20 @@
 """What the editor's page is told of files as they lie there. No server, no browser, no torch."""
 
+import io
 import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.faces.norm_crop import face_patch
 from anyphoto_cli.layout.schema import load_layout
 from anyphoto_cli.web.jobs import Jobs
-from anyphoto_cli.web.server import open_workspace
+from anyphoto_cli.web.server import build_app, open_workspace
 from tests.conftest import ROOT
 
 
@@ -64,6 +68,34 @@ def test_a_reference_that_this_machine_cannot_read_is_a_warning(workspace, frien
     checked = workspace.checked(document)
     assert checked["error"] is None
     assert any("anyphoto[heif]" in caution["message"] for caution in checked["cautions"]), checked["cautions"]
+
+
+def test_a_face_is_that_at_the_layouts_own_points_as_the_model_will_see_it(workspace, friends):
+    """Of a picture of several people, and where no detector finds one; none is asked."""
+    from starlette.testclient import TestClient
+
+    folder = friends.parent / "drawn_people"
+    picture = np.hstack([np.asarray(Image.open(folder / f"{name}.png").convert("RGB")) for name in ("mia", "theo")])
+    Image.fromarray(picture).save(folder / "both.png")
+    points = np.array([[40, 52], [72, 52], [56, 70], [43, 86], [69, 86]]) + [picture.shape[1] // 2, 0]
+    workspace.open_analyzer = lambda: pytest.fail("a detector was asked")
+    client = TestClient(build_app(workspace, None))
+    for given in (points, points - [picture.shape[1] // 2, 0]):
+        asked = {"path": "drawn_people/both.png", "landmarks": json.dumps(given.tolist())}
+        assert client.get("/api/reference", params=asked).json()["told"] == "landmarks from the layout"
+        patch = Image.open(io.BytesIO(client.get("/api/reference/patch", params=asked).content))
+        assert np.array_equal(np.asarray(patch), face_patch(picture, given.astype(float), 224))
+    for none in ("[[1, 2]]", "[[1, 2], [3, 4], [5, 6], [7, 8], [9, NaN]]", "{", ""):
+        answer = client.get("/api/reference", params={"path": "drawn_people/both.png", "landmarks": none})
+        assert answer.status_code == 422 and "5 points" in answer.json()["error"]["message"]
+
+    document, _ = workspace.opened()
+    for face in document["faces"]:
+        face |= {"reference": "drawn_people/both.png", "reference_landmarks": points.tolist()}
+    assert workspace.checked(document)["cautions"] == []
+    document["faces"][1]["reference_landmarks"][0] = [900, 52]
+    [told] = workspace.checked(document)["cautions"]
+    assert told["field"] == "faces[1].reference_landmarks" and "a point lies outside the reference" in told["message"]
 
 
 def test_references_are_looked_at_with_the_adapters_own_pack_and_method(friends, tmp_path):

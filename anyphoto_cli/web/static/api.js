@@ -24,7 +24,7 @@ export const api = {
   check: (document) => send("/api/check", { document }),
   arrange: (document, preset, seed) => send("/api/arrange", { document, preset, seed }),
   save: (document, read, replace) => send("/api/save", { document, read, replace }),
-  reference: (path) => ask(`/api/reference?path=${encodeURIComponent(path)}`).then(answered),
+  reference: (face) => ask(`/api/reference?${queryOf(face)}`).then(answered),
   render: (document) => send("/api/renders", { document }),
   history: () => ask("/api/renders").then(answered),
   cancel: (id) => send(`/api/renders/${id}`, {}, "DELETE"),
@@ -55,4 +55,10 @@ export const api = {
 };
 
 export const pictureOf = (result) => `/api/pictures/${result.picture.split("/").map(encodeURIComponent).join("/")}`;
-export const partOf = (part, path) => `/api/reference/${part}?path=${encodeURIComponent(path)}`;
+export const partOf = (part, face) => `/api/reference/${part}?${queryOf(face)}`;
+
+// Whose face it is: that at the layout's own points, where it has some. What is known of it is kept under this, too.
+export function queryOf({ reference, reference_landmarks: points }) {
+  const named = `path=${encodeURIComponent(reference)}`;
+  return points ? `${named}&landmarks=${encodeURIComponent(JSON.stringify(points))}` : named;
+}

@@ -1,6 +1,6 @@
 // The page: wires the layout's state to the canvas, the fields and the server.
 
-import { api } from "./api.js";
+import { api, queryOf } from "./api.js";
 import { drawPeople } from "./people.js";
 import { freeSpot, moved, middleOf } from "./places.js";
 import { Results } from "./results.js";
@@ -111,17 +111,18 @@ const isMissing = (known) => Boolean(known && known.problem && !known.width);
 
 const looking = new Set();
 async function look(state, draw) {
-  for (const { reference } of state.document.faces) {
-    const known = state.references.get(reference);
+  for (const face of state.document.faces) {
+    const key = queryOf(face);
+    const known = state.references.get(key);
     // One that could not be read may be there by now; while it is looked for, it is asked for once.
-    if (state.references.has(reference) && !isMissing(known)) continue;
-    if (known === undefined) state.references.set(reference, undefined);
-    if (looking.has(reference)) continue;
-    looking.add(reference);
-    api.reference(reference)
+    if (state.references.has(key) && !isMissing(known)) continue;
+    if (known === undefined) state.references.set(key, undefined);
+    if (looking.has(key)) continue;
+    looking.add(key);
+    api.reference(face)
       .catch((error) => ({ width: 0, problem: error.message }))
-      .then((found) => { state.references.set(reference, found); draw(); })
-      .finally(() => looking.delete(reference));
+      .then((found) => { state.references.set(key, found); draw(); })
+      .finally(() => looking.delete(key));
   }
 }
 
@@ -209,7 +210,7 @@ async function add(state, files, spot = null) {
   for (const file of files) {
     try {
       const found = await api.upload(file);
-      state.references.set(found.path, found);
+      state.references.set(queryOf({ reference: found.path }), found);
       const free = freeSpot(state.document);
       const [x, y] = middleOf(free);
       const face = { name: nameFor(file, found.path, state.document.faces), reference: found.path,
@@ -231,10 +232,10 @@ async function add(state, files, spot = null) {
 // Points found in one picture are not those of another; the place stays, and the name, unless nobody was named yet.
 async function replace(state, index, file) {
   const face = state.document.faces[index];
-  const unnamed = /^person \d+$/.test(face.name) && isMissing(state.references.get(face.reference));
+  const unnamed = /^person \d+$/.test(face.name) && isMissing(state.known(face));
   try {
     const found = await api.upload(file);
-    state.references.set(found.path, found);
+    state.references.set(queryOf({ reference: found.path }), found);
     const now = state.document.faces.findIndex((one) => one.name === face.name);  // or removed meanwhile
     if (now >= 0) {
       state.change((layout) => {
@@ -273,7 +274,7 @@ function bindDrops(state, stage) {
       return;
     }
     const face = Number(event.target.closest?.("#stage [data-index]")?.dataset.index ?? -1);
-    if (files.length === 1 && isMissing(state.references.get(state.document.faces[face]?.reference))) {
+    if (files.length === 1 && isMissing(state.known(state.document.faces[face]))) {
       replace(state, face, files[0]);  // a place that is to be filled
       return;
     }

@@ -48,10 +48,10 @@ function put(field, value) {
 
 function fill(row, state, face, index) {
   const { photo, blank, picture, name, remove, strength, small } = row.parts;
-  const known = state.references.get(face.reference);
+  const known = state.known(face);
   const seen = Boolean(known && known.width);
   if (seen) {
-    const source = partOf(known.problem ? "shown" : "patch", face.reference);
+    const source = partOf(known.problem ? "shown" : "patch", face);
     if (picture.getAttribute("src") !== source) picture.src = source;
   }
   photo.title = `${face.reference}${seen ? `, ${known.width} x ${known.height} px` : ""}: another picture ...`;

@@ -112,9 +112,9 @@ export class Stage {
     group.style.setProperty("--c", COLOURS[index % COLOURS.length]);
     group.replaceChildren();
     if (this.showGrid) this.tokens(group, x0, y0, x1, y1);
-    const known = this.state.references.get(face.reference);
+    const known = this.state.known(face);
     if (this.showCanvas && known && !known.problem) {
-      make("image", { href: partOf("patch", face.reference), x: x0, y: y0, width: x1 - x0, height: y1 - y0,
+      make("image", { href: partOf("patch", face), x: x0, y: y0, width: x1 - x0, height: y1 - y0,
         preserveAspectRatio: "none" }, group);
     }
     make("rect", { x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: "frame", "pointer-events": "all" }, group);

@@ -1,5 +1,7 @@
 // The layout, who is chosen, and what can be undone. Everything else is drawn from here.
 
+import { queryOf } from "./api.js";
+
 export class State extends EventTarget {
   // read: which file it was, told back when it is saved.
   constructor(document, read, facts) {
@@ -18,6 +20,11 @@ export class State extends EventTarget {
 
   tell(kind = "change") {
     this.dispatchEvent(new Event(kind));
+  }
+
+  // What the server found in a face's reference; undefined: not yet.
+  known(face) {
+    return face && this.references.get(queryOf(face));
   }
 
   get unsaved() {

@@ -100,7 +100,7 @@ def _check_place(layout: Layout, index: int, face: LayoutFace, method: MethodCon
     if face.bbox is not None and not (face.bbox[0] < face.bbox[2] and face.bbox[1] < face.bbox[3]):
         raise refuse("the box is empty", "Order: x0, y0, x1, y1 with x0 < x1 and y0 < y1")
     limit = MAX_OUTSIDE * max(layout.width, layout.height)
-    if np.abs(face.place).max() > limit:
+    if not np.abs(face.place).max() <= limit:  # nor NaN, of a box too wide for a float
         raise refuse(f"lies more than {MAX_OUTSIDE} canvases away")
     _check_points(face.place, refuse)
     # The unclamped size: the clamp of Eq. 28 would hide that a face is smaller than a token.

@@ -75,7 +75,8 @@ def check_target(file: Path, overwrite: bool = False) -> None:
 def as_text(document: Any) -> str:
     """JSON for people: one line a point."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    return re.sub(r"\[\s+(-?[\d.]+),\s+(-?[\d.]+)\s+\]", r"[\1, \2]", text) + "\n"
+    # Over ends of lines alone: texts hold none, and stay as they are.
+    return re.sub(r"\[\n *(-?[\d.]+),\n *(-?[\d.]+)\n *\]", r"[\1, \2]", text) + "\n"
 
 
 def _beside(file: Path, name: str, reference: Path, copies: dict[Path, bytes]) -> str:

@@ -103,12 +103,12 @@ def test_two_selfies_become_a_layout_that_can_be_rendered(run, tmp_path):
     (tmp_path / "trip").mkdir()
     out = tmp_path / "trip" / "beach.json"
     code, said, err = run("layout", "arrange", "--people", tmp_path / "ana.png", tmp_path / "ben.png", "--size", "512x384",
-                          "--prompt", "a photo of two friends", "-o", out)  # fmt: skip
+                          "--prompt", "a photo of two friends, [ 3, 4 ] on a board", "-o", out)  # fmt: skip
     assert code == 0 and "2 people, 512x384" in said, err
     layout = load_layout(out)
     assert [face.reference for face in layout.faces] == ["beach_refs/ana.png", "beach_refs/ben.png"]
     assert layout.reference_path(0).read_bytes() == (tmp_path / "ana.png").read_bytes()
-    assert not check_layout(layout).cautions
+    assert not check_layout(layout).cautions and layout.prompt == "a photo of two friends, [ 3, 4 ] on a board"
     assert "[" in out.read_text().split('"landmarks"')[1].split("\n")[1]  # a line a point, for people
     before = out.read_bytes()
     code, _, err = run("layout", "arrange", tmp_path / "ana.png", "-o", out)

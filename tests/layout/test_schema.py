@@ -145,6 +145,10 @@ REFUSED = {
         face(landmarks=[[x + 9e9, y] for x, y in POINTS]),
         "trip.json: faces[0].landmarks: lies more than 4",
     ),
+    "too wide": (
+        face(landmarks=None, bbox=[-1e308, -1e308, 1e308, 1e308]),
+        "trip.json: faces[0].bbox: lies more than 4",
+    ),
     "two references": (
         layout(faces=[ANA, ANA | {"reference": "ben.png", "landmarks": ELSEWHERE}]),
         "trip.json: faces[1].name: 'Ana' already has the reference 'ana.png'",

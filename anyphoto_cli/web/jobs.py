@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from anyphoto_cli.config.generate import GenerateConfig
-from anyphoto_cli.errors import AnyPhotoError, InputError
+from anyphoto_cli.errors import AnyPhotoError, EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.layout.write import as_text
 from anyphoto_cli.runtime.progress import Listener
@@ -119,16 +119,16 @@ class Jobs:
         return self._layout.parent / f"{self._layout.stem}_pictures"
 
     def ask(self, document: dict[str, Any]) -> Job:
-        """Queue a render of a checked layout. Raises InputError where too many wait."""
+        """Queue a render of a checked layout. Raises InputError where too many wait, EnvironmentFault where its layout
+        cannot be written; it is then not queued.
+        """
         with self._lock:
             if sum(not job.over for job in self._jobs.values()) >= MOST_WAITING:
                 raise InputError(f"{MOST_WAITING} renders are waiting", field="render", remedy="Let one finish first")
             number = 1 + max((int(path.name) for path in _numbered(self.folder)), default=0)
             folder = self.folder / f"{number:03d}"
-            folder.mkdir(parents=True)
+            _keep(document, folder)
             job = self._jobs[folder.name] = Job(folder.name, folder)
-        with committed(folder / LAYOUT) as out:
-            out.write(as_text(document).encode())
         self._waiting.put((job, document))
         return job
 
@@ -281,6 +281,20 @@ def _result(picture: Path) -> dict[str, Any]:
     return {"picture": f"{picture.parent.name}/{picture.name}", "seed": int(picture.stem.rpartition("_seed")[2]),
             "score": told.get("score"), "passed": told.get("passed"), "faces": faces,
             "extra": extra}  # fmt: skip
+
+
+def _keep(document: dict[str, Any], folder: Path) -> None:
+    """The layout in a folder of its own, or neither. Raises EnvironmentFault."""
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise EnvironmentFault(f"cannot write here ({error.strerror})", file=folder) from error
+    try:
+        with committed(folder / LAYOUT) as out:
+            out.write(as_text(document).encode())
+    except EnvironmentFault:
+        _forget(folder)
+        raise
 
 
 def _forget(folder: Path) -> None:

@@ -253,7 +253,7 @@ def _listen(port: int) -> socket.socket:
 
 def _facts_of(found: Reference) -> dict[str, Any]:
     return {"width": found.width, "height": found.height, "told": found.told, "box": found.box,
-            "problem": found.problem}  # fmt: skip
+            "problem": found.problem, "passing": found.passing}  # fmt: skip
 
 
 async def _threaded(work: Callable[..., Any], *arguments: Any) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,7 +39,9 @@ _ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "AVIF": ".avif", "HE
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A picture of one person, looked at once. problem: why it cannot be used, or ""."""
+    """A picture of one person, looked at once. problem: why it cannot be used, or "". passing: the problem is not the
+    picture's but the machine's, as a face pack that could not be fetched.
+    """
 
     width: int
     height: int
@@ -46,12 +50,23 @@ class Reference:
     told: str
     box: tuple[float, ...] | None
     problem: str = ""
+    passing: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """digest: of the bytes looked at. until: when to look again, s of time.monotonic."""
+
+    digest: str
+    until: float
+    found: Reference
 
 
 @dataclass(eq=False)
 class Workspace:
-    """file: the layout, there or not yet. open_analyzer: called once, when a reference is first looked at. refs_root:
-    where references are, and uploads are kept; None: beside the layout.
+    """file: the layout, there or not yet. open_analyzer: called when a reference is first looked at, until it succeeds.
+    refs_root: where references are, and uploads are kept; None: beside the layout. again_s: so long a passing problem
+    is believed.
     """
 
     file: Path
@@ -59,8 +74,10 @@ class Workspace:
     open_analyzer: Callable[[], FaceAnalyzer]
     method: MethodConfig = field(default_factory=MethodConfig)
     refs_root: Path | None = None
-    _seen: dict[tuple[str, FivePoints | None], tuple[str, Reference]] = field(default_factory=dict)
+    again_s: float = 30.0
+    _seen: dict[tuple[str, FivePoints | None], _Look] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.Lock)
+    _adding: Any = field(default_factory=threading.Lock)
 
     @cached_property
     def _analyzer(self) -> FaceAnalyzer:
@@ -127,7 +144,8 @@ class Workspace:
         return found
 
     def reference(self, named: str, landmarks: FivePoints | None = None) -> Reference:
-        """Looked at once, until its bytes change. landmarks: the layout's own, px; they win over detection.
+        """Looked at once, until its bytes change; where the machine was at fault, once in `again_s` seconds. landmarks:
+        the layout's own, px; they win over detection.
 
         Raises InputError for a path outside the folder, or no picture.
         """
@@ -135,9 +153,12 @@ class Workspace:
         data = read_bytes(path)
         digest, key = hashlib.sha256(data).hexdigest(), (named, landmarks)
         with self._lock:
-            if key not in self._seen or self._seen[key][0] != digest:
-                self._seen[key] = (digest, self._looked_at(data, path, landmarks))
-            return self._seen[key][1]
+            seen = self._seen.get(key)
+            if seen is None or seen.digest != digest or time.monotonic() >= seen.until:
+                found = self._looked_at(data, path, landmarks)
+                until = time.monotonic() + self.again_s if found.passing else math.inf
+                seen = self._seen[key] = _Look(digest, until, found)
+            return seen.found
 
     def _looked_at(self, data: bytes, path: Path, landmarks: FivePoints | None) -> Reference:
         picture = np.asarray(decode(data, path))
@@ -146,7 +167,8 @@ class Workspace:
         try:
             points, told, box = self._face(picture, landmarks)
         except AnyPhotoError as error:
-            return Reference(width, height, shown, b"", "", None, _sentence(error))
+            passing = not isinstance(error, InputError)
+            return Reference(width, height, shown, b"", "", None, _sentence(error), passing)
         return Reference(width, height, shown, _encoded(face_patch(picture, points, PATCH), "PNG"), told, box)
 
     def _face(self, picture: Picture, landmarks: FivePoints | None) -> tuple[Points, str, tuple[float, ...] | None]:
@@ -166,14 +188,15 @@ class Workspace:
         ending = _ENDINGS.get(_format(data), ".png")
         stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(name).stem).strip("_")[:60] or "person"
         digest = hashlib.sha256(data).hexdigest()
-        for number in range(1, 10_000):
-            target = folder / f"{stem}{'' if number == 1 else f'_{number}'}{ending}"
-            if not target.exists():
-                with committed(target) as out:
-                    out.write(data)
-                break
-            if hashlib.sha256(target.read_bytes()).hexdigest() == digest:
-                break  # dropped once more
+        with self._adding:  # two of one name may come at once
+            for number in range(1, 10_000):
+                target = folder / f"{stem}{'' if number == 1 else f'_{number}'}{ending}"
+                if not target.exists():
+                    with committed(target) as out:
+                        out.write(data)
+                    break
+                if hashlib.sha256(target.read_bytes()).hexdigest() == digest:
+                    break  # dropped once more
         return target.relative_to(self._root).as_posix()
 
     def arranged(self, document: Any, preset: str, seed: int) -> list[list[list[float]]]:

@@ -4,13 +4,14 @@ import io
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from anyphoto_cli.config.generate import GenerateConfig
-from anyphoto_cli.errors import InputError
+from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.faces.norm_crop import face_patch
 from anyphoto_cli.layout.schema import load_layout
 from anyphoto_cli.web.jobs import Jobs
@@ -96,6 +97,58 @@ def test_a_face_is_that_at_the_layouts_own_points_as_the_model_will_see_it(works
     document["faces"][1]["reference_landmarks"][0] = [900, 52]
     [told] = workspace.checked(document)["cautions"]
     assert told["field"] == "faces[1].reference_landmarks" and "a point lies outside the reference" in told["message"]
+
+
+def test_a_machine_that_could_not_look_for_faces_looks_again(workspace):
+    """Not at once: what waits for a network that is not there would hold up all requests."""
+    opens, tries = workspace.open_analyzer, []
+
+    def opened_at_the_second_try():
+        tries.append(1)
+        if len(tries) == 1:
+            raise EnvironmentFault("cannot be fetched", remedy="Try again")
+        return opens()
+
+    workspace.open_analyzer = opened_at_the_second_try
+    for _ in range(2):
+        found = workspace.reference("drawn_people/mia.png")
+        assert found.problem == "cannot be fetched. Try again" and found.passing and len(tries) == 1
+    workspace.again_s = 0.0
+    workspace.reference("drawn_people/theo.png")
+    assert workspace.reference("drawn_people/theo.png").patch and len(tries) == 2
+
+
+def test_pictures_of_one_name_that_come_at_once_are_all_kept(workspace, friends):
+    shown = [np.full((8, 8, 3), value, np.uint8) for value in range(0, 240, 10)]
+    pictures = []
+    for pixels in shown:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        pictures.append(buffer.getvalue())
+    with ThreadPoolExecutor(8) as threads:
+        paths = list(threads.map(lambda data: workspace.add("me.png", data), pictures))
+    assert [(friends.parent / path).read_bytes() for path in paths] == pictures
+
+
+def test_a_render_whose_layout_cannot_be_written_does_not_wait_for_ever(workspace, friends, monkeypatch):
+    """As on a full disk; eight of these and no render was taken any more."""
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    document, _ = workspace.opened()
+    jobs = Jobs(friends, GenerateConfig(model="mini"))
+    try:
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(EnvironmentFault, match="cannot write here"):
+            jobs.ask(document)
+        assert jobs.running() == [] and list(jobs.folder.iterdir()) == []
+        jobs.folder.rmdir()
+        jobs.folder.write_bytes(b"no folder")
+        with pytest.raises(EnvironmentFault, match="cannot write here"):
+            jobs.ask(document)
+    finally:
+        jobs.close()
 
 
 def test_references_are_looked_at_with_the_adapters_own_pack_and_method(friends, tmp_path):

@@ -114,8 +114,8 @@ async function look(state, draw) {
   for (const face of state.document.faces) {
     const key = queryOf(face);
     const known = state.references.get(key);
-    // One that could not be read may be there by now; while it is looked for, it is asked for once.
-    if (state.references.has(key) && !isMissing(known)) continue;
+    // One that could not be read or looked at may be there by now; while it is looked for, it is asked for once.
+    if (state.references.has(key) && !isMissing(known) && !known?.passing) continue;
     if (known === undefined) state.references.set(key, undefined);
     if (looking.has(key)) continue;
     looking.add(key);

@@ -228,8 +228,16 @@ def test_another_picture_of_somebody(start, page, friends):
         page.click("#people li:nth-child(1) .photo")
     chooser.value.set_files(PEOPLE / "noor.png")
     page.wait_for_selector("#people li:nth-child(1) small:has-text('face at')")
+    name = page.get_by_label("Name of person 2")
+    name.fill(before.faces[0].name)  # one person twice: of the second row all the same
+    name.press("Enter")
     box = box_of(page.locator("#people li:nth-child(2)"))
     drop(page, [PEOPLE / "mia.png"], box["x"] + box["width"] - 4, box["y"] + box["height"] - 4)
+    until(
+        page, "document.querySelector('#people li:nth-child(2) .photo').title.startsWith('two_friends_refs/mia.png')", 9
+    )
+    name.fill(before.faces[1].name)
+    name.press("Enter")
     for people, index in ((3, 2), (4, 1)):
         settled(page)
         box = box_of(place(page, index).locator(".frame"))
@@ -256,6 +264,15 @@ def test_what_is_being_typed_is_saved(start, page, friends):
     page.keyboard.press("Control+s")
     until(page, "document.getElementById('saved').textContent === 'saved'")
     assert load_layout(friends).seed == 123
+    with page.expect_response(lambda answer: "/api/save" in answer.url):
+        page.evaluate("""() => {
+          document.getElementById("save").click();
+          const prompt = document.getElementById("prompt");
+          prompt.value = "two friends, and what came while they were saved";
+          prompt.dispatchEvent(new Event("input", { bubbles: true }));
+        }""")
+    settled(page)
+    assert page.text_content("#saved") == "not saved" and not page.problems
 
 
 def test_a_second_finger_moves_nothing_and_nobody_leaves_the_picture(start, page, friends):
@@ -426,8 +443,14 @@ def test_rendered_with_scores_and_kept(start, page, tmp_path):
     assert load_layout(folder / "layout.json", refs).steps == 3 and not friends.exists()
     verdict = json.loads((folder / "layout_seed7.verify.json").read_text())
     assert [face["state"] for face in verdict["faces"]] == ["good", "good"] and verdict["passed"], verdict
+    page.route(
+        lambda address: address.endswith("/api/renders/002"), times=1,
+        handler=lambda route: route.fulfill(content_type="text/event-stream",
+                                            body='data: {"state": "failed", "told": "the second picture failed"}\n\n'),
+    )  # fmt: skip
     page.click("#render")
-    until(page, "document.querySelectorAll('#history figure').length === 2")
+    page.wait_for_selector("#message:has-text('the second picture failed')")
+    until(page, "document.querySelectorAll('#history figure').length === 2")  # what is there all the same
     render_for_long(page)
     page.wait_for_selector("#preview:not([hidden])")
     page.click("#cancel")

@@ -143,9 +143,10 @@ async function save(state, replace = false) {
   // What is being typed is part of it.
   if (document.activeElement?.matches("input, textarea")) document.activeElement.dispatchEvent(new Event("change"));
   state.commit();
+  const sent = JSON.stringify(state.document);  // more may be typed until the answer is there
   try {
     ({ read: state.read } = await api.save(state.document, state.read, replace));
-    state.saved = JSON.stringify(state.document);
+    state.saved = sent;
     at("save").dataset.replace = "";
     state.tell("choice");
   } catch (error) {
@@ -236,7 +237,7 @@ async function replace(state, index, file) {
   try {
     const found = await api.upload(file);
     state.references.set(queryOf({ reference: found.path }), found);
-    const now = state.document.faces.findIndex((one) => one.name === face.name);  // or removed meanwhile
+    const now = state.document.faces.indexOf(face);  // or removed meanwhile; its name others may have, too
     if (now >= 0) {
       state.change((layout) => {
         if (unnamed) layout.faces[now].name = nameFor(file, found.path, layout.faces);

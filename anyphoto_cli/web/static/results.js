@@ -43,7 +43,7 @@ export class Results {
     if (!over) return;
     this.job = null;
     if (job.state === "failed") this.complain(new Error(job.told));
-    else this.refresh();
+    this.refresh();  // also what was finished before it failed, and what waited for its end
   }
 
   async refresh() {

@@ -38,8 +38,8 @@ def result(line: str) -> None:
 
 
 def document(value: Any) -> None:
-    """The whole result as one JSON document, to stdout."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    """The whole result as one JSON document, to stdout; in ASCII, as what stdout cannot encode would not stay JSON."""
+    print(json.dumps(value, indent=2))
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The command line: exit codes, one-line errors, JSON, start-up, signals."""
 
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from anyphoto_cli import __version__
+from anyphoto_cli.cli import console
 from anyphoto_cli.cli.default_group import default_group
 from anyphoto_cli.cli.exits import exit_code_of
 from anyphoto_cli.errors import one_line
@@ -417,6 +419,16 @@ def test_an_option_is_called_in_the_environment_as_on_the_command_line(run, word
     assert rows
     for option, name in rows:  # by the command's name, or for all commands
         assert name in {told.upper().translate(str.maketrans(" -", "__")) for told in (option, f"{words} {option}")}
+
+
+def test_json_is_json_whatever_stdout_can_encode(monkeypatch):
+    """As under LC_ALL=C, where what it cannot is shown as \\xeb."""
+    stdout = io.TextIOWrapper(io.BytesIO(), "ascii", "backslashreplace")
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stdout)
+        console.document({"name": "Zoë 李"})
+    stdout.seek(0)
+    assert json.load(stdout) == {"name": "Zoë 李"}
 
 
 def test_json_may_be_asked_for_in_the_environment_also_for_errors(run, monkeypatch, examples):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anyphoto_cli import __version__
-from anyphoto_cli.config.home import anyphoto_home
+from anyphoto_cli.config.home import anyphoto_home, one_at_a_time
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed
 
@@ -133,17 +133,21 @@ def open_c2pa() -> Any:
 
 
 def _test_credentials() -> Credentials:
+    """This machine's own, made where there are none yet and where those that are there cannot sign."""
     folder = anyphoto_home() / "c2pa"
     files = (folder / "test-certificate.pem", folder / "test-key.pem")
-    if not all(file.is_file() for file in files):
-        certificate, key = make_test_certificate()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # before the key lies in it
-        for file, text in zip(files, (certificate, key), strict=True):
-            with committed(file) as out:
-                out.write(text.encode())
-            file.chmod(0o600)
-    certificate, key = (file.read_text() for file in files)
-    return Credentials(certificate, key, True)
+    with one_at_a_time("c2pa"):
+        try:
+            found = Credentials(files[0].read_text(), files[1].read_text(), True)
+            _try(found)
+        except (OSError, UnicodeDecodeError, InputError):
+            found = Credentials(*make_test_certificate(), True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # before the key lies in it
+            for file, text in zip(files, (found.certificate, found.key), strict=True):
+                with committed(file) as out:
+                    out.write(text.encode())
+                file.chmod(0o600)
+    return found
 
 
 def make_test_certificate() -> tuple[str, str]:

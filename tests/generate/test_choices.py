@@ -2,6 +2,7 @@
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
@@ -11,7 +12,7 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.generate import best_of, render
 from anyphoto_cli.generate.best_of import Choice, render_best
 from anyphoto_cli.generate.png_metadata import fingerprint_of
-from anyphoto_cli.generate.signing import read_credentials
+from anyphoto_cli.generate.signing import make_test_certificate, read_credentials
 from anyphoto_cli.generate.verification import ExtraFace, FaceVerdict, Verdict, score_of
 from anyphoto_cli.generate.verifying import BESIDE, Looker, Verified, verify_files
 from anyphoto_cli.generate.weights import Renderer
@@ -131,3 +132,17 @@ def test_nobody_else_on_the_machine_can_read_the_key_that_signs(tmp_path, monkey
         os.umask(usual)
     [key] = tmp_path.rglob("test-key.pem")
     assert [stat.S_IMODE(one.stat().st_mode) & 0o077 for one in (key, key.parent)] == [0, 0]
+
+
+def test_the_test_certificate_and_its_key_belong_together(tmp_path, monkeypatch):
+    """Also where several runs make them at once; a pair that cannot sign is made anew before anything is rendered."""
+    monkeypatch.setenv("ANYPHOTO_HOME", str(tmp_path))
+    with ThreadPoolExecutor(4) as threads:
+        [first] = set(threads.map(lambda _: read_credentials(), range(4)))
+    assert read_credentials() == first
+    files = [tmp_path / "c2pa" / f"test-{name}.pem" for name in ("certificate", "key")]
+    for file, text in zip(files, ("half of a fi", make_test_certificate()[1]), strict=True):
+        file.write_text(text)
+        mended = read_credentials()
+        assert mended.test and mended != first and read_credentials() == mended
+        read_credentials(*files)  # tried

@@ -27,7 +27,10 @@ class FaceAnalyzer(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Of the recogniser's weights; stored with pictures and scores: two face models' numbers never mix."""
+        """Of the recogniser's weights; stored with pictures and scores: two face models' numbers never mix.
+
+        A model that finds faces by weights of its own has a `detector_sha256`, too; only `bench` knows of it.
+        """
         ...
 
     @property

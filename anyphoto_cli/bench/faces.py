@@ -20,8 +20,10 @@ from anyphoto_cli.types import Picture
 
 PADDED = 1.5
 """Side of the black square around a reference, in shares of its longer side."""
-_FORMAT = 2
-"""1 may lack faces between `least` and .5, which detectors then kept to themselves."""
+_FORMAT = 3
+"""1 may lack faces between `least` and .5, which detectors then kept to themselves; 2 may be of another detector beside
+the same recogniser.
+"""
 _NAMES = {"size", "boxes", "landmarks", "scores", "embeddings"}
 
 
@@ -51,7 +53,8 @@ class Eyes:
 
     def __init__(self, analyzer: FaceAnalyzer, cache: Path | None = None, least: float = 0.45) -> None:
         self.analyzer, self._least = analyzer, least
-        about = f"faces {_FORMAT} {analyzer.sha256} {least}"
+        models = f"{getattr(analyzer, 'detector_sha256', '')} {analyzer.sha256}" if cache else ""
+        about = f"faces {_FORMAT} {models} {least}"
         self._memories = {padded: Memory(cache, f"{about} {padded}") for padded in (False, True)}
 
     def see(self, pictures: Sequence[Picture], contents: Sequence[bytes], padded: bool = False) -> list[Seen]:

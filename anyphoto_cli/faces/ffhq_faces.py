@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from anyphoto_cli.errors import EnvironmentFault
+from anyphoto_cli.files.commit import sha256_of_state
 from anyphoto_cli.types import Box, Embeddings, Face, Picture, Points
 
 FOLDER = "ANYPHOTO_RETINAFACE"
@@ -34,6 +36,11 @@ class FFHQFaces:
     def __init__(self, name: str, sha256: str, network: Callable[[Picture], Any], detector: Any) -> None:
         self.name, self.sha256 = name, sha256
         self._network, self._detector = network, detector
+
+    @cached_property
+    def detector_sha256(self) -> str:
+        """Hex digest of RetinaFace's numbers."""
+        return sha256_of_state(self._detector)
 
     def detect(self, pictures: Sequence[Picture], size: int = 640) -> list[list[Face]]:
         """As `FaceAnalyzer`; pictures go in as large as they are, `size` is not looked at."""

@@ -54,6 +54,11 @@ class InsightFacePack:
         """Hex digest of the recogniser's file."""
         return sha256_of(self.recogniser_file)
 
+    @cached_property
+    def detector_sha256(self) -> str:
+        """Hex digest of the detector's file: packs share recognisers, and find other faces."""
+        return sha256_of(Path(self._detector.model_file))
+
     @property
     def recogniser_file(self) -> Path:
         """The recogniser's ONNX file, for `recogniser_torch`."""

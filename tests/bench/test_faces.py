@@ -9,6 +9,7 @@ from PIL import Image
 from anyphoto_cli.bench import score_faces
 from anyphoto_cli.bench.faces import Eyes, pad
 from anyphoto_cli.faces.packs import open_faces
+from anyphoto_cli.files.commit import sha256_of
 from anyphoto_cli.files.images import read_picture
 
 
@@ -49,7 +50,9 @@ def same(one, other) -> bool:
 
 def test_the_second_look_is_from_memory_and_the_same(drawn, tmp_path):
     pixels, contents = drawn
-    analyzer = Counted(open_faces("mini"))
+    pack = open_faces("mini")
+    assert pack.detector_sha256 == sha256_of(pack.folder / "det_mini.onnx") != pack.sha256
+    analyzer = Counted(pack)
     first = Eyes(analyzer, tmp_path).see(pixels, contents)
     assert [len(seen) for seen in first] == [1, 2, 3, 0] and analyzer.asked == 4
     assert first[0].embeddings.shape == (1, 512) and first[3].embeddings.shape[0] == 0
@@ -59,10 +62,13 @@ def test_the_second_look_is_from_memory_and_the_same(drawn, tmp_path):
     assert all(np.allclose(a.embeddings, b.embeddings, atol=1e-5) for a, b in zip(first, alone, strict=True))
     Eyes(analyzer, tmp_path, least=0.6).see(pixels[:1], contents[:1])
     Eyes(analyzer, tmp_path).see(pixels[:1], contents[:1], padded=True)
-    assert analyzer.asked == 6  # another threshold, another way to look: another memory
+    analyzer.detector_sha256 = "of another one beside the same recogniser, as buffalo_l and buffalo_m have"
+    Eyes(analyzer, tmp_path).see(pixels[:1], contents[:1])
+    assert analyzer.asked == 7  # another threshold, another way to look, another detector: another memory
+    del analyzer.detector_sha256
     for file in tmp_path.rglob("*.npz"):
         file.write_bytes(file.read_bytes()[:40])
-    assert same(Eyes(analyzer, tmp_path).see(pixels[:1], contents[:1])[0], first[0]) and analyzer.asked == 7
+    assert same(Eyes(analyzer, tmp_path).see(pixels[:1], contents[:1])[0], first[0]) and analyzer.asked == 8
     assert not list(tmp_path.rglob("*.tmp"))
 
 

@@ -32,7 +32,7 @@ from anyphoto_cli.bench.scores import CaseScore, assignment, cosines, score_face
 from anyphoto_cli.bench.sources import Source
 from anyphoto_cli.bench.summing import sum_up
 from anyphoto_cli.config.bench import BenchConfig
-from anyphoto_cli.errors import AnyPhotoError
+from anyphoto_cli.errors import AnyPhotoError, InputError
 from anyphoto_cli.faces.placement import placement
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import decode
@@ -67,22 +67,25 @@ def evaluate(
     remember in `cache`. Returns the summary, which is written to `out`, too; it is also of what lies there from subsets
     that were not asked for this time.
 
-    Raises InputError where `out` holds scores of other settings.
+    Raises InputError where `out` holds scores of other settings, or of other subsets that would have to be made anew.
     """
     listener = listener or Listener()
     there, pictures = {line["id"]: line for line in all_lines(out)}, Results(results)
     begun = any(line.get("status") in FINISHED for line in there.values())
     lacked = _lacked(out) if begun else []
+    found, aside = sorted(set(lacked).difference(models.missing)), set(cases.order).difference(cases.ids)
+    if found and any(there[id_].get("status") in FINISHED for id_ in aside & there.keys()):
+        what = f"{', '.join(found)} can be measured now, and all that lies in {out} is scored anew then"
+        raise InputError(what, field="--subset", remedy="Leave --subset out, or name another folder")
     free, judged = _resting_on(lacked, models.missing), any(map(_tells_strangers, there.values()))
     config = config.model_copy(update={"same_person": _same_person(out if judged else None, config, models)})
     if not judged:
         free.append("same_person")
     claim(out / SETTINGS, models.settings(config), "scores", begun=begun, free=free)
     out.mkdir(parents=True, exist_ok=True)
-    if found := set(lacked).difference(models.missing):
-        listener.caution(f"{out}: {', '.join(sorted(found))} can be measured now: all that lies there is scored anew")
+    if found:
+        listener.caution(f"{out}: {', '.join(found)} can be measured now: all that lies there is scored anew")
         there = {}
-    aside = set(cases.order).difference(cases.ids)
     lines = {id_: line for id_, line in there.items() if id_ in aside}
     if older := sum(bool(line.get("placement")) and not _tells_strangers(line) for line in lines.values()):
         listener.caution(f"{out}: {older} lines of other subsets are of an older version, which took strangers for "

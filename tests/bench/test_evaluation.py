@@ -145,7 +145,7 @@ def test_what_was_not_available_may_be_measured_later(bench, clip_folder, tmp_pa
     """And what was measured may not go; a folder in which nothing was scored is bound to nothing."""
     cases, out, heard = read_cases(bench / "cases.jsonl"), tmp_path / "s", Heard()
 
-    def score(results="gt", **told):
+    def score(results="gt", cases=cases, **told):
         config = MINI.model_copy(update=told)
         return evaluate(cases, bench / results, out, config, open_models(config), heard)["subsets"]["all"]
 
@@ -153,6 +153,10 @@ def test_what_was_not_available_may_be_measured_later(bench, clip_folder, tmp_pa
     score(tmp_path / "empty", least_score=0.9)
     assert score(clip=str(tmp_path / "nowhere"))["metrics"]["clip_i"]["mean"] is None
     assert not heard.cautions
+    settings, lines = (out / "bench.json").read_bytes(), (out / LINES).read_bytes()
+    with pytest.raises(InputError, match=r"--subset: clip_i, clip_t can be measured now.* Leave --subset out"):
+        score(cases=only_subsets(cases, ("p1",)), clip=str(clip_folder))
+    assert (settings, lines) == ((out / "bench.json").read_bytes(), (out / LINES).read_bytes())
     whole = score(clip=str(clip_folder))
     assert whole["metrics"]["clip_i"]["n"] == 8 and "clip_i, clip_t can be measured now" in heard.cautions[-1]
     with pytest.raises(InputError, match="clip: holds scores made with"):

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,13 @@ def exit_code_of(run: Callable[[], Any], arguments: Sequence[str]) -> int:
         if isinstance(ended.__context__, OSError):  # who read along has read enough; rich and click call that 1
             return 0
         return ended.code if isinstance(ended.code, int) else 1
-    except OSError as error:  # a full disk behind stdout, say
-        return _fail(f"the machine refused: {error}", 1, as_json=False, error=None)
+    except OSError as error:
+        told = f"the machine refused: {error}"
+        with suppress(OSError):  # a full disk behind stdout, say
+            code = _fail(told, 1, as_json, None)
+            sys.stdout.flush()
+            return code
+        return _fail(told, 1, as_json=False, error=None)
     if code == INTERRUPTED:
         return _fail("Interrupted. What is finished is kept; run the same command to go on", code, as_json, None)
     return code if isinstance(code, int) else 0

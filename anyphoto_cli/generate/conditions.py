@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,7 @@ from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.errors import AnyPhotoError, InputError
 from anyphoto_cli.faces.norm_crop import face_patch, norm_crop
 from anyphoto_cli.faces.reference_face import find_reference_face
-from anyphoto_cli.files.commit import sha256_of
-from anyphoto_cli.files.images import read_picture
+from anyphoto_cli.files.images import decode, read_bytes
 from anyphoto_cli.layout.location_canvas import location_canvas, token_mask
 from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.seams import FaceAnalyzer
@@ -37,14 +37,15 @@ class Conditions:
 
     @property
     def faces(self) -> tuple[PreparedFace, ...]:
-        """In the layout's order. Raises InputError for a reference that was changed meanwhile."""
+        """In the layout's order. Raises InputError for a reference that was changed or removed meanwhile."""
         return tuple(self._face(i) for i in range(len(self.layout.faces)))
 
     def _face(self, index: int) -> PreparedFace:
         face, path = self.layout.faces[index], self.layout.reference_path(index)
-        if sha256_of(path) != self.references[face.reference]:
+        data = read_bytes(path)
+        if _sha256(data) != self.references[face.reference]:
             raise InputError("changed while it was being rendered", file=path)
-        canvas, tokens = _canvas(self.layout, index, read_picture(path), self.landmarks[index], self.method)
+        canvas, tokens = _canvas(self.layout, index, np.asarray(decode(data, path)), self.landmarks[index], self.method)
         strength = 1.0 if face.strength is None else face.strength
         return PreparedFace(face.name, canvas, tokens, self.embeddings[index], strength, self.pack)
 
@@ -60,7 +61,8 @@ def prepare_faces(layout: Layout, analyzer: FaceAnalyzer, method: MethodConfig |
     for i, face in enumerate(layout.faces):
         path, field = layout.reference_path(i), f"faces[{i}].reference"
         try:
-            picture = read_picture(path)
+            data = read_bytes(path)
+            picture = np.asarray(decode(data, path))
             landmarks, choice = _landmarks(layout, i, picture, analyzer)
         except AnyPhotoError as error:
             error.file = face.reference
@@ -69,9 +71,13 @@ def prepare_faces(layout: Layout, analyzer: FaceAnalyzer, method: MethodConfig |
         points.append(landmarks)
         crops.append(norm_crop(picture, landmarks))
         choices.append(f"{face.name}: {choice}")
-        references[face.reference] = sha256_of(path)
+        references[face.reference] = _sha256(data)
     embeddings = analyzer.embed(np.stack(crops)) if crops else np.zeros((0, 512), np.float32)
     return Conditions(layout, method, tuple(points), embeddings, tuple(choices), references, analyzer.sha256)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _canvas(

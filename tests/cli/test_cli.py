@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -294,6 +295,20 @@ def test_a_group_has_a_default_and_sub_commands(capsys):
     ]
     assert exit_code_of(lambda: app(["--help"], standalone_mode=False), []) == 0
     assert "init" in capsys.readouterr().out
+
+
+def test_what_the_machine_refuses_is_told_where_a_program_reads(capsys, monkeypatch):
+    """On stderr where it is stdout itself that the machine refuses."""
+
+    def refused():
+        raise OSError(28, "No space left on device")
+
+    assert exit_code_of(refused, ["--json"]) == 1
+    told = json.loads(capsys.readouterr().out)["error"]
+    assert told["code"] == 1 and "the machine refused: [Errno 28] No space left on device" in told["message"]
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=lambda text: refused(), flush=refused))
+    assert exit_code_of(refused, ["--json"]) == 1
+    assert capsys.readouterr().err == "Error: the machine refused: [Errno 28] No space left on device\n"
 
 
 def test_options_may_stand_in_the_environment(run, layout_file, tmp_path, monkeypatch):

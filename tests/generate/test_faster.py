@@ -109,8 +109,8 @@ def test_a_picture_of_a_batch_is_rendered_again_with_its_batch(layout_file, tmp_
 
 def test_references_are_read_once_a_layout(tmp_path):
     """For four pictures of two people: opened once to find the faces, and once to paste them."""
-    layout, reads, kept = small_layout(tmp_path), [], conditions.read_picture
-    with mock.patch.object(conditions, "read_picture", lambda path: (reads.append(path.name), kept(path))[1]):
+    layout, reads, kept = small_layout(tmp_path), [], conditions.read_bytes
+    with mock.patch.object(conditions, "read_bytes", lambda path: (reads.append(path.name), kept(path))[1]):
         render([layout], tmp_path / "out", toy(num_images=4, batch=2))
     assert sorted(reads) == ["ana.png", "ana.png", "ben.png", "ben.png"]
 

@@ -158,10 +158,10 @@ def test_several_layouts_a_folder_and_refusals(tmp_path):
 
 
 def test_what_is_refused_late_leaves_out_no_more_than_itself(tmp_path):
-    """A picture of that name from something else, and a reference that changes while others are rendered."""
-    for name in ("a", "b", "c"):
+    """A picture of that name from something else, and references that change or go while others are rendered."""
+    for name in "abcd":
         (tmp_path / name).mkdir()
-    files = [small_layout(tmp_path / name, f"{name}.json", num_images=2) for name in ("a", "b", "c")]
+    files = [small_layout(tmp_path / name, f"{name}.json", num_images=2) for name in "abcd"]
     out, made = tmp_path / "out", []
     out.mkdir()
     (out / "b_seed1.png").write_bytes(b"a stranger's file")
@@ -170,11 +170,12 @@ def test_what_is_refused_late_leaves_out_no_more_than_itself(tmp_path):
         def picture(self, path, skipped):
             made.append(path.name)
             (tmp_path / "c" / "ana.png").write_bytes(b"another")
+            (tmp_path / "d" / "ana.png").unlink(missing_ok=True)
 
     result = render(files, out, toy(batch=2), keep_going=True, listener=Meddler())
     assert [one.path.name for one in result.pictures] == made == ["a_seed0.png", "a_seed1.png", "b_seed0.png"]
     assert [line.partition(": ")[2][:30] for line in result.refused] == [
-        "exists and was made from somet", "changed while it was being ren",
+        "exists and was made from somet", "changed while it was being ren", "cannot be opened (No such file",
     ]  # fmt: skip
     assert not (out / "c_seed0.png").exists() and (out / "b_seed1.png").read_bytes() == b"a stranger's file"
     with pytest.raises(InputError, match="exists and was made from something else"):

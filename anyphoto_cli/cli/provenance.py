@@ -87,7 +87,7 @@ def _record(found: Any) -> list[str]:
           for face in layout["faces"]),
         f"  model: {record['model'].get('name')}, {record['model'].get('revision', '')}",
         f"  adapter: {adapter.get('sha256', '') if adapter else 'none'}",
-        *(f"  LoRA: {lora['name']} at {lora['scale']:g}, {lora['sha256']}" for lora in record.get("loras", [])),
+        *(f"  LoRA: {lora['name']} at {lora['scale']:g}, {lora['sha256']}" for lora in record.get("loras") or []),
         f"  face pack: {record['face_pack'].get('name')}, {record['face_pack'].get('sha256')}",
         f"  the record {'agrees with' if found.intact else 'was EDITED: it differs from'} its fingerprint",
         f"  {_PIXELS[found.pixels]}",

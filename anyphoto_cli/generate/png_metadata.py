@@ -20,13 +20,16 @@ from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.texts import storable
 
 KEY, COPY, FORMAT = "anyphoto", "anyphoto_copy", 1
+NO_RECORD = "holds no anyphoto record"
 IDENTIFYING = ("layout", "references", "model", "adapter", "face_pack")
 """Of a record: what its fingerprint is over."""
-_KEYS: dict[str, type] = {
+_KEYS: dict[str, Any] = {
     "layout": dict, "references": dict, "model": dict, "face_pack": dict, "asked": dict, "refs": str,
-    "layout_name": str, "fingerprint": str, "precision": str,
+    "layout_name": str, "fingerprint": str, "precision": str, "adapter": dict | None, "loras": list | None,
 }  # fmt: skip
-_COPY_KEYS: dict[str, type] = {"copy_of": dict, "record": dict, "pixels": dict}
+_LAYOUT_KEYS: dict[str, Any] = {"seed": int, "prompt": str, "faces": list}
+"""What is told of it; who renders it again reads it as any other layout."""
+_COPY_KEYS: dict[str, Any] = {"copy_of": dict, "record": dict, "pixels": dict}
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -125,25 +128,47 @@ def read_told(path: Path, whole: bool = True) -> Told:
                 image.load()
             copy = KEY not in image.info
             text = image.info[COPY if copy else KEY]
-    except (OSError, SyntaxError, ValueError, KeyError, AttributeError) as error:
-        what = "no such file" if isinstance(error, FileNotFoundError) else "holds no anyphoto record"
+    except MemoryError:
+        raise
+    except Exception as error:  # what decoders raise for bytes they do not understand is theirs to choose
+        what = "no such file" if isinstance(error, FileNotFoundError) else NO_RECORD
         raise InputError(what, file=path, remedy="Give a PNG that anyphoto generate wrote") from error
     try:
         told = json.loads(text)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError("is damaged or was edited", file=path, field="record") from error
     if copy:
-        _check(told, _COPY_KEYS, path)
-    _check(told["record"] if copy else told, _KEYS, path)
+        _check_version(told, path)
+        _check(told, _COPY_KEYS, path, "record")
+    _check_record(told["record"] if copy else told, path)
     return Told(told, copy)
 
 
-def _check(told: Any, keys: dict[str, type], path: Path) -> None:
+def holds_record(data: bytes) -> bool:
+    """Whether a PNG's bytes have a text of ours, though no decoder may come as far."""
+    return any(b"iTXt" + key.encode() + b"\0" in data for key in (KEY, COPY))
+
+
+def _check_version(told: Any, path: Path) -> None:
     if not isinstance(told, dict) or told.get("format") != FORMAT:
         raise InputError("holds a record of another version", file=path, remedy="Run: pip install -U anyphoto")
+
+
+def _check_record(record: Any, path: Path) -> None:
+    _check_version(record, path)
+    _check(record, _KEYS, path, "record")
+    _check(record["layout"], _LAYOUT_KEYS, path, "record.layout")
+    _check(record["face_pack"], {"name": str}, path, "record.face_pack")
+    for number, face in enumerate(record["layout"]["faces"]):
+        _check(face, {"name": str, "reference": str}, path, f"record.layout.faces[{number}]")
+    for number, lora in enumerate(record.get("loras") or []):
+        _check(lora, {"name": str, "sha256": str, "scale": float}, path, f"record.loras[{number}]")
+
+
+def _check(told: Any, keys: dict[str, Any], path: Path, field: str) -> None:
     for key, kind in keys.items():
-        if not isinstance(told.get(key), kind):
-            raise InputError("is damaged or was edited", file=path, field=f"record.{key}")
+        if not isinstance(told, dict) or not isinstance(told.get(key), kind):
+            raise InputError("is damaged or was edited", file=path, field=f"{field}.{key}")
 
 
 def _parameters(record: dict[str, Any]) -> str:

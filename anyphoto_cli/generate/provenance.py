@@ -18,7 +18,15 @@ from anyphoto_cli import __version__
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed, sha256_of
 from anyphoto_cli.files.images import decode, read_bytes
-from anyphoto_cli.generate.png_metadata import Told, as_recorded, fingerprint_of, png_of, read_told
+from anyphoto_cli.generate.png_metadata import (
+    NO_RECORD,
+    Told,
+    as_recorded,
+    fingerprint_of,
+    holds_record,
+    png_of,
+    read_told,
+)
 from anyphoto_cli.generate.signing import GENERATED, UNTRUSTED, Credentials, failures, open_c2pa, with_statement
 
 if TYPE_CHECKING:
@@ -200,7 +208,8 @@ def _own(file: Path, data: bytes) -> Provenance:
     try:
         told = read_told(file, whole=False)
     except InputError as error:
-        return Provenance(None, False, "none", damaged=error.field.startswith("record"))
+        unreached = error.what == NO_RECORD and holds_record(data)
+        return Provenance(None, False, "none", damaged=unreached or error.field.startswith("record"))
     try:
         pixels = _pixels(told, decode(data, file))
     except InputError:

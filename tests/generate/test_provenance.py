@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import struct
+import zlib
 
 import pytest
 
@@ -227,6 +229,57 @@ def test_a_record_that_cannot_be_read_is_damaged(run, signed, tmp_path):
     assert code == 3 and "an anyphoto record that is DAMAGED" in said
     code, _, err = run("generate", "--from", tmp_path / "half.png")
     assert code == 2 and "record: is damaged or was edited" in err
+
+
+def layout_of(file, **told):
+    return {"layout": read_provenance(file).record["layout"] | told}
+
+
+def test_a_record_without_what_is_told_of_it_is_damaged(run, signed, tmp_path):
+    file = signed[1]
+    edits = (
+        {"layout": {}}, layout_of(file, seed="x"), layout_of(file, faces=["ana"]), {"adapter": "x"},
+        {"loras": [{"name": "n", "sha256": "0", "scale": "much"}]}, {"loras": 3}, {"face_pack": {}},
+    )  # fmt: skip
+    for told in edits:
+        edited = saved(file, tmp_path / "edited.png", told=told)
+        code, said, err = run("provenance", edited)
+        assert code == 3 and "an anyphoto record that is DAMAGED" in said, (told, said, err)
+    code, _, err = run("verify", edited)
+    assert code == 2 and "says nothing of a layout" in err
+
+
+def test_a_picture_that_no_decoder_takes_is_told_in_a_line(run, signed, layout_file, tmp_path):
+    """A header of 400 megapixels, and a colour profile that is none behind the pixels."""
+    from PIL import Image
+
+    whole = signed[1].read_bytes()
+    end = whole.index(b"IEND") - 4
+    huge, torn, photo = tmp_path / "huge.png", tmp_path / "torn.png", tmp_path / "photo.png"
+    huge.write_bytes(enlarged(whole))
+    torn.write_bytes(whole[:end] + chunk(b"iCCP", b"abc\0") + whole[end:])
+    code, said, _ = run("provenance", huge)
+    assert code == 3 and "an anyphoto record that is DAMAGED" in said
+    code, said, _ = run("provenance", torn)
+    assert code == 3 and "agrees with its fingerprint" in said and "the pixels are DAMAGED" in said
+    for file, told in ((huge, "far more pixels"), (torn, "is a broken picture")):
+        code, _, err = run("verify", file)
+        assert code == 2 and "says nothing of a layout" in err, err
+        code, _, err = run("verify", file, "--layout", layout_file, "--face-pack", "mini")
+        assert code == 2 and told in err, err
+    Image.new("L", (8, 8)).save(photo)  # nobody's record, nobody's damage
+    photo.write_bytes(enlarged(photo.read_bytes()))
+    code, said, _ = run("provenance", photo)
+    assert code == 0 and "no anyphoto record" in said
+
+
+def enlarged(png):
+    """Its header says 20000 x 20000 px."""
+    return png[:8] + chunk(b"IHDR", struct.pack(">II", 20000, 20000) + png[24:29]) + png[33:]
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def test_a_record_is_read_also_where_the_pixels_are_damaged(run, signed, tmp_path):

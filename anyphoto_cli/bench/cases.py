@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,8 @@ from typing import Any
 
 from anyphoto_cli.bench.sources import FileSource, RowSource, Source, open_rows
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.files.texts import storable
+from anyphoto_cli.layout.read import is_storable
 from anyphoto_cli.types import Box
 
 SUBSETS = {1: "p1", 2: "p2", 3: "p3", 4: "p3"}
@@ -149,8 +152,10 @@ def _made(id_: str, people: int, asked: int, **parts: Any) -> Case | Broken:
     id_ = id_.replace("/", "_")
     wanted = asked or people
     subset = SUBSETS.get(wanted, "")
-    if id_ in ("", ".", "..") or "\0" in id_ or len(id_.encode("utf-8", "surrogatepass")) > LONGEST_ID:
+    if not _is_file_name(id_):
         return Broken(_shown(id_), subset, f"its id {_shown(id_)!r} is no name for a file", wanted)
+    if not is_storable(parts["prompt"]):
+        return Broken(id_, subset, "its prompt has characters that cannot be stored", wanted)
     if not subset:
         return Broken(id_, subset, f"asks for {wanted} people; the benchmark has 1 to 4", wanted)
     if asked and people != asked:
@@ -158,7 +163,16 @@ def _made(id_: str, people: int, asked: int, **parts: Any) -> Case | Broken:
     return Case(id=id_, subset=subset, **parts)
 
 
+def _is_file_name(text: str) -> bool:
+    """A folder's name may have bytes that are no UTF-8; half a character has none."""
+    try:
+        return text not in ("", ".", "..") and "\0" not in text and len(os.fsencode(text)) <= LONGEST_ID
+    except UnicodeEncodeError:
+        return False
+
+
 def _shown(id_: str) -> str:
+    id_ = storable(id_)
     return id_ if len(id_) <= 40 else f"{id_[:37]}..."
 
 

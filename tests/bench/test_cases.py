@@ -170,7 +170,8 @@ def test_lines_and_what_is_wrong_with_them(files):
         ({"width": -128, "height": 128}, "a picture of -128 x 128 px is none"),
         ({"prompt": None}, "None is no text"), ({"num_persons": 3}, "has 2 references for 3 people"), ({"id": None}, "None is no text"), ({"id": True}, "True is no text"),
         ({"id": ".."}, "its id '..' is no name for a file"), ({"id": ""}, "its id '' is no name"),
-        ({"id": "x" * 300}, "is no name for a file"),
+        ({"id": "x" * 300}, "is no name for a file"), ({"id": "a\ud800"}, r"its id 'a\\ud800' is no name for a file"),
+        ({"prompt": "a\ud800"}, "its prompt has characters that cannot be stored"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_broken_and_stops_nobody(files, told, why):
@@ -179,6 +180,7 @@ def test_what_cannot_be_measured_is_broken_and_stops_nobody(files, told, why):
     file.write_text("\n".join(map(json.dumps, [good, good | {"id": "b"} | told])))
     cases = read_cases(file)
     assert [case.id for case in cases.cases] == ["a"] and why in cases.broken[0].reason
+    cases.broken[0].id.encode()  # whatever it was, reports can hold it
     assert cases.broken[0].people == told.get("num_persons", 0 if "references" in told else 2)
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anyphoto_cli.config.home import anyphoto_home
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.faces.pair_cosines import HighEnd, of_different, of_one
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.seams import FaceAnalyzer
 from anyphoto_cli.types import Embeddings
@@ -61,41 +62,36 @@ def calibrated(embeddings: Mapping[str, Embeddings], pack: str, sha256: str) -> 
     names = [name for name, rows in embeddings.items() if len(rows)]
     if len(names) < 2:
         raise InputError(f"shows {len(names)} people with a face", field="REFS", remedy="Two are needed, 15 are better")
-    owner = np.concatenate([np.full(len(embeddings[name]), place) for place, name in enumerate(names)])
-    cosines = _pairs(np.concatenate([embeddings[name] for name in names]))
-    first, second = np.triu_indices(len(owner), 1)
-    alike = owner[first] == owner[second]
-    same, different = cosines[alike], cosines[~alike]
-    threshold = round(float(np.quantile(different, STRANGERS)), 4)
+    rows = [embeddings[name] for name in names]
+    counts = [len(one) for one in rows]
+    alike, pairs = sum(map(_pairs, counts)), _pairs(sum(counts))
+    different, same = HighEnd(pairs - alike, STRANGERS), HighEnd(alike, 0.95)
+    for cosines in of_different(np.concatenate(rows), np.repeat(np.arange(len(rows)), counts)):
+        different.add(cosines)
+    for cosines in chain.from_iterable(map(of_one, rows)):
+        same.add(-cosines)  # it is their low end that is told
+    threshold = round(different.quantile, 4)
+    below = sum(int((cosines < threshold).sum()) for cosines in chain.from_iterable(map(of_one, rows)))
     return Calibration(
-        pack=pack, sha256=sha256, threshold=threshold, people=len(names), photos=len(owner), same_pairs=len(same),
-        same_mean=_mean(same), same_p05=round(float(np.quantile(same, 0.05)), 4) if len(same) else None,
-        different_pairs=len(different), different_mean=round(float(different.mean()), 4),
-        different_max=round(float(different.max()), 4),
-        false_reject=round(float((same < threshold).mean()), 4) if len(same) else None,
+        pack=pack, sha256=sha256, threshold=threshold, people=len(rows), photos=sum(counts), same_pairs=alike,
+        same_mean=round(-same.mean, 4) if alike else None, same_p05=round(-same.quantile, 4) if alike else None,
+        different_pairs=different.count, different_mean=round(different.mean, 4),
+        different_max=round(different.maximum, 4), false_reject=round(below / alike, 4) if alike else None,
     )  # fmt: skip
 
 
 def most_alike(embeddings: Mapping[str, Embeddings]) -> tuple[str, str, float]:
     """(a name, another, the highest cosine between a photo of each). embeddings: of two people or more."""
     names = [name for name, rows in embeddings.items() if len(rows)]
-    pairs = [
+    cosine, one, other = max(
         (float((embeddings[one] @ embeddings[other].T).max()), one, other)
         for place, one in enumerate(names) for other in names[place + 1 :]
-    ]  # fmt: skip
-    cosine, one, other = max(pairs)
+    )  # fmt: skip
     return one, other, cosine
 
 
-def _pairs(rows: Embeddings) -> NDArray[np.float64]:
-    """Cosines of all pairs, in the order of `np.triu_indices`."""
-    every = rows.astype(np.float64) @ rows.T.astype(np.float64)
-    found: NDArray[np.float64] = every[np.triu_indices(len(rows), 1)]
-    return found
-
-
-def _mean(values: NDArray[np.float64]) -> float | None:
-    return round(float(values.mean()), 4) if len(values) else None
+def _pairs(count: int) -> int:
+    return count * (count - 1) // 2
 
 
 def calibration_file(analyzer: FaceAnalyzer) -> Path:

@@ -49,5 +49,9 @@ class EnvironmentFault(AnyPhotoError):
     exit_code = 1
 
 
+class PictureFault(EnvironmentFault):
+    """One picture cannot be made with these weights and this precision; others may be. Exit code 1."""
+
+
 def _again(kind: type[AnyPhotoError], what: str, file: str, field: str, remedy: str) -> AnyPhotoError:
     return kind(what, file=file, field=field, remedy=remedy)

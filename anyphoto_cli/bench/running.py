@@ -18,7 +18,7 @@ from anyphoto_cli.bench.origins import Origins
 from anyphoto_cli.bench.results import RUN, Results, claim
 from anyphoto_cli.bench.systems import settings_of
 from anyphoto_cli.config.bench import RunConfig
-from anyphoto_cli.errors import InputError
+from anyphoto_cli.errors import InputError, PictureFault
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.runtime.devices import on_cuda
 from anyphoto_cli.runtime.executors import run_through
@@ -51,7 +51,7 @@ class RenderJob:
                 raise InputError("ended the process that rendered it, twice")
             self.origins.keep(case)
             opened.make(case, self.out)
-        except InputError as error:
+        except (InputError, PictureFault) as error:
             with committed(file) as out:
                 out.write(f"{error}\n".encode())
             return 1

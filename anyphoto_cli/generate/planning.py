@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.config.method import MethodConfig
-from anyphoto_cli.errors import InputError
+from anyphoto_cli.errors import InputError, PictureFault
 from anyphoto_cli.generate.conditions import Conditions, prepare_faces
 from anyphoto_cli.layout.check import check_layout
 from anyphoto_cli.layout.schema import Layout, load_layout
@@ -39,17 +39,17 @@ class Job:
 
 
 class Refusals:
-    """Layouts left out under keep_going; without it the first refusal ends the run."""
+    """Layouts and pictures left out under keep_going; without it the first refusal ends the run."""
 
     def __init__(self, keep_going: bool) -> None:
         self.lines: list[str] = []
         self._keep_going = keep_going
 
     def attempt(self, work: Callable[[], T]) -> T | None:
-        """The result of `work`, or None when it refused its input and the run is to go on."""
+        """The result of `work`, or None when it refused its input or came to nothing, and the run is to go on."""
         try:
             return work()
-        except InputError as error:
+        except (InputError, PictureFault) as error:
             if not self._keep_going:
                 raise
             self.lines.append(str(error))

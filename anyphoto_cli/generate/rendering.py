@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from anyphoto_cli import __version__
 from anyphoto_cli.config.generate import GenerateConfig
-from anyphoto_cli.errors import InputError
+from anyphoto_cli.errors import InputError, PictureFault
 from anyphoto_cli.faces.packs import open_faces
 from anyphoto_cli.generate.planning import Job, Refusals, prepare_jobs, read_layouts
 from anyphoto_cli.generate.png_metadata import FORMAT, fingerprint_of, read_record, write_png
 from anyphoto_cli.runtime.progress import Listener
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from anyphoto_cli.generate.weights import Renderer, Wanted, Weights
     from anyphoto_cli.seams import FaceAnalyzer
 
@@ -290,7 +292,8 @@ def render_tasks(
 ) -> list[Task]:
     """Render and write: one model for all, text and faces encoded once a layout, `config.batch` pictures a call.
 
-    Returns those that were left out, as a reference had changed meanwhile. Raises InputError unless refusals may go on.
+    Returns those that were left out: a reference had changed meanwhile, or numbers were not finite. Raises InputError
+    or PictureFault for them unless refusals may go on.
     """
     if not tasks:
         return []
@@ -303,7 +306,7 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 def _render_held(tasks: Sequence[Task], models: RenderModels, listener: Listener, refusals: Refusals) -> list[Task]:
-    renderer, gone = models.renderer(listener), set[Job]()
+    renderer, gone, failed = models.renderer(listener), set[Job](), set[Task]()
     listener.begin(len(tasks), sum(renderer.calls(task.job.layout) for task in tasks))
     try:
         for batch in _batches(tasks, models.weights.config.batch):
@@ -311,10 +314,10 @@ def _render_held(tasks: Sequence[Task], models: RenderModels, listener: Listener
             gone |= {job for job, task in firsts.items() if not _ready(task, renderer, refusals)}
             together = [task for task in batch if task.job not in gone]
             if together:
-                _render_together(together, renderer, listener)
+                failed |= _render_together(together, renderer, listener, refusals)
     finally:
         listener.end()
-    return [task for task in tasks if task.job in gone]
+    return [task for task in tasks if task.job in gone or task in failed]
 
 
 def _ready(task: Task, renderer: Renderer, refusals: Refusals) -> bool:
@@ -322,12 +325,25 @@ def _ready(task: Task, renderer: Renderer, refusals: Refusals) -> bool:
     return refusals.attempt(partial(renderer.prepare, task.wanted)) is not None
 
 
-def _render_together(tasks: Sequence[Task], renderer: Renderer, listener: Listener) -> None:
+def _render_together(
+    tasks: Sequence[Task], renderer: Renderer, listener: Listener, refusals: Refusals
+) -> set[Task]:  # fmt: skip
+    """Returns those that came to nothing."""
+    failed = set()
     pictures = renderer.pictures([task.wanted for task in tasks], listener)
     for task, picture in zip(tasks, pictures, strict=True):
-        if not task.companion:
-            write_png(picture, task.path, task.record | {"together": _seeds(task, tasks)})
+        if not task.companion and refusals.attempt(partial(_write, task, picture, tasks)) is None:
+            failed.add(task)
+        elif not task.companion:
             listener.picture(task.path, skipped=False)
+    return failed
+
+
+def _write(task: Task, picture: Image.Image | PictureFault, together: Sequence[Task]) -> Path:
+    if isinstance(picture, PictureFault):
+        raise picture
+    write_png(picture, task.path, task.record | {"together": _seeds(task, together)})
+    return task.path
 
 
 def _seeds(task: Task, together: Sequence[Task]) -> list[int | None]:

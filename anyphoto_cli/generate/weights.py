@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.config.method import MethodConfig
-from anyphoto_cli.errors import EnvironmentFault
+from anyphoto_cli.errors import PictureFault
 from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.model import bases, memory
 from anyphoto_cli.model.adapter_card import AdapterCard, adapter_folder, check_files, left_out, read_card
@@ -261,10 +261,10 @@ class Renderer:
         """Denoising steps of one picture."""
         return layout.steps or self._weights.base.steps
 
-    def pictures(self, wanted: Sequence[Wanted], listener: Listener) -> list[Image.Image]:
+    def pictures(self, wanted: Sequence[Wanted], listener: Listener) -> list[Image.Image | PictureFault]:
         """Pictures that go with each other, in one call. Noise is drawn on the CPU: the same on every device.
 
-        Raises EnvironmentFault where numbers of one are not finite.
+        In place of one whose numbers are not finite stands the fault.
         """
         layout = wanted[0].layout
         coming = self._preview() if listener.wants_preview else None
@@ -293,17 +293,16 @@ class Renderer:
                 cache_threshold=self._weights.config.cache,
                 output_type="pt",
             )
-        return self._checked(result.images, wanted)
+        return [self._checked(values, one) for values, one in zip(result.images, wanted, strict=True)]
 
-    def _checked(self, pixels: torch.Tensor, wanted: Sequence[Wanted]) -> list[Image.Image]:
-        """[b, 3, H, W] in 0..1 as pictures. A number that is none would be black, and the picture look finished."""
-        for one, values in zip(wanted, pixels, strict=True):
-            if not torch.isfinite(values).all():
-                what = "came out as numbers that are not finite, and is not written"
-                raise EnvironmentFault(what, file=one.name, remedy=self._weights.finer())
+    def _checked(self, pixels: torch.Tensor, one: Wanted) -> Image.Image | PictureFault:
+        """[3, H, W] in 0..1 as a picture. A number that is none would be black, and the picture look finished."""
+        if not torch.isfinite(pixels).all():
+            what = "came out as numbers that are not finite, and is not written"
+            return PictureFault(what, file=one.name, remedy=self._weights.finer())
         processor = self._pipeline.image_processor
-        images: list[Image.Image] = processor.numpy_to_pil(processor.pt_to_numpy(pixels))
-        return images
+        [image] = processor.numpy_to_pil(processor.pt_to_numpy(pixels[None]))
+        return cast("Image.Image", image)
 
     def prepare(self, one: Wanted) -> dict[str, Any]:
         """Text and faces of its layout, encoded. Raises InputError for a reference that was changed meanwhile."""

@@ -287,8 +287,9 @@ class AnyPhotoPipeline(FluxPipeline):
 
         faces: prepared for this width and height, or encoded already: the same people in every picture of the call, or
         `LocationTokens` for each. max_sequence_length: T5 tokens; `text_length` when None. cache_threshold: skip blocks
-        where little changed (`FirstBlockCache`, inexact), .05 to .15; None: never. With true_cfg_scale > 1 and a
-        negative prompt, the negative branch sees the faces' places without their identity, as in training (15 % drop).
+        where little changed (`FirstBlockCache`, inexact), .05 to .15; None: never. output_type: of "pt" infinite
+        numbers are nan, which no clamping hides. With true_cfg_scale > 1 and a negative prompt, the negative branch
+        sees the faces' places without their identity, as in training (15 % drop).
         Of a batch each picture has its own generator's noise, and is what it would be alone up to rounding.
         """
         height, width = height or self.default_sample_size * DOWN, width or self.default_sample_size * DOWN
@@ -451,4 +452,6 @@ class AnyPhotoPipeline(FluxPipeline):
         latents = self._unpack_latents(noise, height, width, self.vae_scale_factor)
         with tiling(self.vae, self.tiled_above is not None and height * width > self.tiled_above):
             pixels = decode(self.vae, latents)
+        if output_type == "pt":  # for who looks whether numbers are finite: clamped, infinity would be white
+            pixels.masked_fill_(~pixels.isfinite(), torch.nan)
         return self.image_processor.postprocess(pixels, output_type=output_type)

@@ -8,6 +8,8 @@ import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import diffusers
 import numpy as np
@@ -19,7 +21,7 @@ from PIL import Image
 from anyphoto_cli.bench.cases import read_cases
 from anyphoto_cli.bench.origins import Origins
 from anyphoto_cli.bench.placing import write_layout
-from anyphoto_cli.bench.running import render_cases, with_places
+from anyphoto_cli.bench.running import RenderJob, refusals, render_cases, with_places
 from anyphoto_cli.bench.sources import FileSource
 from anyphoto_cli.bench.systems import open_system, settings_of
 from anyphoto_cli.bench.systems.editing import side_by_side
@@ -27,7 +29,7 @@ from anyphoto_cli.bench.systems.flux_kontext import FluxKontext
 from anyphoto_cli.bench.systems.omnigen import OmniGen
 from anyphoto_cli.bench.systems.qwen_image_edit import QwenImageEdit
 from anyphoto_cli.config.bench import RunConfig
-from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.errors import EnvironmentFault, InputError, PictureFault
 from anyphoto_cli.faces.packs import open_faces
 from anyphoto_cli.geometry import face_height, fitting_size, upright_landmarks
 from anyphoto_cli.mini import shipped
@@ -324,6 +326,20 @@ def test_a_refused_case_is_counted_and_stops_nobody(run, drawn, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "scores" / "cases.jsonl").read_text().splitlines()]
     assert lines[1]["status"] == "missing"
     assert "found no face in the reference" in lines[1]["reason"]
+
+
+def test_a_picture_of_broken_numbers_is_its_case_s_fault_and_other_faults_are_the_machine_s(finished, tmp_path):
+    _, cases = finished
+    job = RenderJob(cases.cases, tmp_path, QUICK, Origins(tmp_path, {}))
+
+    def run(error):
+        return job.run(SimpleNamespace(make=mock.Mock(side_effect=error)), 0, lambda place: None, frozenset())
+
+    assert run(PictureFault("came out as numbers that are not finite")) == 1
+    assert list(refusals(tmp_path, cases.cases).values()) == ["came out as numbers that are not finite"]
+    with pytest.raises(EnvironmentFault):
+        run(EnvironmentFault("the device ran out of memory"))
+    assert run(None) == 0 and not refusals(tmp_path, cases.cases)
 
 
 def test_a_damaged_adapter_is_no_cases_fault(run, drawn, tmp_path):

@@ -16,6 +16,7 @@ from anyphoto_cli.generate import conditions, render, render_again
 from anyphoto_cli.generate.png_metadata import read_record, write_png
 from anyphoto_cli.generate.rendering import find_models
 from anyphoto_cli.model import bases
+from anyphoto_cli.model import pipeline as pipelines
 from anyphoto_cli.model.first_block_cache import FirstBlockCache
 from anyphoto_cli.model.pipeline import AnyPhotoPipeline
 from anyphoto_cli.model.style_lora import find_style_lora
@@ -142,6 +143,25 @@ def test_numbers_that_are_none_are_no_picture(layout_file, tmp_path, run, dtype,
     [error] = [line for line in err.splitlines() if line.startswith("Error")]
     assert code == 1 and "trip_seed0.png: came out as numbers that are not finite" in error and told in error
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_of_a_batch_the_picture_with_broken_numbers_alone_is_left_out(layout_file, tmp_path):
+    """Infinity is one, too: clamped it would be a white spot that nobody notices."""
+    decode, config, out = pipelines.decode, toy(num_images=3, batch=3), tmp_path / "out"
+
+    def spoiled(vae, latents):
+        decoded = decode(vae, latents)
+        decoded[len(decoded) // 2, 0, 5, 5] = float("inf")
+        return decoded
+
+    with mock.patch.object(pipelines, "decode", spoiled):
+        result = render([layout_file], out, config, keep_going=True)
+        assert [one.path.name for one in result.pictures] == ["trip_seed0.png", "trip_seed2.png"]
+        assert sorted(file.name for file in out.iterdir()) == ["trip_seed0.png", "trip_seed2.png"]
+        [line] = result.refused
+        assert "trip_seed1.png: came out as numbers that are not finite" in line
+        with pytest.raises(EnvironmentFault, match="not finite"):
+            render([layout_file], out, config)
 
 
 def test_first_block_cache_reuses_where_little_changes_and_is_exact_at_nothing():

@@ -30,8 +30,7 @@ class Visitors:
 
     def leave(self) -> None:
         """Empty the device."""
-        for tensor, home in self._homes:
-            tensor.data = home
+        _send_home(self._homes)
         self._here, self._homes = None, []
         _release(self.device)
 
@@ -42,8 +41,7 @@ class Visitors:
         try:
             yield
         finally:
-            for tensor, home in homes:
-                tensor.data = home
+            _send_home(homes)
 
 
 def tensors_of(*modules: nn.Module | None) -> list[Tensor]:
@@ -53,11 +51,20 @@ def tensors_of(*modules: nn.Module | None) -> list[Tensor]:
 
 
 def _bring(tensors: Iterable[Tensor], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """(tensor, its data at home) of each."""
+    """(tensor, its data at home) of each. Where one does not find room, all are at home again."""
     homes = [(tensor, tensor.data) for tensor in tensors]
-    for tensor, home in homes:
-        tensor.data = home.to(device, copy=True)
+    try:
+        for tensor, home in homes:
+            tensor.data = home.to(device, copy=True)
+    except BaseException:
+        _send_home(homes)
+        raise
     return homes
+
+
+def _send_home(homes: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for tensor, home in homes:
+        tensor.data = home
 
 
 def _release(device: torch.device) -> None:

@@ -1,6 +1,7 @@
 """Modulation rows computed for all steps at once: the very same numbers, weights that stay away, and no stale row."""
 
 import gc
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -14,6 +15,7 @@ from anyphoto_cli.model.blocks import AnyPhotoSingleTransformerBlock
 from anyphoto_cli.model.hoisted_modulation import blocks_of, can_hoist, hoist_modulation, modulation_layers
 from anyphoto_cli.model.location_lora import ADAPTER
 from anyphoto_cli.model.pipeline import AnyPhotoPipeline
+from anyphoto_cli.model.visiting import Visitors
 
 from .flux import METHOD as FLUX_METHOD
 from .flux import inputs, located, transformer
@@ -136,6 +138,25 @@ def test_seeds_of_a_layout_leave_the_transformer_where_it_is(pipeline):
         picture(pipeline, prompt=None, seed=seed, prompt_embeds=embeds, pooled_prompt_embeds=pooled) for seed in (0, 1)
     ]
     assert came == ["transformer"] and not np.array_equal(*made)
+
+
+def test_a_group_that_does_not_fit_is_at_home_again():
+    """What was moved so far would lie on the card for ever, beside whatever comes next."""
+    tensors = [torch.ones(3), torch.ones(4)]
+    homes = [tensor.data_ptr() for tensor in tensors]
+    full = SimpleNamespace(data=SimpleNamespace(to=mock.Mock(side_effect=torch.OutOfMemoryError)))
+    module = SimpleNamespace(parameters=lambda: tensors, buffers=lambda: [full])
+    visitors = Visitors(FAKE_GPU, {"large": lambda: [*tensors, full], "small": lambda: tensors})
+    with pytest.raises(torch.OutOfMemoryError):
+        visitors.call("large")
+    assert [tensor.data_ptr() for tensor in tensors] == homes
+    with pytest.raises(torch.OutOfMemoryError), visitors.briefly([module]):
+        pass
+    assert [tensor.data_ptr() for tensor in tensors] == homes
+    visitors.call("small")
+    assert not {tensor.data_ptr() for tensor in tensors} & set(homes)
+    visitors.leave()
+    assert [tensor.data_ptr() for tensor in tensors] == homes
 
 
 def test_rows_are_shared_by_the_pictures_of_a_layout_and_never_stale(pipeline):

@@ -24,7 +24,7 @@ from anyphoto_cli.train.activations import blocks_to_keep
 from anyphoto_cli.train.ahead import Batch, encoded
 from anyphoto_cli.train.batches import ShardedSamples, batches, samples_of
 from anyphoto_cli.train.changes import OPTION, check_allowed
-from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, newest_whole, save_checkpoint, sweep_checkpoints
+from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, save_checkpoint, sweep_checkpoints
 from anyphoto_cli.train.distributed import Averager, Ranks, joined
 from anyphoto_cli.train.examples import Example
 from anyphoto_cli.train.face_check import check_faces
@@ -35,7 +35,7 @@ from anyphoto_cli.train.objective import objective
 from anyphoto_cli.train.optimiser import Optimiser, in_forward_order, trained_parameters
 from anyphoto_cli.train.plots import CONFIG, METRICS, read_metrics
 from anyphoto_cli.train.resolved import keep_resolved, resolved
-from anyphoto_cli.train.resume import cut_metrics, facts_of, go_on, refuse_early
+from anyphoto_cli.train.resume import cut_metrics, facts_of, go_on, refuse_early, where_it_stands
 from anyphoto_cli.train.text import CachedText, cache_folder, cache_text, not_cached
 from anyphoto_cli.train.trackers import Nobody, Tracker, open_tracker
 from anyphoto_cli.train.validation import Validation, open_validation, read_layouts, summary, validate, write_scores
@@ -130,7 +130,7 @@ def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener,
     samples = _read_shards(config, ranks, listener)
     check_faces(config)
     layouts = read_layouts(config)
-    standing = newest_whole(Path(config.output_dir))
+    standing = where_it_stands(Path(config.output_dir), ranks)
     refuse_early(standing[0], config, ranks, samples, begin.resume, begin.allow_changes)
     text = _cached_text(config, samples, layouts, ranks, listener) if config.text_embeddings == "cached" else None
     listener.stage("Loading the base and a fresh adapter")

@@ -14,18 +14,31 @@ import torch
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.data.shards import MANIFEST
 from anyphoto_cli.errors import InputError
-from anyphoto_cli.files.commit import committed
+from anyphoto_cli.files.commit import committed, sha256_of
 from anyphoto_cli.model.adapter import CARD_FILE, copy_weights, read_card, read_weights
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.train.batches import ShardedSamples
 from anyphoto_cli.train.changes import WAS, changes, flat
-from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, Checkpoint, read_optimiser
+from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, SUMS, Checkpoint, newest_whole, read_optimiser
 from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.models import Models, training_device
 from anyphoto_cli.train.optimiser import Optimiser
 
 Standing = tuple[Checkpoint | None, list[str]]
 """The newest whole checkpoint of a run, and what is wrong with the newer ones."""
+
+
+def where_it_stands(folder: Path, ranks: Ranks) -> Standing:
+    """`newest_whole` of a run, the same on all ranks: those that begin with other weights would be averaged all the
+    same. Raises InputError on all of them where they see different ones.
+    """
+    standing = newest_whole(folder)
+    found = standing[0]
+    seen = ranks.gather((found.step, sha256_of(found.folder / SUMS)) if found else None)
+    if any(other != seen[0] for other in seen):
+        remedy = "Do all machines see one output_dir?"
+        raise InputError("checkpoints differ between the ranks", file=folder, field="output_dir", remedy=remedy)
+    return standing
 
 
 def refuse_early(
@@ -70,8 +83,8 @@ def go_on(
     """(the step to begin with, the run's facts from there on, sums not logged yet); weights and optimiser as they
     were then.
 
-    standing: of `newest_whole`. allowed: keys that may be another way from here on, which the facts then tell. Raises
-    InputError for a folder that holds another run, or one that is not to go on (`resume`).
+    standing: of `where_it_stands`. allowed: keys that may be another way from here on, which the facts then tell.
+    Raises InputError for a folder that holds another run, or one that is not to go on (`resume`).
     """
     found, complaints = standing
     for complaint in complaints:

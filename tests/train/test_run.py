@@ -1,5 +1,6 @@
 """Runs from shards to adapter: it learns, it goes on bit for bit, ranks agree, and refusals are one line."""
 
+import contextlib
 import importlib.machinery
 import json
 import os
@@ -18,6 +19,7 @@ from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.train.checkpoint import checkpoints, newest_whole, read_checkpoint
+from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.estimate import estimate
 from anyphoto_cli.train.loop import run as train
 from tests.conftest import ROOT
@@ -638,3 +640,24 @@ def test_what_can_be_known_before_the_base_is_loaded_is_refused_before(mini_shar
     (empty / "manifest.json").write_text(json.dumps(manifest | {"shards": []}))
     with pytest.raises(InputError, match="empty: data.shards: holds no sample. Look at report.html"):
         train(config(empty, tmp_path / "b"))
+
+
+class OfTwo(Ranks):
+    """One of two ranks; the other one has nothing to tell and does as this one."""
+
+    def gather(self, value):
+        return [value, None] if self.first else [None, value]
+
+    def sum(self, values):
+        return [2 * value for value in values]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_that_would_go_on_from_different_checkpoints_are_refused(mini_shards, whole, tmp_path, monkeypatch, rank):
+    """A machine that sees another output_dir would begin anew beside one at step 6."""
+    from anyphoto_cli.train import loop
+
+    out = shutil.copytree(whole, tmp_path / "run")
+    monkeypatch.setattr(loop, "joined", lambda *_: contextlib.nullcontext(OfTwo(rank, 2)))
+    with pytest.raises(InputError, match="output_dir: checkpoints differ between the ranks. Do all machines see one"):
+        train(config(mini_shards, out))

@@ -81,7 +81,7 @@ def open_models(config: TrainConfig, ranks: Ranks, text: CachedText | None = Non
     device = training_device(config, ranks.local)
     dtype = _dtype(config, device)
     sharded = _is_sharded(config, ranks)
-    pack = open_faces(config.face_pack or base.face_pack, device.type)
+    pack = open_faces(config.face_pack or base.face_pack, str(device))
     pipeline = memory.open_pipeline(
         folder, bases.pipeline_class(folder), torch.device("cpu") if sharded else device, dtype, config.base_storage,
         without=TEXT if text is not None else (), offload=False,

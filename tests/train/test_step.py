@@ -176,3 +176,15 @@ def test_a_fresh_adapter_follows_from_the_seed(mini_shards):
 
     one, again, other = map(fresh, (1, 1, 2))
     assert one.any() and torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_every_rank_opens_the_face_pack_on_its_own_card(mini_shards, monkeypatch):
+    from anyphoto_cli.train import models
+
+    opened = []
+    monkeypatch.setattr(models.memory, "pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(models, "open_faces", lambda pack, device: opened.append(device))
+    monkeypatch.setattr(models.memory, "open_pipeline", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        open_models(config(mini_shards, "unused"), Ranks(3, 4, 3))
+    assert opened == ["cuda:3"]

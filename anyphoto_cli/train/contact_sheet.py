@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,9 @@ from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.geometry import arcface_template
-from anyphoto_cli.train.batches import Examples, samples_of
+from anyphoto_cli.train.batches import batches, samples_of
 from anyphoto_cli.train.degradations import DEGRADATIONS, middling
 from anyphoto_cli.train.examples import Bank, Example
-from anyphoto_cli.train.sampler import Plan
 from anyphoto_cli.types import Patch, Picture
 
 if TYPE_CHECKING:
@@ -35,14 +35,11 @@ def write_contact_sheet(config: TrainConfig, out: Path, step: int = 0, rows: int
     """
     from PIL import Image
 
-    samples = samples_of(config, lazily=True)
-    plan = Plan(samples.costs, 1, 1, config.seed)
-    source, made = Examples(samples, config), []
-    for micro, numbers in plan.from_step(step * config.gradient_accumulation_steps, 0):
-        made += source[micro, numbers.tolist()]
-        if len(made) >= rows:
-            break
-    _save(Image.fromarray(np.concatenate([_row(example) for example in made])), out)
+    here = config.data.model_copy(update={"workers": 0})  # they would read ahead, and hash shards that are not shown
+    alone = config.model_copy(update={"train_batch_size": 1, "data": here})
+    samples = samples_of(alone, lazily=True)
+    made = islice(batches(samples, alone, step * config.gradient_accumulation_steps, 0, 1), rows)
+    _save(Image.fromarray(np.concatenate([_row(example) for [example] in made])), out)
 
 
 def write_degradations(config: TrainConfig, out: Path) -> None:

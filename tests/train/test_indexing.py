@@ -1,5 +1,6 @@
 """What was hashed once is not hashed again, and a preview hashes only what it shows."""
 
+import itertools
 import shutil
 
 import pytest
@@ -58,3 +59,13 @@ def test_dry_runs_and_previews_hash_nothing_twice_and_a_preview_only_what_it_sho
 def test_an_index_that_cannot_be_kept_ends_nothing(mini_shards, tmp_path):
     (tmp_path / "file").write_text("")
     assert len(ShardedSamples(mini_shards, tmp_path / "file" / "index")) == len(ShardedSamples(mini_shards))
+
+
+def test_a_preview_refuses_what_training_would(mini_shards, tmp_path, monkeypatch):
+    """It read on for ever."""
+    from anyphoto_cli.train.sampler import Plan
+
+    from_step = Plan.from_step
+    monkeypatch.setattr(Plan, "from_step", lambda *given: itertools.islice(from_step(*given), 20))
+    with pytest.raises(InputError, match="method.patch_size: holds patches of 112 px, the method wants 448"):
+        write_contact_sheet(config(mini_shards, tmp_path / "run", method={"patch_size": 448}), tmp_path / "p.png")

@@ -24,7 +24,7 @@ from anyphoto_cli.model.adapter import AdapterCard, onto_disk, save_adapter
 
 ADAPTER_FOLDER, AVERAGE = "adapter", "average"
 STATE, OPTIMISER, SUMS = "state.json", "optimiser.safetensors", "checkpoint.json"
-_NAME = re.compile(r"checkpoint-(\d+)$")
+_NAME = re.compile(r"checkpoint-(\d+)")
 _HALF = re.compile(r"\.checkpoint-\d+\.tmp")
 
 
@@ -105,11 +105,12 @@ def _write_state(folder: Path, optimiser: Mapping[str, Tensor], state: Mapping[s
 
 def checkpoints(run: Path) -> list[Path]:
     """Folders named checkpoint-<step>, the newest first."""
-    return sorted((path for path in run.glob("checkpoint-*") if _NAME.search(path.name)), key=_step_of, reverse=True)
+    named = (path for path in run.glob("checkpoint-*") if _NAME.fullmatch(path.name))
+    return sorted(named, key=_step_of, reverse=True)
 
 
 def _step_of(folder: Path) -> int:
-    match = _NAME.search(folder.name)
+    match = _NAME.fullmatch(folder.name)
     assert match is not None
     return int(match[1])
 

@@ -20,10 +20,13 @@ def save(monkeypatch):
 
 
 def test_as_many_checkpoints_stay_as_are_asked_for(save, tmp_path):
+    """A copy that somebody made under another name is none of them."""
+    (tmp_path / "checkpoint-best-checkpoint-500").mkdir()
     for step in range(1, 7):
         save(tmp_path, step, 2)
         assert [folder.name for folder in checkpoints(tmp_path)] == [f"checkpoint-{n}" for n in (step, step - 1) if n]
     assert read_checkpoint(tmp_path / "checkpoint-5").step == 5
+    assert (tmp_path / "checkpoint-best-checkpoint-500").is_dir()
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name_and_its_name_before_an_older_one_goes(

@@ -9,6 +9,8 @@ A stock FluxPipeline opens the LoRA file, but runs it on every token: wrong pict
 
 from __future__ import annotations
 
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +40,9 @@ __all__ = [
     "find_adapter", "load_adapter", "read_card", "read_weights", "save_adapter",
 ]  # fmt: skip
 
+_SAVING = ".saving-"
+_LEFT = re.compile(re.escape(_SAVING) + r"[a-z0-9_]{8}")
+"""The names that `tempfile` gives."""
 LORA_PREFIX = "transformer."
 """Of the keys in LORA_FILE, as diffusers names them; `read_weights` gives them without."""
 
@@ -76,7 +81,7 @@ def _save_weights(folder: Path, transformer: Any, card: AdapterCard) -> AdapterC
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_SAVING) as temporary:
         FluxPipeline.save_lora_weights(
             temporary,
             transformer_lora_layers=get_peft_model_state_dict(transformer, adapter_name=ADAPTER),
@@ -89,6 +94,13 @@ def _save_weights(folder: Path, transformer: Any, card: AdapterCard) -> AdapterC
         for name in hashes:
             (Path(temporary) / name).replace(folder / name)
     return card
+
+
+def sweep_saving(folder: Path) -> None:
+    """Remove what a killed `save_adapter` left in a folder; links are not followed. Only for the folder's holder."""
+    for left in [] if folder.is_symlink() else list(folder.glob(f"{_SAVING}*")):
+        if _LEFT.fullmatch(left.name) and left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
 
 
 def read_weights(folder: Path, card: AdapterCard) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

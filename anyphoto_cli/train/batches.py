@@ -31,6 +31,8 @@ from anyphoto_cli.train.replacement import replacement_probability
 from anyphoto_cli.train.sampler import Plan
 from anyphoto_cli.train.token_counts import ROUNDING, Resolution
 
+INDEX_FOLDER = "index"
+"""Of a run: where its shards' indices are kept."""
 TRIES = 64
 """So many samples in a row may have nobody in their crop before the data is said to be unfit."""
 
@@ -141,7 +143,7 @@ def samples_of(config: TrainConfig, ranks: Ranks | None = None, lazily: bool = F
     make no folder, and keep indices where it is there already. Raises as `ShardedSamples`.
     """
     folder = Path(config.output_dir)
-    cache = folder / "index" if ranks is not None or folder.is_dir() else None
+    cache = folder / INDEX_FOLDER if ranks is not None or folder.is_dir() else None
     resolution = Resolution(config.data.resolution, config.method)
     return ShardedSamples(config.data.folders, cache, config.data.bad_shards, ranks, lazily, resolution)
 

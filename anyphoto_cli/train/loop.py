@@ -17,12 +17,12 @@ from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed, sweep
 from anyphoto_cli.layout.schema import Layout
-from anyphoto_cli.model.adapter import CARD_FILE, read_card, save_adapter
+from anyphoto_cli.model.adapter import CARD_FILE, read_card, save_adapter, sweep_saving
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.runtime.run_record import only_one
 from anyphoto_cli.train.activations import blocks_to_keep
 from anyphoto_cli.train.ahead import Batch, encoded
-from anyphoto_cli.train.batches import ShardedSamples, batches, samples_of
+from anyphoto_cli.train.batches import INDEX_FOLDER, ShardedSamples, batches, samples_of
 from anyphoto_cli.train.changes import OPTION, check_allowed
 from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER, save_checkpoint, sweep_checkpoints
 from anyphoto_cli.train.distributed import Averager, Ranks, joined
@@ -117,11 +117,14 @@ def run(
 
 
 def _sweep(folder: Path) -> None:
-    """What a killed run left half written, and nothing else that lies there."""
+    """What a killed run left half written, and nothing else that lies there. Other ranks may write to the index by
+    then: of what is taken from them a shard is hashed again, no more.
+    """
     below = [
         path.relative_to(folder).as_posix() for kind in ("text", "validation") for path in folder.glob(f"{kind}/*")
     ]
-    sweep(folder, ADAPTER_FOLDER, *below)
+    sweep(folder, ADAPTER_FOLDER, INDEX_FOLDER, *below)
+    sweep_saving(folder / ADAPTER_FOLDER)
     sweep_checkpoints(folder)
 
 

@@ -47,8 +47,10 @@ def test_what_a_killed_run_left_goes_and_what_is_not_its_own_stays(save, tmp_pat
     from anyphoto_cli.train.loop import _sweep
 
     left = ".x.0123456789ab.tmp"
-    kept = ["checkpoint-1/weights", ".holiday.tmp/1.jpg", ".checkpoint-x.tmp/1.jpg", f"mine/{left}"]
-    gone = [left, ".checkpoint-2.tmp/weights", f"adapter/{left}", f"text/0123456789ab/{left}", f"validation/a/{left}"]
+    kept = ["checkpoint-1/weights", ".holiday.tmp/1.jpg", ".checkpoint-x.tmp/1.jpg", f"mine/{left}", "adapter/.saving-mine/1",
+            ".saving-abcd_123/1"]  # fmt: skip
+    gone = [left, ".checkpoint-2.tmp/weights", f"adapter/{left}", f"text/0123456789ab/{left}", f"validation/a/{left}",
+            f"index/{left}", "adapter/.saving-abcd_123/weights"]  # fmt: skip
     save(tmp_path, 1, 1)
     for name in (*kept[1:], *gone):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -56,4 +58,5 @@ def test_what_a_killed_run_left_goes_and_what_is_not_its_own_stays(save, tmp_pat
     (tmp_path / ".checkpoint-3.tmp").symlink_to(tmp_path / "mine")
     _sweep(tmp_path)
     assert [name for name in (*kept, *gone) if (tmp_path / name).exists()] == kept
+    assert not (tmp_path / "adapter" / ".saving-abcd_123").exists()
     assert (tmp_path / ".checkpoint-3.tmp").is_symlink() and not (tmp_path / ".checkpoint-2.tmp").exists()

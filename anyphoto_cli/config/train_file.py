@@ -10,7 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from anyphoto_cli.config.load import parse_yaml
 from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.errors import InputError
 
 _HEAD = """\
 # anyphoto train: every key with its default. Lines that you leave out mean the same.
@@ -41,6 +43,13 @@ def _lines(model: type[BaseModel], given: Mapping[str, Any], path: str, indent: 
 
 def _value(value: Any) -> str:
     """JSON is YAML; short names need no quotes."""
-    if isinstance(value, str) and value.replace("-", "").replace("_", "").isalnum() and not value.isdigit():
-        return value if value not in ("null", "true", "false", "yes", "no", "on", "off") else json.dumps(value)
-    return json.dumps(value)
+    plain = isinstance(value, str) and value.replace("-", "").replace("_", "").isalnum() and _reads_back(value)
+    return str(value) if plain else json.dumps(value)
+
+
+def _reads_back(text: str) -> bool:
+    """Whether it needs no quotes: 2026_11_28 is a number to YAML."""
+    try:
+        return bool(parse_yaml(text, "") == text)
+    except (InputError, ValueError):  # 2026-13-45 looks like a day, and is none
+        return False

@@ -13,6 +13,7 @@ from PIL import Image
 
 from anyphoto_cli.config.load import load_config
 from anyphoto_cli.config.train import TrainConfig
+from anyphoto_cli.config.train_file import config_text
 from anyphoto_cli.train.estimate import Estimate
 from anyphoto_cli.train.presets import PRESETS
 from anyphoto_cli.train.wide_groups import WideGroups
@@ -57,6 +58,16 @@ def test_a_run_from_the_file_with_changes_goes_on_when_typed_again(run, config_f
     assert run("train", config_file, *SMALL)[1].splitlines()[0].endswith("adapter: trained for 2 steps")
     code, _, err = run("train", config_file, *SMALL, "--no-resume")
     assert code == 2 and "holds a run at step 2" in err
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["2026_11_28", "2026-11-28", "2026-13-45", "1_000", "12_", "1e5", "0x10", "-5", "-", "True", "Null", "run-2"],
+)
+def test_a_name_in_the_file_that_init_writes_is_read_back_as_it_is(tmp_path, name):
+    (tmp_path / "run.yaml").write_text(config_text({"output_dir": name, "data.shards": name}))
+    read = load_config(TrainConfig, tmp_path / "run.yaml")
+    assert (read.output_dir, read.data.shards) == (name, name)
 
 
 @pytest.mark.parametrize("name", PRESETS)

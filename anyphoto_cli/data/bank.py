@@ -164,16 +164,11 @@ def read_identity(file: Path, with_patches: bool = True) -> BankIdentity:
     """with_patches: they are nearly all that it takes; without them `patches` is empty. Raises InputError for a file of
     another form.
     """
-    from PIL import Image
-
     try:
         with np.load(file, allow_pickle=False) as arrays:
             offsets = arrays["offsets"].tolist()
             data = arrays["patches"].tobytes() if with_patches else b""
-            patches = tuple(
-                np.asarray(Image.open(io.BytesIO(data[a:b]), formats=("PNG",)).convert("RGBA"))
-                for a, b in pairwise(offsets) if with_patches
-            )  # fmt: skip
+            patches = tuple(_from_png(data[a:b]) for a, b in pairwise(offsets) if with_patches)
             embeddings = arrays["embeddings"].astype(np.float32)
             centre = arrays["centre"]
             sources = tuple(json.loads(arrays["sources"].tobytes()))
@@ -181,11 +176,39 @@ def read_identity(file: Path, with_patches: bool = True) -> BankIdentity:
             told = json.loads(arrays["remarks"].tobytes()) if "remarks" in arrays.files else ()
             remarks = tuple((source, remark) for source, remark in told)
             name = arrays["name"].tobytes().decode()
-    except (OSError, ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile) as error:
+    except _BROKEN as error:
         raise InputError(f"is no identity of a bank ({type(error).__name__})", file=file) from error
     if embeddings.shape != (len(offsets) - 1, 512) or centre.shape != (512,) or len(sources) != len(embeddings):
         raise InputError("is no identity of a bank: its parts do not belong together", file=file)
     return BankIdentity(name, patches, embeddings, centre, sources, left_out, remarks)
+
+
+def read_patch(file: Path, place: int) -> Patch:
+    """[P, P, 4] RGBA: one patch of those in a file, in the order of its embeddings, the others unread. Raises
+    InputError for a file of another form, or one whose bytes are not what they were.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            offsets = arrays["offsets"].tolist()
+            stored = arrays.zip.getinfo("patches.npy")
+            header = stored.file_size - offsets[-1]
+            with arrays.zip.open(stored) as patches:
+                patches.seek(header + offsets[place])
+                return _from_png(patches.read(offsets[place + 1] - offsets[place]))
+    except (*_BROKEN, IndexError) as error:
+        raise InputError(f"is no identity of a bank ({type(error).__name__})", file=file) from error
+
+
+_BROKEN = (OSError, ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile)
+"""SyntaxError: Pillow's, of a broken PNG."""
+
+
+def _from_png(data: bytes) -> Patch:
+    """Its checksums are compared: who reads one patch does not see the file's own."""
+    from PIL import Image
+
+    Image.open(io.BytesIO(data), formats=("PNG",)).verify()  # which leaves nothing to decode
+    return np.asarray(Image.open(io.BytesIO(data), formats=("PNG",)).convert("RGBA"))
 
 
 def write_index(

@@ -72,9 +72,7 @@ def _somebody(config: TrainConfig) -> Patch:
     bank = Bank(folder, config.method.patch_size)
     if not bank.names:
         raise InputError("knows nobody", file=folder, field="data.shards", remedy="Run preprocess with --refs")
-    known = bank.identity(bank.names[int(np.random.default_rng(config.seed).integers(len(bank.names)))])
-    assert known is not None
-    return known.patches[0]
+    return bank.patch(bank.names[int(np.random.default_rng(config.seed).integers(len(bank.names)))], 0)
 
 
 def _row(example: Example) -> Picture:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.config.train import DataConfig
-from anyphoto_cli.data.bank import BankIdentity, read_identity, read_index
+from anyphoto_cli.data.bank import BankIdentity, read_identity, read_index, read_patch
 from anyphoto_cli.data.samples import PersonRecord, PictureRecord
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.faces.norm_crop import face_patch
@@ -58,7 +58,8 @@ class Example:
 
 
 class Bank:
-    """The reference bank that `preprocess` wrote; identities are read when they are asked for, the last ones kept.
+    """The reference bank that `preprocess` wrote; identities are read when they are asked for, the last ones kept: but
+    for their patches, of which one is pasted and all would fill the memory.
 
     Raises InputError when there is none, or when its patches have another size than the method wants.
     """
@@ -70,7 +71,7 @@ class Bank:
             remedy = f"Run preprocess with --patch-size {patch_size}, or set method.patch_size"
             what = f"holds patches of {facts.get('patch_size')} px, the method wants {patch_size}"
             raise InputError(what, file=folder, field="method.patch_size", remedy=remedy)
-        self._read = lru_cache(maxsize=kept)(read_identity)
+        self._read = lru_cache(maxsize=kept)(partial(read_identity, with_patches=False))
 
     def check_files(self) -> None:
         """Raises InputError where the file of somebody is not there."""
@@ -86,10 +87,17 @@ class Bank:
         """Of everybody in it, sorted."""
         return sorted(self._files)
 
-    def identity(self, name: str) -> BankIdentity | None:
-        """None for who is not in it."""
-        file = self._files.get(name)
-        return self._read(file) if file else None
+    def __contains__(self, name: str) -> bool:
+        """Whether somebody is in it; nothing is read."""
+        return name in self._files
+
+    def identity(self, name: str) -> BankIdentity:
+        """Somebody who is in it, without patches. Raises InputError for a broken file."""
+        return self._read(self._files[name])
+
+    def patch(self, name: str, place: int) -> Patch:
+        """One of somebody's patches, in the order of `identity`'s embeddings. Raises InputError for a broken file."""
+        return read_patch(self._files[name], place)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,10 +128,8 @@ def make_example(
     made = []
     for place in chosen:
         person = record.people[place]
-        known = bank.identity(person.identity)
-        assert known is not None
         face_seed = int(rng.integers(2**63))
-        reference = _reference(picture, person, embeddings[place], known, record.source, data, method, p, face_seed)
+        reference = _reference(picture, person, embeddings[place], bank, record.source, data, method, p, face_seed)
         where = crop.of_points(person.landmarks)
         canvas = location_canvas(reference.patch, where, data.resolution, data.resolution, method, reference.points)
         mask = token_mask(canvas.mask, method.mask_rule)
@@ -156,18 +162,17 @@ def _chosen(
 
 
 def _is_usable(person: PersonRecord, crop: SquareCrop, bank: Bank) -> bool:
-    known = bank.identity(person.identity) if person.identity else None
-    return known is not None and crop.covers(person.face_box) >= MOSTLY
+    return person.identity in bank and crop.covers(person.face_box) >= MOSTLY
 
 
 def _reference(
-    picture: Picture, person: PersonRecord, own: NDArray[np.float32], known: BankIdentity, source: str,
+    picture: Picture, person: PersonRecord, own: NDArray[np.float32], bank: Bank, source: str,
     data: DataConfig, method: MethodConfig, p: float, seed: int,
 ) -> _Reference:  # fmt: skip
-    rng = np.random.default_rng(seed)
+    rng, known = np.random.default_rng(seed), bank.identity(person.identity)
     pick = choose_reference(other_photos(source, own, known), p, rng)
     if pick >= 0:
-        patch, embedding = known.patches[pick], known.embeddings[pick]
+        patch, embedding = bank.patch(person.identity, pick), known.embeddings[pick]
     else:
         patch, embedding = face_patch(picture, person.landmarks, method.patch_size), own
     worn, points = degrade(patch, arcface_template(method.patch_size), data.degradations, seed)

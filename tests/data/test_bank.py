@@ -11,6 +11,7 @@ from anyphoto_cli.data.bank import (
     read_centre,
     read_identity,
     read_index,
+    read_patch,
     write_identity,
     write_index,
 )
@@ -101,6 +102,18 @@ def test_round_trip_and_stable_bytes(tmp_path):
     assert np.allclose(found.embeddings, given.embeddings, atol=1e-3) and np.array_equal(found.centre, given.centre)
     empty = write_identity(tmp_path, 4, BankIdentity("nobody", (), np.zeros((0, 512), np.float32), given.centre, ()))
     assert read_identity(tmp_path / empty).patches == ()
+
+
+def test_one_patch_is_read_without_the_others(tmp_path):
+    file, given = tmp_path / write_identity(tmp_path, 0, identity(count=3)), identity(count=3)
+    assert all(np.array_equal(read_patch(file, place), patch) for place, patch in enumerate(given.patches))
+    data = file.read_bytes()
+    within = data.rindex(b"IDAT") + 9  # of the last one
+    file.write_bytes(data[:within] + bytes([data[within] ^ 1]) + data[within + 1 :])
+    assert np.array_equal(read_patch(file, 1), given.patches[1])
+    for place in (2, 3):
+        with pytest.raises(InputError, match="000000.npz: is no identity of a bank"):
+            read_patch(file, place)
 
 
 def test_the_index_comes_last_and_stays_in_its_folder(tmp_path):

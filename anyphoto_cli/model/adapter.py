@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from anyphoto_cli.errors import EnvironmentFault, InputError
-from anyphoto_cli.files.commit import committed, sha256_of
+from anyphoto_cli.files.commit import committed, sha256_of, sync, sync_folder
 from anyphoto_cli.model.adapter_card import (
     CARD_FILE,
     LORA_FILE,
@@ -92,7 +92,9 @@ def _save_weights(folder: Path, transformer: Any, card: AdapterCard) -> AdapterC
         hashes = {name: sha256_of(Path(temporary) / name) for name in (LORA_FILE, PROJECTOR_FILE)}
         card = card.model_copy(update={"files": hashes, "method": transformer.method})
         for name in hashes:
+            sync(Path(temporary) / name)
             (Path(temporary) / name).replace(folder / name)
+        sync_folder(folder)  # before the card, which says that they are there
     return card
 
 

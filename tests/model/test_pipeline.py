@@ -1,6 +1,7 @@
 """The pipeline: stock FluxPipeline without faces, adapters on disk, other VAEs, memory modes."""
 
 import json
+import os
 import shutil
 import typing
 from dataclasses import replace
@@ -177,6 +178,16 @@ def test_adapter_round_trip(folder, tmp_path):
     loaded.unload_anyphoto()
     loaded.encode_faces((others,))
     assert np.array_equal(picture(loaded, FACES), plain)
+
+
+def test_an_adapter_s_weights_are_on_the_disk_before_its_card_is_there(folder, tmp_path, monkeypatch):
+    told, fsync, move = [], os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: told.append(os.fstat(file).st_ino) or fsync(file))
+    monkeypatch.setattr(Path, "replace", lambda path, to: told.append(to.name) or move(path, to))
+    card = save_adapter(tmp_path, trained(opened(folder)).transformer, CARD)
+    for name in card.files:
+        assert (tmp_path / name).stat().st_ino in told[: told.index(name)]
+    assert tmp_path.stat().st_ino in told[: told.index("anyphoto.json")]
 
 
 def test_stock_diffusers_opens_the_lora_file_with_its_alpha(folder, tmp_path):

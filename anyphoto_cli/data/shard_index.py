@@ -93,8 +93,9 @@ def kept_index(
 def _known(folder: Path, record: ShardRecord, cache: Path | None) -> ShardIndex | None:
     """Also with tokens counted in another way."""
     file, kept = folder / record.name, _kept(record, cache)
-    if kept and kept.is_file() and file.is_file() and file.stat().st_size == record.bytes:
-        return _read(kept, file)
+    with suppress(OSError):  # `index_shard` says what is wrong with it
+        if kept and kept.is_file() and file.is_file() and file.stat().st_size == record.bytes:
+            return _read(kept, file)
     return None
 
 
@@ -108,16 +109,19 @@ def index_shard(
     """The index of one shard. cache: a folder for it, or None. hashed: whether its sha256 is looked at; else its size
     alone is, and nothing is kept. count: how tokens are counted; None: as the shard says.
 
-    Raises InputError when the shard is missing or not what the manifest says. A shard that was indexed before and was
-    not touched since is not hashed again. A cache that cannot be written to costs the next one who asks that time.
+    Raises InputError when the shard is missing, cannot be read or is not what the manifest says. A shard that was
+    indexed before and was not touched since is not hashed again. A cache that cannot be written to costs the next one
+    who asks that time.
     """
     file, known = folder / record.name, _known(folder, record, cache)
-    if known is None:
-        verify_shard(folder, record, hashed)
-    elif known.counted == _name_of(count):
+    if known is not None and known.counted == _name_of(count):
         return known
     try:
+        if known is None:
+            verify_shard(folder, record, hashed)
         index = _walk(file, count)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror or error})", file=file, remedy=AGAIN) from error
     except (tarfile.TarError, ValueError, KeyError, TypeError, AttributeError) as error:
         remedy = "Was it made by anyphoto preprocess?"
         raise InputError(f"is no shard of ours ({type(error).__name__})", file=file, remedy=remedy) from error

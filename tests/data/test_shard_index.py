@@ -1,8 +1,12 @@
 """Any sample by itself: what the index hands out is what the stream hands out, and nothing else."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 
+from anyphoto_cli.data import shard_index
 from anyphoto_cli.data.samples import PersonRecord, PictureRecord, decode_sample, encode_sample
 from anyphoto_cli.data.shard_index import index_shard
 from anyphoto_cli.data.shards import read_shard, write_shard
@@ -61,3 +65,15 @@ def test_a_broken_cache_is_made_anew_and_a_changed_shard_is_refused(shard, tmp_p
     file.unlink()
     with pytest.raises(InputError, match="is missing"):
         index_shard(folder, record, cache)
+
+
+@pytest.mark.parametrize("what", ["verify_shard", "_walk"])
+def test_a_shard_that_the_disk_does_not_give_is_a_bad_shard(shard, monkeypatch, what):
+    """Not the end of a run that bears some."""
+
+    def fails(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(shard_index, what, fails)
+    with pytest.raises(InputError, match=r"train-000000.tar: cannot be read \(Input/output error\). Copy it again"):
+        index_shard(*shard)

@@ -52,8 +52,8 @@ class Ranks:
         """The mean over all ranks, in place, in one piece when all gradients are there; `Averager`'s literal twin."""
         if self.world == 1:
             return
+        flat = _flat(parameters)
         with _everybody():
-            flat = _flat(parameters)
             dist.all_reduce(flat)
         _give_back(flat, parameters, self.world)
 
@@ -109,10 +109,10 @@ class Averager:
             return
         while len(self._sent) < len(self._buckets):
             self._send()
-        with _everybody():
-            for (flat, work), bucket in zip(self._sent, self._buckets, strict=True):
+        for (flat, work), bucket in zip(self._sent, self._buckets, strict=True):
+            with _everybody():
                 work.wait()
-                _give_back(flat, bucket, self._ranks.world)
+            _give_back(flat, bucket, self._ranks.world)
         self._sent = []
 
     def _arrived(self, number: int) -> None:
@@ -152,9 +152,13 @@ def _give_back(flat: Tensor, parameters: Sequence[nn.Parameter], world: int) -> 
 
 @contextmanager
 def _everybody() -> Iterator[None]:
-    """Raises EnvironmentFault where a rank is gone, or did not come within `timeout_s`."""
+    """Raises EnvironmentFault where a rank is gone, or did not come within `timeout_s`. Around nothing but waiting for
+    the others: memory that runs out is a RuntimeError, too.
+    """
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # gloo's and NCCL's own kinds are RuntimeErrors
         remedy = "See what its own process said; the same command goes on from the last checkpoint"
         raise EnvironmentFault("another rank is gone, or came too late", field="timeout_s", remedy=remedy) from error

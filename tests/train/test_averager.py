@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from anyphoto_cli.train import distributed
 from anyphoto_cli.train.distributed import Averager, Ranks
 from anyphoto_cli.train.optimiser import in_forward_order
 
@@ -80,6 +81,30 @@ def test_buckets_are_cut_from_the_end_of_the_forward_pass():
     parameters = {name: nn.Parameter(torch.full((1,), float(k))) for k, name in enumerate(names)}
     order = [names[int(p)] for p in in_forward_order(parameters)]
     assert order == [names[3], names[5], names[2], names[4], names[1], names[0]]
+
+
+class Sent:
+    """What another rank has answered."""
+
+    def wait(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    "where, kind", [("all_reduce", torch.OutOfMemoryError), ("_flat", RuntimeError), ("_give_back", RuntimeError)]
+)
+def test_memory_that_runs_out_is_not_told_of_another_rank(monkeypatch, where, kind):
+    """On a CPU it is a plain RuntimeError, as are those of a rank that is gone."""
+
+    def fails(*_, **__):
+        raise kind("out of memory")
+
+    monkeypatch.setattr(dist, "all_reduce", lambda *_, **__: Sent())
+    monkeypatch.setattr(dist if where == "all_reduce" else distributed, where, fails)
+    parameters = list(Net().parameters())
+    for averaged_by in (Averager(Ranks(0, 2), parameters).finish, lambda: Ranks(0, 2).average_gradients(parameters)):
+        with pytest.raises(kind, match="out of memory"):
+            averaged_by()
 
 
 def test_one_rank_sends_nothing():

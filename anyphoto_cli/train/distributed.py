@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from anyphoto_cli.errors import EnvironmentFault
+from anyphoto_cli.errors import EnvironmentFault, InputError
 
 T = TypeVar("T")
 
@@ -168,16 +168,32 @@ def _device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
+_NO_CARD = -1
+"""As `torch.cuda.device` has it."""
+
+
+def _card(device: str) -> int:
+    """1 of cuda:1; _NO_CARD where no card is named. One that is not there is refused by `training_device`."""
+    kind, _, number = device.partition(":")
+    return int(number) if kind == "cuda" and number.isdecimal() else _NO_CARD
+
+
 @contextmanager
 def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
     """The ranks of this launch; a process group for the time of the block where there are several.
 
-    Raises EnvironmentFault where the launch says half of it.
+    device: as `TrainConfig` has it. A card that it names is CUDA's current one within the block: events and waiting
+    are of that one. Raises InputError where it names one for several ranks, EnvironmentFault where the launch says
+    half of it.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world, card = int(os.environ.get("WORLD_SIZE", "1")), _card(device)
     if world == 1:
-        yield Ranks()
+        with torch.cuda.device(card if card < torch.cuda.device_count() else _NO_CARD):
+            yield Ranks()
         return
+    if card != _NO_CARD:
+        remedy = "Set device: cuda, and each takes one of its machine's"
+        raise InputError(f"{device} is one card, and there are {world} ranks", field="device", remedy=remedy)
     if "RANK" not in os.environ:
         remedy = "Launch with torchrun, or unset WORLD_SIZE"
         raise EnvironmentFault(f"WORLD_SIZE is {world}, and RANK is not set", remedy=remedy)

@@ -1,5 +1,6 @@
 """Gradients sent while the backward pass goes on are those sent in one piece afterwards, on ranks that differ."""
 
+import contextlib
 import socket
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from anyphoto_cli.errors import InputError
 from anyphoto_cli.train import distributed
 from anyphoto_cli.train.distributed import Averager, Ranks
 from anyphoto_cli.train.optimiser import in_forward_order
@@ -115,3 +117,22 @@ def test_one_rank_sends_nothing():
     kept = [p.grad.clone() for p in net.parameters()]
     averager.finish()
     assert all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), kept, strict=True))
+
+
+@pytest.mark.parametrize(
+    "device, current", [("cuda:1", 1), ("cuda:7", -1), ("cuda", -1), ("auto", -1), ("cpu", -1), ("banana", -1)]
+)
+def test_a_card_that_is_named_is_the_current_one(monkeypatch, device, current):
+    """Of two. Events would else be recorded on the first, and tell nothing of what the other one does."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device", lambda card: contextlib.nullcontext(chosen.append(card)))
+    with distributed.joined(device, 1.0) as ranks:
+        assert ranks == Ranks() and chosen == [current]
+
+
+def test_one_card_for_several_ranks_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    message = "device: cuda:1 is one card, and there are 4 ranks. Set device: cuda, and each"
+    with pytest.raises(InputError, match=message), distributed.joined("cuda:1", 1.0):
+        pass

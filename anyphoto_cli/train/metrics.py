@@ -65,17 +65,19 @@ class Meter:
         return {**total, SECONDS: self._seconds + time.monotonic() - self._began}
 
     def line(self, step: int, norm: float, rate: float) -> dict[str, float]:
-        """Of all ranks; the sums begin anew. step: done so far. `data_wait`: share of the time. `mfu` on known GPUs.
-        `s_<section>`: seconds of an optimiser step, in the mean of all ranks.
+        """Of all ranks; the sums begin anew. step: done so far. `loss`: mean of what was minimised. `face`: mean of the
+        micro-steps that asked for it. `data_wait`: share of the time. `mfu` on known GPUs. `s_<section>`: seconds of an
+        optimiser step, in the mean of all ranks.
         """
         total = self.since_line()
         seconds = max(total.pop(SECONDS), 1e-9)
         self._sums, self._seconds, self._began = {}, 0.0, time.monotonic()
         asked, valid, data = max(total["asked"], 1.0), total["valid"], self._config.data
         flow, face = total["flow"] / total["micro"], total["face"] / asked
+        loss = (total["flow"] + self._config.loss.face_weight * total["face"]) / total["micro"]
         p = replacement_probability(step - 1, self._config.max_train_steps, data.replacement, data.replacement_max)
         told = {
-            "step": step, "loss": flow + self._config.loss.face_weight * face, "flow": flow, "face": face,
+            "step": step, "loss": loss, "flow": flow, "face": face,
             "faces": valid, "cosine": total["cosines"] / valid if valid else 0.0, "t": total["time"] / total["micro"],
             "norm": norm, "lr": rate, "p": p, "samples_per_s": total["samples"] / seconds,
             "data_wait": total["s_data"] / self._ranks.world / seconds, "memory_gb": memory_gb(self._device),

@@ -247,15 +247,18 @@ def _steps(
         run.listener.done(1, told)
         if over or last or (step + 1) % config.checkpointing_steps == 0:
             run.save(step + 1, meter)
-        if config.validation_steps and ((step + 1) % config.validation_steps == 0 or last):
+        due = bool(config.validation_steps) and ((step + 1) % config.validation_steps == 0 or last)
+        if due and not over:
             _validate(run, step + 1)
+        elif due and last and run.validation is not None:
+            run.listener.notice(f"The pictures of step {step + 1} are not drawn: the same command does that")
         if over:
             return step + 1, loss
     return config.max_train_steps, loss
 
 
 def _owes_validation(run: _Run, step: int) -> bool:
-    """Whether the run was cut off between the checkpoint of this step and its pictures."""
+    """Whether the run was cut off, or asked to end, between the checkpoint of this step and its pictures."""
     every, last = run.config.validation_steps, step == run.config.max_train_steps
     if run.validation is None or not step or not every or (step % every and not last):
         return False

@@ -347,15 +347,19 @@ def test_damaged_checkpoints_never_push_out_a_whole_one(mini_shards, whole, tmp_
     assert same(state(out / "checkpoint-6"), state(whole / "checkpoint-6"))
 
 
-def test_pictures_that_a_kill_took_away_are_drawn_when_it_goes_on(mini_shards, tmp_path, examples):
-    """Between the checkpoint of a step and its validation there is time to be killed in."""
+def test_pictures_that_an_end_took_away_are_drawn_when_it_goes_on(mini_shards, tmp_path, examples):
+    """Between the checkpoint of a step and its validation there is time to be killed in; who is asked to end does not
+    draw first.
+    """
     layouts = (str(examples / "two_friends.json"),)
     cfg = config(mini_shards, tmp_path / "run", max_train_steps=2, validation_steps=1, validation_layouts=layouts)
     heard = Heard()
     assert train(cfg.model_copy(update={"validation_layouts": ()}), stop=lambda: True, listener=heard).step == 1
     assert heard.cautions == ["validation_steps is set and validation_layouts is not: nothing is drawn"]
-    assert train(cfg).finished
     drawn = tmp_path / "run" / "validation" / "step-000002"
+    assert train(cfg, stop=lambda: True, listener=heard).finished and not drawn.exists()
+    assert heard.notices[-1] == "The pictures of step 2 are not drawn: the same command does that"
+    train(cfg)
     before = [file.read_bytes() for file in drawn.glob("*.png")]
     shutil.rmtree(drawn)
     metrics = tmp_path / "run" / "metrics.jsonl"

@@ -101,7 +101,7 @@ def run(
     with stop_on_signals() as stop, _by_its_key():
         done = train(parsed, resume=resume, allow_changes=allowed, listener=listener, stop=stop)
     if not _first():
-        return 0 if done.finished else 128 + stop.number
+        return 0 if done.finished else 128 + done.signal
     if as_json:
         console.document({**asdict(done), "folder": str(done.folder), "adapter": str(done.adapter)})
     elif done.finished:
@@ -111,7 +111,7 @@ def run(
         console.result(f"Render: anyphoto generate LAYOUT.json --model {parsed.model}{pack} --adapter {done.adapter}")
     else:
         console.result(f"{done.folder}: stopped at step {done.step}; the same command goes on")
-    return 0 if done.finished else 128 + stop.number
+    return 0 if done.finished else 128 + done.signal
 
 
 @app.command(epilog=f"Example: anyphoto train init --shards data -o run.yaml\n\n{DOCS}")
@@ -229,10 +229,10 @@ def sweep(
     from anyphoto_cli.runtime.signals import stop_on_signals
 
     with stop_on_signals() as stop:
-        finished = train_all(mine, console.Terminal(quiet), stop)
+        finished, signal = train_all(mine, console.Terminal(quiet), stop)
     if _first():
         console.result(f"{write_table(planned)}: {len(finished)} of {len(mine)} runs are finished")
-    return 0 if len(finished) == len(mine) else 128 + stop.number
+    return 0 if len(finished) == len(mine) else 128 + signal
 
 
 @app.command()

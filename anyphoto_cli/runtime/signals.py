@@ -29,9 +29,9 @@ class StopSignal:
         self.number = 0
         self._since = 0.0
 
-    def __call__(self) -> bool:
-        """Whether to stop."""
-        return self.number != 0
+    def __call__(self) -> int:
+        """Its number: to stop; 0: none asked for it."""
+        return self.number
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """The handler."""

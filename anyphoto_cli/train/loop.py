@@ -44,7 +44,8 @@ from anyphoto_cli.train.validation import Validation, open_validation, read_layo
 @dataclass(frozen=True)
 class Trained:
     """What a run came to. finished: all steps are done, and the adapter is there. loss: the last one, where one is
-    known: of a run that was finished before, what it logged.
+    known: of a run that was finished before, what it logged. signal: that asked one of the ranks for an end, as `stop`
+    tells it, the highest of several; 0: none.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Trained:
     step: int
     finished: bool
     loss: float | None
+    signal: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,10 @@ def run(
     resume: bool = True,
     allow_changes: Sequence[str] = (),
     listener: Listener | None = None,
-    stop: Callable[[], bool] | None = None,
+    stop: Callable[[], int] | None = None,
 ) -> Trained:
-    """Train to `max_train_steps`, or until `stop` says so: then a checkpoint is saved and `finished` is False.
+    """Train to `max_train_steps`, or until `stop` of any rank is not 0: then a checkpoint is saved and `finished` is
+    False. stop: the number of the signal that asks for an end, or True.
 
     allow_changes: keys that may be another way than the run in `output_dir` had them so far (train/changes.py).
 
@@ -128,7 +131,7 @@ def _sweep(folder: Path) -> None:
     sweep_checkpoints(folder)
 
 
-def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener, stop: Callable[[], bool]) -> Trained:
+def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener, stop: Callable[[], int]) -> Trained:
     listener.stage("Reading the shards")
     samples = _read_shards(config, ranks, listener)
     check_faces(config)
@@ -159,8 +162,9 @@ def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener,
     try:
         if ranks.any(ranks.first and _owes_validation(run_, first)):
             _validate(run_, first)
-        step, loss = _steps(run_, batches(samples, config, first * config.gradient_accumulation_steps, ranks.rank,
-                                          ranks.world), first, stop, unlogged)  # fmt: skip
+        micro = first * config.gradient_accumulation_steps
+        examples = batches(samples, config, micro, ranks.rank, ranks.world)
+        step, loss, signal = _steps(run_, examples, first, stop, unlogged)
     finally:
         listener.end()
         run_.tracker.close()
@@ -169,7 +173,7 @@ def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener,
         _write_adapter(run_, step)
     ranks.wait()
     loss = _logged_loss(run_.folder) if loss is None else loss
-    return Trained(run_.folder, run_.folder / ADAPTER_FOLDER, step, finished, loss)
+    return Trained(run_.folder, run_.folder / ADAPTER_FOLDER, step, finished, loss, signal)
 
 
 def _keep_blocks(config: TrainConfig, models: Models, samples: ShardedSamples, listener: Listener) -> None:
@@ -218,9 +222,11 @@ def _cached_text(
 
 
 def _steps(
-    run: _Run, examples: Iterator[list[Example]], first: int, stop: Callable[[], bool], unlogged: Mapping[str, float]
-) -> tuple[int, float | None]:  # fmt: skip
-    """(steps done, last loss; None where there was nothing to do). unlogged: of the steps before the first one."""
+    run: _Run, examples: Iterator[list[Example]], first: int, stop: Callable[[], int], unlogged: Mapping[str, float]
+) -> tuple[int, float | None, int]:  # fmt: skip
+    """(steps done, last loss; None where there was nothing to do, the signal that ended them or 0). unlogged: of the
+    steps before the first one.
+    """
     config, ranks, told = run.config, run.ranks, ""
     loss: float | None = None
     averager = Averager(ranks, in_forward_order(trained_parameters(run.models.transformer)))
@@ -239,7 +245,8 @@ def _steps(
             raise EnvironmentFault(f"the loss of step {step + 1} is not finite", file=run.folder, remedy=remedy)
         with meter.sections.of("update"):
             rate = run.optimiser.step(step)
-        over, last = ranks.any(stop()), step + 1 == config.max_train_steps
+        signal, last = int(stop()), step + 1 == config.max_train_steps
+        over = ranks.any(signal != 0)
         if (step + 1) % config.logging_steps == 0 or last:
             line = meter.line(step + 1, norm, rate)
             _log(run, line)
@@ -253,8 +260,8 @@ def _steps(
         elif due and last and run.validation is not None:
             run.listener.notice(f"The pictures of step {step + 1} are not drawn: the same command does that")
         if over:
-            return step + 1, loss
-    return config.max_train_steps, loss
+            return step + 1, loss, max(ranks.gather(signal))
+    return config.max_train_steps, loss, 0
 
 
 def _owes_validation(run: _Run, step: int) -> bool:

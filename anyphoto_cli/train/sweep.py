@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from anyphoto_cli.config.load import load_config
 from anyphoto_cli.config.sweep import SweepConfig
@@ -18,10 +18,11 @@ from anyphoto_cli.files.commit import committed
 from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.train.changes import differing, flat
 from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER
-from anyphoto_cli.train.distributed import joined
+from anyphoto_cli.train.distributed import Ranks, joined
 from anyphoto_cli.train.loop import run as train
 from anyphoto_cli.train.plots import CONFIG, read_metrics
 
+T = TypeVar("T")
 TABLE = "sweep.csv"
 MEASURES = ("flow", "face", "cosine", "validation_found", "validation_cosine", "validation_error")
 LAST = 5
@@ -88,26 +89,35 @@ def shared(runs: Sequence[Planned], part: str | None) -> list[Planned]:
 
 
 def sweep(
-    runs: Sequence[Planned], listener: Listener | None = None, stop: Callable[[], bool] | None = None
-) -> list[Planned]:
-    """Train in turn; finished runs are passed over, begun ones go on. Returns those that are finished now.
+    runs: Sequence[Planned], listener: Listener | None = None, stop: Callable[[], int] | None = None
+) -> tuple[list[Planned], int]:
+    """Train in turn; finished runs are passed over, begun ones go on. Returns those that are finished now, and the
+    signal that ended it or 0, on all ranks alike.
 
     Stops after the run under way has stopped. Raises as `train`.
     """
     if not runs:
-        return []
-    listener, stop = listener or Listener(), stop or (lambda: False)
+        return [], 0
+    listener, stop, signal = listener or Listener(), stop or (lambda: False), 0
     # The ranks join once: a second process group after the first has ended does not come about.
     with joined(runs[0].config.device, runs[0].config.timeout_s) as ranks:
         told = listener if ranks.first else Listener()
         for number, planned in enumerate(runs, 1):
-            if planned.finished:
+            if _told_by_the_first(ranks, planned.finished):
                 told.notice(f"{planned.name}: finished before")
                 continue
             told.stage(f"Run {number} of {len(runs)}: {planned.name}")
-            if not train(planned.config, listener=listener, stop=stop).finished:
+            done = train(planned.config, listener=listener, stop=stop)
+            if not done.finished:
+                signal = done.signal
                 break
-    return [planned for planned in runs if planned.finished]
+        finished = _told_by_the_first(ranks, [planned.finished for planned in runs])
+    return [planned for planned, done in zip(runs, finished, strict=True) if done], signal
+
+
+def _told_by_the_first(ranks: Ranks, value: T) -> T:
+    """Who wrote the files sees them; on a shared disk others may not yet."""
+    return ranks.gather(value)[0]
 
 
 def table(runs: Sequence[Planned]) -> list[dict[str, Any]]:

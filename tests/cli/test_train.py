@@ -1,5 +1,6 @@
 """`anyphoto train` as it is typed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from PIL import Image
 from anyphoto_cli.config.load import load_config
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.config.train_file import config_text
+from anyphoto_cli.runtime.signals import StopSignal
+from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.estimate import Estimate
 from anyphoto_cli.train.presets import PRESETS
 from anyphoto_cli.train.wide_groups import WideGroups
@@ -221,6 +224,23 @@ def test_one_of_several_ranks_speaks(run, config_file, monkeypatch):
     assert run("train", config_file, *SMALL, "--dry-run")[:2] == (0, "")
     monkeypatch.setenv("RANK", "0")
     assert "steps on 2 devices" in run("train", config_file, *SMALL, "--dry-run")[1]
+
+
+class Another(Ranks):
+    """Alone, but for a rank that heard SIGTERM where this one heard USR1."""
+
+    def gather(self, value):
+        return [value, signal.SIGTERM] if value == signal.SIGUSR1 else [value]
+
+
+def test_ranks_end_with_the_exit_code_of_one_signal(run, config_file, monkeypatch):
+    """Not all hear one themselves: those that do not ended with 128."""
+    from anyphoto_cli.train import loop
+
+    monkeypatch.setattr(loop, "joined", lambda *_: contextlib.nullcontext(Another()))
+    monkeypatch.setattr(StopSignal, "__call__", lambda stop: signal.SIGUSR1)
+    code, out, err = run("train", config_file, *SMALL)
+    assert code == 143 and "stopped at step 1; the same command goes on" in out, err
 
 
 def test_half_a_launch_is_told(run, config_file, monkeypatch):

@@ -1,5 +1,6 @@
 """One file, several runs: planned before any is trained, gone on with, and laid side by side."""
 
+import contextlib
 import csv
 import json
 import subprocess
@@ -8,6 +9,8 @@ import sys
 import pytest
 
 from anyphoto_cli.config.train_file import config_text
+from anyphoto_cli.train import sweep
+from anyphoto_cli.train.distributed import Ranks
 from tests.conftest import ROOT
 from tests.train.test_run import config
 
@@ -92,6 +95,21 @@ def test_two_ranks_train_several_runs_in_turn(files):
                           capture_output=True, text=True, timeout=300)  # fmt: skip
     assert done.returncode == 0 and "2 of 2 runs are finished" in done.stdout, done.stderr
     assert done.stderr.count("Run 2 of 2") == 1
+
+
+class Second(Ranks):
+    """Of two, on a machine whose disk does not show yet what the first one wrote."""
+
+    def gather(self, value):
+        return [[True] * len(value) if isinstance(value, list) else True, value]
+
+
+def test_which_runs_are_finished_is_for_the_first_rank_to_say(files, monkeypatch):
+    """The second one trained alone, and waited for the first."""
+    monkeypatch.setattr(sweep, "joined", lambda *_: contextlib.nullcontext(Second(1, 2)))
+    monkeypatch.setattr(sweep, "train", lambda *_, **__: pytest.fail("trained alone"))
+    runs = sweep.plan(files / "sweep.yaml")
+    assert sweep.sweep(runs) == (runs, 0)
 
 
 def test_parts_are_asked_for_as_i_of_n(run, files):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from anyphoto_cli.errors import EnvironmentFault, InputError
-from anyphoto_cli.files.commit import committed, sha256_of, sync, sync_folder
+from anyphoto_cli.files.commit import sha256_of, sync, sync_folder
 from anyphoto_cli.model.adapter_card import (
     CARD_FILE,
     LORA_FILE,
@@ -51,15 +51,13 @@ def save_adapter(folder: Path, transformer: Any, card: AdapterCard) -> AdapterCa
     """Write the adapter of a transformer; returns the card with the files' hashes.
 
     Weights are stored as they are (float32 masters in training). Raises ValueError when there is no adapter,
-    EnvironmentFault where the disk does not take it; what lay in the folder is as it was then.
+    EnvironmentFault where the disk does not take it; what lay in the folder is as it was then. (Who is killed among
+    the three last steps leaves a card that does not fit its weights, which is refused.)
     """
     if transformer.id_projector is None:
         raise ValueError("this transformer has no AnyPhoto adapter to save")
     with onto_disk(folder):
-        card = _save_weights(folder, transformer, card)
-    with committed(folder / CARD_FILE) as file:
-        file.write(card.model_dump_json(indent=2).encode())
-    return card
+        return _save(folder, transformer, card)
 
 
 @contextmanager
@@ -74,8 +72,8 @@ def onto_disk(folder: Path) -> Iterator[None]:
         raise EnvironmentFault(f"cannot write here ({reason})", file=folder) from error
 
 
-def _save_weights(folder: Path, transformer: Any, card: AdapterCard) -> AdapterCard:
-    """The two weight files; the card with their hashes."""
+def _save(folder: Path, transformer: Any, card: AdapterCard) -> AdapterCard:
+    """All three files beside their places first, then each to its own."""
     from diffusers import FluxPipeline
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save_file
@@ -91,10 +89,14 @@ def _save_weights(folder: Path, transformer: Any, card: AdapterCard) -> AdapterC
         save_file(projector, Path(temporary) / PROJECTOR_FILE, metadata={"format": "pt"})
         hashes = {name: sha256_of(Path(temporary) / name) for name in (LORA_FILE, PROJECTOR_FILE)}
         card = card.model_copy(update={"files": hashes, "method": transformer.method})
-        for name in hashes:
+        (Path(temporary) / CARD_FILE).write_bytes(card.model_dump_json(indent=2).encode())
+        for name in (*hashes, CARD_FILE):
             sync(Path(temporary) / name)
+        for name in hashes:
             (Path(temporary) / name).replace(folder / name)
         sync_folder(folder)  # before the card, which says that they are there
+        (Path(temporary) / CARD_FILE).replace(folder / CARD_FILE)
+        sync_folder(folder)
     return card
 
 

@@ -221,6 +221,22 @@ def test_a_damaged_adapter_is_refused(folder, tmp_path, spoil, words):
     assert np.array_equal(picture(there, FACES), before)  # who has one keeps it
 
 
+def test_a_full_disk_leaves_the_adapter_that_was_there(folder, tmp_path, monkeypatch):
+    """The card, which is written last, too."""
+    source = trained(opened(folder))
+    save_adapter(tmp_path, source.transformer, CARD)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    source.transformer.id_projector.fc2.bias.data += 1
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(EnvironmentFault, match="cannot write here"):
+        save_adapter(tmp_path, source.transformer, CARD)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
 def test_an_adapter_with_nan_is_refused(folder, tmp_path):
     broken = trained(opened(folder))
     broken.transformer.id_projector.fc2.bias.data[0] = float("nan")

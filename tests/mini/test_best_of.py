@@ -143,11 +143,14 @@ def test_a_run_that_is_cut_off_has_the_verdicts_of_what_it_finished(tmp_path, mo
 
 
 def test_verify_beside_generate(run, tmp_path):
-    code, said, err = run("generate", FRIENDS, "-o", tmp_path, "--model", "mini", "--steps", "2", "--verify", "--json")
+    layout = tmp_path / "two_friends.json"
+    layout.write_text(json.dumps(json.loads(FRIENDS.read_text()) | {"guidance_scale": 9}))  # more than mini knows
+    words = (layout, "--refs-root", FRIENDS.parent, "-o", tmp_path, "--model", "mini", "--steps", "2")
+    code, said, err = run("generate", *words, "--verify", "--json")
     assert code in (0, 3), err
     document = json.loads(said)
     [told] = document["pictures"]
-    assert document["adapter"]["train_step"] > 0 and any("Mia is 48 px wide" in line for line in document["warnings"])
+    assert document["adapter"]["train_step"] > 0 and any("guidance_scale 9" in line for line in document["warnings"])
     assert told["verdict"]["threshold_from"].startswith("calibration of mini")
     assert (tmp_path / "two_friends_seed7.verify.json").is_file()
     code, said, _ = run("verify", tmp_path / "two_friends_seed7.png")

@@ -112,3 +112,5 @@ def parse_yaml(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark else ""
         raise InputError(f"is not YAML{line}: {getattr(error, 'problem', '') or 'unreadable'}", file=where) from error
+    except (ValueError, RecursionError) as error:  # a date or a number that is none, lists in lists without end
+        raise InputError(f"holds what is no value ({error})", file=where, remedy="Put quotes around text") from error

@@ -20,6 +20,8 @@ from anyphoto_cli.preprocess.captioning import MOST_PIXELS
 REFUSED, CUT, BLANK, LONG, FOREIGN = "refused", "cut", "blank", "too long", "not in English"
 ASK_AGAIN = (CUT, BLANK)
 """What another draw may mend; a refusal or a language is said again."""
+LONGEST_TOKEN = 16
+"""Characters; words of English have four or five a token. Longer answers came past `max_tokens`."""
 _WHOLE = ("stop", "eos", "eos_token", "end_turn", "", None)
 _WITHHELD = ("content_filter", "safety")
 
@@ -77,6 +79,8 @@ class CaptionTask:
 
     def judge(self, said: str, finish: str | None, withheld: bool = False) -> tuple[str, str]:
         """(caption, "") or ("", why there is none). finish: the server's finish_reason."""
+        if len(said) > LONGEST_TOKEN * self.max_tokens:  # not looked at: marks without end take quadratic time
+            return "", LONG
         text = clean(said)
         problem = self._problem(text, finish, withheld or finish in _WITHHELD)
         return ("", problem) if problem else (text, "")

@@ -15,6 +15,7 @@ from PIL import Image
 from anyphoto_cli.config.load import load_config
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.config.train_file import config_text
+from anyphoto_cli.errors import InputError
 from anyphoto_cli.runtime.signals import StopSignal
 from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.estimate import Estimate
@@ -47,6 +48,14 @@ def test_init_writes_every_key_and_reads_back_as_the_defaults(run, config_file, 
     assert "# Highest probability of another photo. Paper 4.1." in text
     code, _, err = run("train", "init", "-o", plain)
     assert code == 2 and "plain.yaml: --out: exists. Name another file, or give --overwrite" in err
+
+
+@pytest.mark.parametrize("text", ["output_dir: 2026-13-45", "seed: 0x_", "a: " + "[" * 5000])
+def test_values_that_are_none_are_one_line(text, tmp_path):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"run.yaml: (holds what is no value \(.+\). Put quotes|is not YAML)") as told:
+        load_config(TrainConfig, tmp_path / "run.yaml")
+    assert len(str(told.value)) < 400
 
 
 def test_a_run_from_the_file_with_changes_goes_on_when_typed_again(run, config_file, tmp_path):

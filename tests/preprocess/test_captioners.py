@@ -586,6 +586,7 @@ def test_blank_lines_without_end_are_cleaned_at_once():
         ("...\u200b", "length", "blank"),
         ("<think>Let me see", "length", "blank"),
         ("word " * 121, "stop", "too long"),
+        ("`" * 40_000, "stop", "too long"),  # at once
     ],
 )
 def test_judge(said, finish, problem):

@@ -21,8 +21,10 @@ from anyphoto_cli.mini.likeness import Asked, Bank, look, open_bank, summed_up
 from anyphoto_cli.mini.types import STYLES
 from anyphoto_cli.seams import FaceAnalyzer
 
-SEEDS = (1, 2)
-"""Of the sets. What the adapter keeps of its second run was chosen on the set of seed 0, which so proves nothing."""
+SEEDS = (4, 5)
+"""Of the sets. Those of seeds 0 to 3 were looked at when it was chosen how much the adapter keeps of its last run, so
+that they prove nothing.
+"""
 PEOPLE, PHOTOS, STYLED = 300, 120, 12
 """Of each set: held-out people of whom the nearest is sought; photos, and how many of these in every other style."""
 PHOTO, STYLED_CASES, CASES = STYLES[0], "styled", "cases.jsonl"

@@ -74,9 +74,8 @@ def evaluate(
     begun = any(line.get("status") in FINISHED for line in there.values())
     lacked = _lacked(out) if begun else []
     found, aside = sorted(set(lacked).difference(models.missing)), set(cases.order).difference(cases.ids)
-    if found and any(there[id_].get("status") in FINISHED for id_ in aside & there.keys()):
-        what = f"{', '.join(found)} can be measured now, and all that lies in {out} is scored anew then"
-        raise InputError(what, field="--subset", remedy="Leave --subset out, or name another folder")
+    if found:
+        _refuse_part_of([there[id_] for id_ in aside & there.keys()], found, out)
     free, judged = _resting_on(lacked, models.missing), any(map(_tells_strangers, there.values()))
     config = config.model_copy(update={"same_person": _same_person(out if judged else None, config, models)})
     if not judged:
@@ -118,6 +117,13 @@ def evaluate(
     with committed(out / SUMMARY) as written:
         written.write((json.dumps(summary, indent=2) + "\n").encode())
     return summary
+
+
+def _refuse_part_of(others: Sequence[Mapping[str, Any]], found: Sequence[str], out: Path) -> None:
+    """What is found anew needs all scored again: a run of some subsets would throw the others' scores away."""
+    if any(line.get("status") in FINISHED for line in others):
+        what = f"{', '.join(found)} can be measured now, and all that lies in {out} is scored anew then"
+        raise InputError(what, field="--subset", remedy="Leave --subset out, or name another folder")
 
 
 def _of_several(line: Mapping[str, Any]) -> int:

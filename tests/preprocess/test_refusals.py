@@ -338,7 +338,8 @@ def test_photos_that_failed_side_by_side_are_tried_again_as_a_share_of_all(drawn
     for n in range(52):
         (photos / f"bad{n}.jpg").write_bytes(b"x")
     for retry in (False, True):
-        fake_run(drawn, tmp_path / "out", sources=photos, options=options, stages=["detect"], retry_failed=retry)
+        done = fake_run(drawn, tmp_path / "out", sources=photos, options=options, retry_failed=retry)
+        assert (done.failed, done.kept) == (52, 40)
 
 
 def test_failed_photos_are_tried_again_when_asked(drawn, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """Run benchmarks, print tables, write JSON and Markdown under docs/performance/.
 
 python -m benchmarks [startup] [preprocess] [attention] [generate] [memory] [train] [launches] [counts] [bench] [scale]
-                     [discovery]
+                     [discovery] [peaks]
 python -m benchmarks attention generate pictures train train-compiled kernels ladder --device cuda
 
 python -m benchmarks together --device cuda      all of these but the ladder in one process, for a card lent for minutes
@@ -30,6 +30,7 @@ from benchmarks import (
     ladder,
     launches,
     memory,
+    peaks,
     pictures,
     preprocess,
     scale,
@@ -77,6 +78,7 @@ PARTS: dict[str, tuple[str, str, Callable[[list[str]], tuple[str, dict[str, Rows
     "attention": ("Attention", attention.LIMITS, attention.measure),
     "generate": ("Rendering", generate.LIMITS, generate.measure),
     "memory": ("Memory", memory.LIMITS, memory.measure),
+    "peaks": ("Peak memory, counted", peaks.LIMITS, peaks.measure),
     "train": ("Training step", train.LIMITS, train.measure),
     "pictures": ("Whole pictures, compiled", pictures.LIMITS, pictures.measure),
     "train-compiled": ("Training step, compiled", train.LIMITS, train.measure_compiled),

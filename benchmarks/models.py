@@ -104,8 +104,8 @@ def random_example(side: int, faces: int, rng: np.random.Generator) -> Example:
 class Text:
     """Random states in place of T5's and CLIP's: cached embeddings cost nothing."""
 
-    def __init__(self, device: torch.device, length: int, dim: int) -> None:
-        self.states, self.pooled = torch.randn(1, length, dim, device=device), torch.randn(1, 768, device=device)
+    def __init__(self, device: torch.device, length: int, dim: int, pooled: int = 768) -> None:
+        self.states, self.pooled = torch.randn(1, length, dim, device=device), torch.randn(1, pooled, device=device)
 
     def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         return self.states.expand(len(captions), -1, -1), self.pooled.expand(len(captions), -1)

@@ -53,19 +53,33 @@ from anyphoto_cli.model.visiting import Visitors, tensors_of
 from anyphoto_cli.types import PreparedFace
 
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+Text = tuple[Tensor, Tensor, Tensor]
+"""T5 states and pooled vectors, [n, ...] each, and ids."""
 
 
 @dataclass(eq=False)
 class _Branch:
-    """One side of classifier-free guidance. text: T5 states, CLIP's pooled vector, ids. faces: one entry a picture, or
+    """One side of classifier-free guidance. faces: one entry a picture, or
     none. rows: of all steps, or None: the blocks make them.
     """
 
     name: str
-    text: tuple[Tensor, Tensor, Tensor]
+    text: Text
     faces: list[LocationTokens]
     rows: list[StepModulation] | None = None
     cache: FirstBlockCache | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """What the steps of a render share. timesteps: [steps], the scheduler's. times: of each step [batch], 0 to 1, in
+    the latents' number format. guidance: [batch], or None for a base that is not told. img_ids: [|X|, 3].
+    """
+
+    timesteps: Tensor
+    times: list[Tensor]
+    guidance: Tensor | None
+    img_ids: Tensor
 
 
 def _sends_models_home(call: Any) -> Any:
@@ -90,8 +104,8 @@ def _of_one_pack(faces: Sequence[PreparedFace], card: AdapterCard | None) -> Non
             raise ValueError(f"{what}: prepare_faces(layout, open_faces({card.face_pack.name!r}))")
 
 
-def _for_each(text: tuple[Tensor, Tensor, Tensor], batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """T5 states and pooled vectors, [n, ...] each, as often as there are pictures of each; ids as they are."""
+def _for_each(text: Text, batch: int) -> Text:
+    """States and pooled vectors as often as there are pictures of each; ids as they are."""
     states, pooled, ids = text
     return _spread(states, batch), _spread(pooled, batch), ids
 
@@ -312,77 +326,92 @@ class AnyPhotoPipeline(FluxPipeline):
         device = self._execution_device
         guided = true_cfg_scale > 1 and (negative_prompt is not None or negative_prompt_embeds is not None)
 
-        def encode_text(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
-            return cast(
-                tuple[Tensor, Tensor, Tensor],
-                self.encode_prompt(*given[:2], device, num_images_per_prompt, *given[2:], max_sequence_length=length),
-            )
-
         batch = len(prompt) if isinstance(prompt, list) else 1 if prompt else len(cast(Tensor, prompt_embeds))
         batch *= num_images_per_prompt
-        text = _for_each(encode_text(prompt, prompt_2, prompt_embeds, pooled_prompt_embeds), batch)
+
+        def read(*given: Any) -> Text:
+            told = self.encode_prompt(*given[:2], device, num_images_per_prompt, *given[2:], max_sequence_length=length)
+            return _for_each(told, batch)
+
+        text = read(prompt, prompt_2, prompt_embeds, pooled_prompt_embeds)
         negative = (
-            _for_each(encode_text(negative_prompt, None, negative_prompt_embeds, negative_pooled_prompt_embeds), batch)
-            if guided
-            else None
+            read(negative_prompt, None, negative_prompt_embeds, negative_pooled_prompt_embeds) if guided else None
         )
         located = self._locate(() if faces is None else faces, len(text[0]), height, width, device, text[0].dtype)
         noise, img_ids = self.prepare_latents(
             len(text[0]), self.transformer.config.in_channels // 4, height, width, text[0].dtype, device, generator,
             latents,
         )  # fmt: skip
-        timesteps = self._timesteps(num_inference_steps, sigmas, noise.shape[1], device)
-        guidance = (
-            torch.full((len(noise),), guidance_scale, device=device, dtype=torch.float32)
-            if self.transformer.config.guidance_embeds
-            else None
-        )
-
-        # The number format of t is diffusers' own: rounded as the latents are, so that no faces = FluxPipeline.
-        times = [t.expand(len(noise)).to(noise.dtype) / 1000 for t in timesteps]
+        walk = self._walk(noise, img_ids, self._timesteps(num_inference_steps, sigmas, noise.shape[1], device))
         if self._visitors:
             self._visitors.call("transformer")
+        branches = self._branches(text, negative, located, walk, cache_threshold)
+        noise = self._denoised(
+            noise, walk, branches, true_cfg_scale, callback_on_step_end, callback_on_step_end_tensor_inputs
+        )
+        self._current_timestep = None
+        self.reused_steps = sum(branch.cache.reused for branch in branches if branch.cache is not None)
+
+        images = noise if output_type == "latent" else self._decode(noise, height, width, output_type)
+        return FluxPipelineOutput(images=images) if return_dict else (images,)
+
+    def _walk(self, noise: Tensor, img_ids: Tensor, timesteps: Tensor) -> _Walk:
+        batch, told = len(noise), self.transformer.config.guidance_embeds
+        scale = torch.full((batch,), self._guidance_scale, dtype=torch.float32, device=noise.device) if told else None
+        # The number format of t is diffusers' own: rounded as the latents are, so that no faces = FluxPipeline.
+        times = [t.expand(batch).to(noise.dtype) / 1000 for t in timesteps]
+        return _Walk(timesteps, times, scale, img_ids)
+
+    def _branches(
+        self, text: Text, negative: Text | None, located: list[LocationTokens], walk: _Walk,
+        cache_threshold: float | None,
+    ) -> list[_Branch]:  # fmt: skip
+        """One, or two with guidance by a negative prompt, whose branch sees the places without the identities."""
         branches = [_Branch("cond", text, located)]
         if negative is not None:
             branches.append(_Branch("uncond", negative, [face.dropped() for face in located]))
         else:
             self._rows.forget("uncond")
         for branch in branches:
-            branch.rows = self._modulation(branch, times, guidance)
+            branch.rows = self._modulation(branch, walk.times, walk.guidance)
             branch.cache = FirstBlockCache(cache_threshold) if cache_threshold else None
+        return branches
 
-        def velocity(i: int, branch: _Branch) -> Tensor:
-            states, pooled, txt_ids = branch.text
-            with self.transformer.cache_context(branch.name):
-                said = self.transformer(
-                    hidden_states=noise, timestep=times[i], guidance=guidance, pooled_projections=pooled,
-                    encoder_hidden_states=states, txt_ids=txt_ids, img_ids=img_ids, faces=branch.faces,
-                    hoisted=branch.rows[i] if branch.rows else None, cache=branch.cache, return_dict=False,
-                )  # fmt: skip
-            return cast(Tensor, said[0])
+    def _velocity(self, noise: Tensor, walk: _Walk, step: int, branch: _Branch) -> Tensor:
+        """v_theta, [batch, |X|, 64]."""
+        states, pooled, txt_ids = branch.text
+        with self.transformer.cache_context(branch.name):
+            said = self.transformer(
+                hidden_states=noise, timestep=walk.times[step], guidance=walk.guidance, pooled_projections=pooled,
+                encoder_hidden_states=states, txt_ids=txt_ids, img_ids=walk.img_ids, faces=branch.faces,
+                hoisted=branch.rows[step] if branch.rows else None, cache=branch.cache, return_dict=False,
+            )  # fmt: skip
+        return cast(Tensor, said[0])
 
-        with self.progress_bar(total=len(timesteps)) as progress:
-            for i, t in enumerate(timesteps):
+    def _denoised(
+        self, noise: Tensor, walk: _Walk, branches: list[_Branch], scale: float, callback: StepCallback | None,
+        told: Sequence[str],
+    ) -> Tensor:  # fmt: skip
+        """All steps, as FluxPipeline takes them. scale: of the guidance by two branches. told: names of tensors that
+        the callback sees, and may change.
+        """
+        with self.progress_bar(total=len(walk.timesteps)) as progress:
+            for i, t in enumerate(walk.timesteps):
                 if self.interrupt:
                     continue
                 self._current_timestep = t
-                v, *others = (velocity(i, branch) for branch in branches)
+                v, *others = (self._velocity(noise, walk, i, branch) for branch in branches)
                 for v_negative in others:
-                    v = v_negative + true_cfg_scale * (v - v_negative)
+                    v = v_negative + scale * (v - v_negative)
                 noise = self.scheduler.step(v, t, noise, return_dict=False)[0]
-                if callback_on_step_end is not None:
-                    told = branches[0]
-                    state = {"latents": noise, "prompt_embeds": told.text[0]}
-                    wanted = {name: state[name] for name in callback_on_step_end_tensor_inputs}
-                    changed = callback_on_step_end(self, i, t, wanted)
+                if callback is not None:
+                    first = branches[0]
+                    state = {"latents": noise, "prompt_embeds": first.text[0]}
+                    changed = callback(self, i, t, {name: state[name] for name in told})
                     noise = changed.pop("latents", noise)
-                    told.text = (changed.pop("prompt_embeds", told.text[0]), *told.text[1:])
+                    first.text = (changed.pop("prompt_embeds", first.text[0]), *first.text[1:])
                 progress.update()
-        self._current_timestep = None
-        self.reused_steps = sum(branch.cache.reused for branch in branches if branch.cache is not None)
-
-        images = noise if output_type == "latent" else self._decode(noise, height, width, output_type)
-        return FluxPipelineOutput(images=images) if return_dict else (images,)
+        return noise
 
     def _modulation(
         self, branch: _Branch, times: list[Tensor], guidance: Tensor | None

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anyphoto_cli.errors import InputError
-from anyphoto_cli.model.isolation_mask import isolation_mask
+from anyphoto_cli.model.isolation_mask import isolation_mask, keep_masks_of
 from anyphoto_cli.model.kernel_trial import cuda_kernels
 from anyphoto_cli.model.merged_attention import merged_attention
 from anyphoto_cli.model.token_pruning import Spans
@@ -130,6 +130,7 @@ def isolated_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
     q, k, v: [S, heads, head_dim], S = B|T| + B|X| + ΣL. Returns [S, heads, head_dim].
     """
     kernel = KERNELS[spans.attention]
+    keep_masks_of(len(set(spans.lengths)))
     parts = (samples(q, spans), samples(k, spans), samples(v, spans), _group_lengths(spans), _biases(spans, k))
     groups = zip(*parts, strict=True)
     return flat([swap(kernel(swap(a), swap(b), swap(c), n, bias)) for a, b, c, n, bias in groups], spans)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import threading
+from collections import OrderedDict
 
 import torch
 from torch import Tensor
@@ -17,8 +19,14 @@ def isolation_mask(n_global: int, lengths: tuple[int, ...], device: torch.device
     """M of Eq. 19, [S, S]: 0 where a token may look, -inf elsewhere. Rows lie 16 bytes apart, as torch's masked kernels
     want them. Kept: every block of a model asks for the masks of a batch, sample after sample.
     """
-    kept = _of_a_batch if n_global + sum(lengths) <= SMALL else _large
-    return kept(n_global, lengths, device, dtype)
+    if n_global + sum(lengths) <= SMALL:
+        return _small(n_global, lengths, device, dtype)
+    return _large(n_global, lengths, device, dtype)
+
+
+def keep_masks_of(different: int) -> None:
+    """Keep the small masks of a batch of so many different samples until a batch of fewer comes."""
+    _small.room_for(different)
 
 
 @torch.inference_mode(False)  # what is kept must do for training, too
@@ -31,5 +39,36 @@ def _made(n_global: int, lengths: tuple[int, ...], device: torch.device, dtype: 
     return mask.masked_fill_(~allowed, float("-inf"))
 
 
-_of_a_batch = functools.lru_cache(maxsize=16)(_made)
+class _Kept:
+    """The masks asked for last: `least` of them, or as many as the batch at hand has. A cache with less room than a
+    batch has samples gives none back: each is out again before the next block asks for it.
+    """
+
+    def __init__(self, least: int) -> None:
+        self.least, self.room = least, least
+        self.masks: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(
+        self, n_global: int, lengths: tuple[int, ...], device: torch.device, dtype: torch.dtype
+    ) -> Tensor:  # fmt: skip
+        key = n_global, lengths, device, dtype
+        with self._lock:
+            if key not in self.masks:
+                self.masks[key] = _made(n_global, lengths, device, dtype)
+            self.masks.move_to_end(key)
+            self._trim()
+            return self.masks[key]
+
+    def room_for(self, different: int) -> None:
+        with self._lock:
+            self.room = max(self.least, different)
+            self._trim()
+
+    def _trim(self) -> None:
+        while len(self.masks) > self.room:
+            self.masks.popitem(last=False)
+
+
+_small = _Kept(least=16)
 _large = functools.lru_cache(maxsize=2)(_made)

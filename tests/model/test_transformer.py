@@ -97,13 +97,18 @@ def test_samples_of_a_ragged_batch_do_not_see_each_other():
         torch.testing.assert_close(model(**alone, faces=[faces[b]])[0], together[b : b + 1], rtol=0, atol=1e-12)
 
 
-def test_masks_of_a_ragged_batch_are_made_once():
-    """Three samples; three blocks ask, and the last, whose noise tokens alone are read, does not."""
+@pytest.mark.parametrize("samples", [3, 18])
+def test_masks_of_a_ragged_batch_are_made_once(monkeypatch, samples):
+    """Three blocks ask, and the last, whose noise tokens alone are read, does not."""
+    asked, make = [], isolation_mask._made
+    monkeypatch.setattr(isolation_mask, "_made", lambda *key: asked.append(key) or make(*key))
+    isolation_mask._small.masks.clear()
     model = transformer()
     model.attention = "masked"
-    isolation_mask._of_a_batch.cache_clear()
-    model(**inputs(3), faces=[located(5, 3), located(2, 4, seed=5), located(1, 4, 2, seed=6)])
-    assert isolation_mask._of_a_batch.cache_info()[:2] == (6, 3)
+    model(**inputs(samples), faces=[located(1, 1 + n, seed=n) for n in range(samples)])
+    assert len(asked) == samples == len(isolation_mask._small.masks)
+    model(**inputs(2), faces=[located(5, 3), located(2, 4, seed=5)])
+    assert len(isolation_mask._small.masks) <= 16  # those of a large batch end with it
 
 
 def test_equal_layouts_in_a_batch_equal_single_runs():

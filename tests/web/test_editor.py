@@ -257,6 +257,39 @@ def test_another_picture_of_somebody(start, page, friends):
     assert all("status of 422" in told for told in page.problems)  # the one that is gone
 
 
+def test_a_picture_that_arrives_after_an_undo_is_its_persons(start, page, friends):
+    """Also where the undo brings somebody back who stood before them; one whose person is gone is told."""
+    editor, held = start(friends), []
+    page.route("**/api/references", lambda route: held.append(route))
+    opened(page, editor)
+    shown = "[...document.querySelectorAll('#people li .photo')].map((one) => one.title.split(/[/,]/)[1]).join()"
+    until(page, f"{shown} === 'mia.png,theo.png'")
+
+    def sent(row):
+        with page.expect_file_chooser() as chooser:
+            page.click(f"#people li:nth-child({row}) .photo")
+        chooser.value.set_files(PEOPLE / "noor.png")
+        while not held:
+            page.wait_for_timeout(20)
+        return held.pop()
+
+    page.get_by_label("Remove Mia").click()
+    sending = sent(1)
+    page.click("#undo")
+    sending.continue_()
+    until(page, f"{shown} === 'mia.png,noor.png'", 9)
+    page.click("#undo")
+    until(page, f"{shown} === 'mia.png,theo.png'", 9)
+    page.click("#redo")
+    until(page, f"{shown} === 'mia.png,noor.png'", 9)
+    sending = sent(1)
+    page.get_by_label("Remove Mia").click()
+    sending.continue_()
+    page.wait_for_selector("#message:has-text('noor.png: not used, the person was removed meanwhile')")
+    until(page, f"{shown} === 'noor.png'", 9)
+    assert not page.problems
+
+
 def test_what_is_being_typed_is_saved(start, page, friends):
     editor = start(friends)
     opened(page, editor)

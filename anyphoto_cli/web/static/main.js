@@ -233,18 +233,18 @@ async function add(state, files, spot = null) {
 // Points found in one picture are not those of another; the place stays, and the name, unless nobody was named yet.
 async function replace(state, index, file) {
   const face = state.document.faces[index];
+  const who = state.who(face);
   const unnamed = /^person \d+$/.test(face.name) && isMissing(state.known(face));
   try {
     const found = await api.upload(file);
     state.references.set(queryOf({ reference: found.path }), found);
-    const now = state.document.faces.indexOf(face);  // or removed meanwhile; its name others may have, too
-    if (now >= 0) {
-      state.change((layout) => {
-        if (unnamed) layout.faces[now].name = nameFor(file, found.path, layout.faces);
-        layout.faces[now].reference = found.path;
-        delete layout.faces[now].reference_landmarks;
-      });
-    }
+    const now = state.document.faces.findIndex((one) => state.who(one) === who);  // its name others may have, too
+    if (now < 0) throw new Error("not used, the person was removed meanwhile");
+    state.change((layout) => {
+      if (unnamed) layout.faces[now].name = nameFor(file, found.path, layout.faces);
+      layout.faces[now].reference = found.path;
+      delete layout.faces[now].reference_landmarks;
+    });
   } catch (error) {
     complain(new Error(`${file.name}: ${error.message}`));
   }

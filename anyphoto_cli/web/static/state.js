@@ -16,6 +16,18 @@ export class State extends EventTarget {
     this.future = [];
     this.saved = JSON.stringify(document);
     this.before = null;
+    this.people = new WeakMap();
+  }
+
+  // Who a face is, from one step of undo to the next: its object, name and place do not stay.
+  who(face) {
+    if (!this.people.has(face)) this.people.set(face, Symbol("person"));
+    return this.people.get(face);
+  }
+
+  // Of a step of undo: the document, and who its faces are, which is not in the file.
+  kept() {
+    return { text: JSON.stringify(this.document), people: this.document.faces.map((face) => this.who(face)) };
   }
 
   tell(kind = "change") {
@@ -40,7 +52,7 @@ export class State extends EventTarget {
 
   // A longer change, drawn as it goes: begin, any number of live, commit.
   begin() {
-    this.before ??= JSON.stringify(this.document);
+    this.before ??= this.kept();
   }
 
   live(work) {
@@ -50,8 +62,7 @@ export class State extends EventTarget {
   }
 
   commit() {
-    const now = JSON.stringify(this.document);
-    if (this.before !== null && this.before !== now) {
+    if (this.before !== null && this.before.text !== JSON.stringify(this.document)) {
       this.past.push(this.before);
       if (this.past.length > 200) this.past.shift();
       this.future = [];
@@ -71,8 +82,10 @@ export class State extends EventTarget {
   step(from, to) {
     this.commit();
     if (!from.length) return;
-    to.push(JSON.stringify(this.document));
-    this.document = JSON.parse(from.pop());
+    to.push(this.kept());
+    const { text, people } = from.pop();
+    this.document = JSON.parse(text);
+    this.document.faces.forEach((face, k) => this.people.set(face, people[k]));
     this.choose(Math.min(this.chosen, this.document.faces.length - 1));
     this.tell();
   }

@@ -420,6 +420,22 @@ def test_the_kontext_baseline_renders(drawn, kontext, tmp_path):
     assert pictures(tmp_path) == before
 
 
+def test_a_baseline_s_picture_of_broken_numbers_is_refused_and_the_next_one_made(drawn, kontext, tmp_path):
+    """Infinity, too: a pipeline clamps it to white."""
+    system = open_system(RunConfig(system="flux-kontext", model=str(kontext), steps=1, side=64, dtype="bfloat16"))
+    [case, *_] = read_cases(drawn / "cases.jsonl").cases
+    last = system._pipeline.vae.decoder.conv_out.bias.data
+    whole = last.clone()
+    for wrong in (float("nan"), float("inf")):
+        last[0] = wrong
+        with pytest.raises(PictureFault, match=f"{case.id}: came out as numbers that are not .* Try --dtype float32"):
+            system.make(case, tmp_path)
+        assert not (tmp_path / "pictures").exists()
+    last.copy_(whole)
+    system.make(case, tmp_path)
+    assert len(pictures(tmp_path)) == 1
+
+
 def test_the_floor_is_stock_flux_by_the_prompt_alone(drawn, tmp_path):
     import torch
     from diffusers import FluxPipeline

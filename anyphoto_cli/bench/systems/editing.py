@@ -13,6 +13,7 @@ from anyphoto_cli.bench.cases import Case
 from anyphoto_cli.bench.placing import frame_of
 from anyphoto_cli.bench.sources import picture_of
 from anyphoto_cli.bench.systems import device_of
+from anyphoto_cli.bench.systems.finite import only_finite
 from anyphoto_cli.config.bench import RunConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed
@@ -84,7 +85,8 @@ class EditingSystem:
         told = self.arguments(case.prompt, references, config.steps or self.steps, guidance)
         try:
             generator = torch.Generator("cpu").manual_seed(config.seed)
-            image = self._pipeline(**told, **self.size(width, height), generator=generator).images[0]
+            with only_finite(self._pipeline, case.id):
+                image = self._pipeline(**told, **self.size(width, height), generator=generator).images[0]
         except torch.OutOfMemoryError as error:
             raise EnvironmentFault("the device ran out of memory", remedy="Use --memory offload, or --side") from error
         record = {"system": config.system, "model": config.model or self.source, "seed": config.seed}

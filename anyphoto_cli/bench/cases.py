@@ -32,6 +32,10 @@ SUBSETS = {1: "p1", 2: "p2", 3: "p3", 4: "p3"}
 _TREES = {"p1": "p1", "p2": "p2", "p3": "p3", "v200_single": "p1", "v202": "p2", "v200_m": "p3"}
 LONGEST_ID = 200
 """Bytes: with an ending and a seed it is a file's name, of which systems take 255."""
+_FARTHEST = 1e9
+"""px of a place, and of a picture's side; of a side the inverse, too. Beyond it floats overflow further on."""
+_CROWD = 10_000
+"""More people than any picture shows: a number of people that is none."""
 _FORMS = "Give parquet or arrow files, a folder that hf2bench wrote, a folder of finished cases, or a JSONL"
 
 
@@ -206,7 +210,7 @@ def _from_rows(files: list[Path]) -> Iterator[Case | Broken]:
                     RowSource(file, number, "input_images", k) for k in range(rows.pictures(number, "input_images"))
                 )
                 yield _made(
-                    id_, len(references), int(row.get("num_persons") or 0), prompt=_text(row["prompt"]),
+                    id_, len(references), _count(row.get("num_persons")), prompt=_text(row["prompt"]),
                     references=references, gt=RowSource(file, number, "GT", None),
                     boxes=_boxes(json.loads(row.get("bboxes") or "[]")),
                 )  # fmt: skip
@@ -247,7 +251,7 @@ def _from_results(folder: Path) -> Iterator[Case | Broken]:
         try:
             told = json.loads(meta.read_text(encoding="utf-8"))
             references = _numbered(home)
-            asked = int(told.get("num_persons") or 0) or _asked(subset, id_, told)
+            asked = _count(told.get("num_persons")) or _asked(subset, id_, told)
             gt, result = (_picture(home, name) for name in ("ori", "out"))
             if gt is None:
                 yield Broken(id_, subset, "has no ori.jpg", asked)
@@ -308,10 +312,10 @@ def _from_lines(file: Path) -> Iterator[Case | Broken]:
             if gt is None and size is None and (boxes or landmarks):
                 raise ValueError("boxes and landmarks without gt need width and height, of what they are px of")
             yield _made(
-                _id(entry["id"]), len(references), int(entry.get("num_persons") or 0), prompt=_text(entry["prompt"]),
+                _id(entry["id"]), len(references), _count(entry.get("num_persons")), prompt=_text(entry["prompt"]),
                 references=references, gt=gt, result=result, boxes=boxes, landmarks=landmarks, size=size,
             )  # fmt: skip
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             told = str(error) if type(error) in (ValueError, TypeError) else f"{type(error).__name__}: {error}"
             what = f"line {number} of {file.name} is no case ({told[:100]})"
             yield Broken(f"line {number}", "", what, _known_people(entry, "references"))
@@ -322,7 +326,7 @@ def _known_people(entry: Any, references: str = "") -> int:
     if not isinstance(entry, Mapping):
         return 0
     said, named = entry.get("num_persons"), entry.get(references)
-    if isinstance(said, int) and said > 0:
+    if isinstance(said, int) and 0 < said <= _CROWD:
         return said
     return len(named) if isinstance(named, list) else 0
 
@@ -336,11 +340,11 @@ def _landmarks(told: Any, people: int) -> tuple[Any, ...]:
 
 
 def _size(entry: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Raises ValueError for a side that is not above 0."""
+    """Raises ValueError for a side that is none."""
     if entry.get("width") is None and entry.get("height") is None:
         return None
     size = _finite(entry["width"]), _finite(entry["height"])
-    if min(size) <= 0:
+    if min(size) < 1 / _FARTHEST:
         raise ValueError(f"a picture of {size[0]:g} x {size[1]:g} px is none")
     return size
 
@@ -351,9 +355,23 @@ def _boxes(corners: Any) -> tuple[Box, ...]:
 
 def _finite(value: Any) -> float:
     """Raises ValueError for what is no number, or none that anything can be measured by."""
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{number} is no place")
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf
+    if not abs(number) <= _FARTHEST:
+        raise ValueError(f"{number:g} is no place")
+    return number
+
+
+def _count(told: Any) -> int:
+    """How many people; 0 where it does not say. Raises ValueError for what is no number of people."""
+    try:
+        number = int(told or 0)
+    except OverflowError:  # infinity
+        number = -1
+    if not 0 <= number <= _CROWD:
+        raise ValueError("num_persons is no number of people")
     return number
 
 

@@ -13,6 +13,7 @@ from anyphoto_cli.errors import AnyPhotoError, InputError
 from anyphoto_cli.faces.norm_crop import face_patch, norm_crop
 from anyphoto_cli.faces.reference_face import find_reference_face
 from anyphoto_cli.files.images import decode, read_bytes
+from anyphoto_cli.layout.check import check_layout, check_reference_landmarks
 from anyphoto_cli.layout.location_canvas import location_canvas, token_mask
 from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.seams import FaceAnalyzer
@@ -53,10 +54,11 @@ class Conditions:
 def prepare_faces(layout: Layout, analyzer: FaceAnalyzer, method: MethodConfig | None = None) -> Conditions:
     """Everything the model needs to know about the people of a layout.
 
-    Landmarks given by hand win over detection. Raises InputError naming file and field: no face in a reference, or no
-    token left of a face. Source: paper 3.2, 3.3, A.3.
+    Landmarks given by hand win over detection. Raises InputError naming file and field: a place that cannot hold a face
+    (`check_layout`), no face in a reference, or no token left of a face. Source: paper 3.2, 3.3, A.3.
     """
     method = method or MethodConfig()
+    check_layout(layout, method=method, references=False)
     points, crops, choices, references = [], [], [], {}
     for i, face in enumerate(layout.faces):
         path, field = layout.reference_path(i), f"faces[{i}].reference"
@@ -67,6 +69,9 @@ def prepare_faces(layout: Layout, analyzer: FaceAnalyzer, method: MethodConfig |
         except AnyPhotoError as error:
             error.file = face.reference
             raise error.at(file=layout.shown_name, field=field) from error
+        if face.reference_landmarks is not None:
+            height, width = picture.shape[:2]
+            check_reference_landmarks(landmarks, width, height, layout.shown_name, f"{field}_landmarks")
         _canvas(layout, i, picture, landmarks, method)  # refuses a face outside before a model is loaded
         points.append(landmarks)
         crops.append(norm_crop(picture, landmarks))

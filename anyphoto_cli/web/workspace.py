@@ -90,12 +90,13 @@ class Workspace:
     def opened(self) -> tuple[dict[str, Any], str]:
         """(the layout as it lies there, or an empty one; the file's sha256, "" where it is not there yet).
 
-        Raises InputError where it is none.
+        Raises InputError where it is none, or has a place that is too far for the page.
         """
         if self.file.is_file():
             load_layout(self.file, self.refs_root)
             content = self.file.read_bytes()
-            return _for_the_page(json.loads(content.decode("utf-8-sig"))), hashlib.sha256(content).hexdigest()
+            document = _for_the_page(json.loads(content.decode("utf-8-sig")), self.file.name)
+            return document, hashlib.sha256(content).hexdigest()
         side = self.base.sides[0] if self.base.sides[1] < 512 else 1024
         width, height = fitting_size(1, 1, side)
         empty = {"version": 1, "prompt": "a photo of two friends", "width": width, "height": height, "seed": 0,
@@ -211,6 +212,7 @@ class Workspace:
         Raises InputError where the layout is wrong, or the file was changed by somebody else meanwhile.
         """
         self.parsed(document)
+        _for_the_page(document, self.file.name)  # what is saved can be opened again
         now = hashlib.sha256(self.file.read_bytes()).hexdigest() if self.file.is_file() else ""
         if read is not None and now != read:
             raise InputError("was changed on disk since it was opened here", file=self.file.name, field="save",
@@ -221,13 +223,19 @@ class Workspace:
         return hashlib.sha256(content).hexdigest()
 
 
-def _for_the_page(document: dict[str, Any]) -> dict[str, Any]:
-    """Without what is null, as if it were not there, and with points for boxes: the page moves points."""
+def _for_the_page(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """Without what is null, as if it were not there, and with points for boxes: the page moves points.
+
+    Raises InputError for a box whose points are beyond any number.
+    """
     document = {key: value for key, value in document.items() if value is not None}
     document["faces"] = [{key: value for key, value in face.items() if value is not None} for face in document["faces"]]
-    for face in document["faces"]:
+    for number, face in enumerate(document["faces"]):
         if "bbox" in face:
-            points = upright_landmarks(Box(*face.pop("bbox")))
+            points = upright_landmarks(Box(*map(float, face.pop("bbox"))))
+            if not np.isfinite(points).all():
+                raise InputError("is too far out to be shown", file=name, field=f"faces[{number}].bbox",
+                                 remedy="Give corners in px of the picture")  # fmt: skip
             face["landmarks"] = [[round(float(value), 2) for value in point] for point in points]
     return document
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from anyphoto_cli.config.verify import VerifyConfig
+from anyphoto_cli.errors import InputError
 from anyphoto_cli.faces.calibration import calibrated, calibration_file, write_calibration
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.generate.annotate import annotated
@@ -270,6 +271,22 @@ def test_a_small_bank_names_no_strangers(run, photos, face_pack_folder, tmp_path
     code, said, err = run("layout", "from-photo", *asked, "-o", tmp_path / "couple.json", "--json")
     assert code == 0 and json.loads(said)["faces"] == ["person 1", "person 2"], err
     assert "the known people are too few to tell" in err and "--threshold" in err
+
+
+@pytest.mark.parametrize(("key", "value", "told"), [
+    ("bbox", [0, 0, 1e308, 1e308], r"faces\[0\].bbox: lies more than 4 canvases away"),
+    ("bbox", [9, 9, 9, 9], r"faces\[0\].bbox: the box is empty"),
+    ("reference_landmarks", [[1e308, 45], [75, 45], [57, 66], [43, 88], [72, 88]],
+     r"faces\[0\].reference_landmarks: a point lies outside the reference, which is 112x112"),
+    ("reference_landmarks", [[9, 9]] * 5, r"faces\[0\].reference_landmarks: the points lie on one spot or line"),
+])  # fmt: skip
+def test_places_that_hold_no_face_are_refused_as_a_render_refuses_them(layout_file, key, value, told):
+    """Nobody need have checked a layout that pictures are held against."""
+    document = json.loads(layout_file.read_text())
+    document["faces"][0][key] = value
+    layout_file.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=f"trip.json: {told}"):
+        prepare_faces(load_layout(layout_file), None)
 
 
 def test_a_template_without_faces_is_refused(run, face_pack_folder, tmp_path):

@@ -61,6 +61,23 @@ def test_a_layout_as_python_writes_it_opens(workspace, friends):
     assert again.model_dump(exclude={"faces"}) == layout.model_dump(exclude={"faces"})
 
 
+def test_a_box_beyond_any_number_is_refused_in_one_line(workspace, friends):
+    """And never saved, so that what was saved opens again."""
+    from starlette.testclient import TestClient
+
+    document = json.loads(friends.read_text())
+    document["faces"][0].pop("landmarks")
+    document["faces"][0]["bbox"] = [-1e308, 0, 1e308, 128]
+    with pytest.raises(
+        InputError, match=r"two_friends.json: faces\[0\].bbox: is too far out to be shown. Give corners"
+    ):
+        workspace.save(document, None)
+    assert "1e+308" not in friends.read_text()
+    friends.write_text(json.dumps(document))
+    answer = TestClient(build_app(workspace, None)).get("/api/layout")
+    assert answer.status_code == 422 and "too far out" in answer.json()["error"]["message"]
+
+
 def test_a_reference_that_this_machine_cannot_read_is_a_warning(workspace, friends, monkeypatch):
     monkeypatch.setitem(sys.modules, "pi_heif", None)
     (friends.parent / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))

@@ -6,7 +6,6 @@ write at once and a benchmark can grow.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,15 +14,15 @@ from typing import Any
 from anyphoto_cli.bench.cases import Case
 from anyphoto_cli.bench.sources import FileSource, Source
 from anyphoto_cli.errors import AnyPhotoError, InputError
-from anyphoto_cli.files.commit import committed
+from anyphoto_cli.files.commit import committed, sha256_of_bytes
 from anyphoto_cli.generate.png_metadata import read_record
 
 
 def made_of(case: Case, original: bytes | None, references: Sequence[bytes]) -> dict[str, Any]:
     """All that a case asks for, as JSON has it; pictures by the sha256 of their files."""
     told = {
-        "prompt": case.prompt, "original": None if original is None else _sha256(original),
-        "references": [_sha256(data) for data in references], "boxes": [list(box) for box in case.boxes],
+        "prompt": case.prompt, "original": None if original is None else sha256_of_bytes(original),
+        "references": [sha256_of_bytes(data) for data in references], "boxes": [list(box) for box in case.boxes],
         "landmarks": case.landmarks, "size": case.size,
     }  # fmt: skip
     plain: dict[str, Any] = json.loads(json.dumps(told))
@@ -38,7 +37,7 @@ def read_and_made_of(case: Case) -> dict[str, Any]:
 
 def scored_of(origin: Mapping[str, Any], result: bytes) -> str:
     """Digest of a case and its picture: scores of equal ones are the same."""
-    return _sha256(json.dumps({**origin, "result": _sha256(result)}, sort_keys=True).encode())
+    return sha256_of_bytes(json.dumps({**origin, "result": sha256_of_bytes(result)}, sort_keys=True).encode())
 
 
 class Origins:
@@ -110,7 +109,3 @@ def _told_by(picture: Source) -> dict[str, Any]:
         return {"references": references, "adapter": adapter, "base": record.get("model", {}).get("revision")}
     except (InputError, KeyError):
         return {}
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

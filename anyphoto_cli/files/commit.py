@@ -96,6 +96,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_bytes(data: bytes) -> str:
+    """Hex digest of a file that was read."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def sha256_of_state(network: Any) -> str:
     """Hex digest of a torch module's numbers, in the order of its state_dict; half a second for CLIP."""
     found = hashlib.sha256()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.errors import AnyPhotoError, InputError
 from anyphoto_cli.faces.norm_crop import face_patch, norm_crop
 from anyphoto_cli.faces.reference_face import find_reference_face
+from anyphoto_cli.files.commit import sha256_of_bytes
 from anyphoto_cli.files.images import decode, read_bytes
 from anyphoto_cli.layout.check import check_layout, check_reference_landmarks
 from anyphoto_cli.layout.location_canvas import location_canvas, token_mask
@@ -44,7 +44,7 @@ class Conditions:
     def _face(self, index: int) -> PreparedFace:
         face, path = self.layout.faces[index], self.layout.reference_path(index)
         data = read_bytes(path)
-        if _sha256(data) != self.references[face.reference]:
+        if sha256_of_bytes(data) != self.references[face.reference]:
             raise InputError("changed while it was being rendered", file=path)
         canvas, tokens = _canvas(self.layout, index, np.asarray(decode(data, path)), self.landmarks[index], self.method)
         strength = 1.0 if face.strength is None else face.strength
@@ -76,13 +76,9 @@ def prepare_faces(layout: Layout, analyzer: FaceAnalyzer, method: MethodConfig |
         points.append(landmarks)
         crops.append(norm_crop(picture, landmarks))
         choices.append(f"{face.name}: {choice}")
-        references[face.reference] = _sha256(data)
+        references[face.reference] = sha256_of_bytes(data)
     embeddings = analyzer.embed(np.stack(crops)) if crops else np.zeros((0, 512), np.float32)
     return Conditions(layout, method, tuple(points), embeddings, tuple(choices), references, analyzer.sha256)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _canvas(

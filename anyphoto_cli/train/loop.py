@@ -33,6 +33,7 @@ from anyphoto_cli.train.metrics import Meter, spoken
 from anyphoto_cli.train.models import Models, open_models, open_text, text_rests_on, training_device
 from anyphoto_cli.train.objective import objective
 from anyphoto_cli.train.optimiser import Optimiser, in_forward_order, trained_parameters
+from anyphoto_cli.train.out_of_memory import LOADING, out_of_memory_told
 from anyphoto_cli.train.plots import CONFIG, METRICS, read_metrics
 from anyphoto_cli.train.resolved import keep_resolved, resolved
 from anyphoto_cli.train.resume import cut_metrics, facts_of, go_on, refuse_early, where_it_stands
@@ -138,9 +139,10 @@ def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener,
     layouts = read_layouts(config)
     standing = where_it_stands(Path(config.output_dir), ranks)
     refuse_early(standing[0], config, ranks, samples, begin.resume, begin.allow_changes)
-    text = _cached_text(config, samples, layouts, ranks, listener) if config.text_embeddings == "cached" else None
-    listener.stage("Loading the base and a fresh adapter")
-    models = open_models(config, ranks, text)
+    with out_of_memory_told(config, ranks, LOADING):
+        text = _cached_text(config, samples, layouts, ranks, listener) if config.text_embeddings == "cached" else None
+        listener.stage("Loading the base and a fresh adapter")
+        models = open_models(config, ranks, text)
     _keep_blocks(config, models, samples, listener)
     parameters = trained_parameters(models.transformer)
     run_ = _Run(
@@ -233,17 +235,19 @@ def _steps(
     meter = Meter(config, ranks, run.models.transformer, run.models.parts.device, unlogged)
     work = _encoded(run, examples, first, meter)
     for step in range(first, config.max_train_steps):
-        loss = _gradients(run, work, step, meter, averager)
-        with meter.sections.of("update"):
-            averager.finish()
-            norm = run.optimiser.clip()
+        at = f"at step {step + 1}"
+        with out_of_memory_told(config, ranks, at):
+            loss = _gradients(run, work, step, meter, averager)
+            with meter.sections.of("update"):
+                averager.finish()
+                norm = run.optimiser.clip()
         if ranks.any(not (math.isfinite(loss) and math.isfinite(norm))):
             remedy = (
                 "Nothing was updated; the last checkpoint is whole. Look at the data, or go on from it with a lower "
                 f"learning_rate and {OPTION} learning_rate"
             )
             raise EnvironmentFault(f"the loss of step {step + 1} is not finite", file=run.folder, remedy=remedy)
-        with meter.sections.of("update"):
+        with out_of_memory_told(config, ranks, at), meter.sections.of("update"):
             rate = run.optimiser.step(step)
         signal, last = int(stop()), step + 1 == config.max_train_steps
         over = ranks.any(signal != 0)
@@ -282,7 +286,8 @@ def _validate(run: _Run, step: int) -> None:
         models, folder = run.models, run.folder / "validation" / f"step-{step:06d}"
         shared = run.config.sharding == "none"
         kept, sharers = folder if shared or run.ranks.first else None, run.ranks if shared else None
-        with run.optimiser.averaged():
+        drawing, less = f"while the pictures of step {step} were drawn", "Set validation_steps: 0, or make them smaller"
+        with out_of_memory_told(run.config, run.ranks, drawing, less), run.optimiser.averaged():
             scores = validate(run.validation, models.pipeline, models.parts.encode_text, kept, models.steps, sharers)
         if run.ranks.first:
             write_scores(folder, scores)

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,11 +19,14 @@ from safetensors.torch import load_file
 
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.model import memory
 from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.train import loop
 from anyphoto_cli.train.checkpoint import checkpoints, newest_whole, read_checkpoint
 from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.estimate import estimate
 from anyphoto_cli.train.loop import run as train
+from anyphoto_cli.train.out_of_memory import LOADING, out_of_memory_told
 from tests.conftest import ROOT
 
 
@@ -481,6 +486,44 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(mini_shards, tmp_path
     with pytest.raises(EnvironmentFault, match=r"the loss of step \d is not finite. Nothing was updated"):
         train(config(mini_shards, tmp_path / "hot", learning_rate=1e30, lr_warmup_steps=0, max_grad_norm=1e30))
     assert same(state(out / "checkpoint-2"), before)
+
+
+def test_memory_that_runs_out_is_told_in_a_line_with_its_step_and_the_run_goes_on(mini_shards, tmp_path, monkeypatch):
+    """As torch tells it of a CPU, a RuntimeError; what torch says of other things is none of this."""
+    out, objective = tmp_path / "run", loop.objective
+    cfg = config(mini_shards, out, max_train_steps=3, gradient_checkpointing=False)
+
+    def greedy(*args, **more):
+        if more["step"] == 2:
+            torch.empty(2**50, dtype=torch.uint8)
+        return objective(*args, **more)
+
+    monkeypatch.setattr(loop, "objective", greedy)
+    with pytest.raises(EnvironmentFault) as told:
+        train(cfg)
+    assert str(told.value) == (
+        f"{out}: ran out of memory at step 3. The last checkpoint is whole, and the same command goes on from it with "
+        "gradient_checkpointing: true. A new output_dir needs less with train_batch_size below 2, text_embeddings: "
+        "cached, base_storage: fp8 or data.resolution below 128"
+    )
+    monkeypatch.setattr(loop, "objective", objective)
+    assert newest_whole(out)[0].step == 2 and train(cfg.model_copy(update={"gradient_checkpointing": True})).finished
+    sparing = cfg.model_copy(update={"gradient_checkpointing": True, "activation_memory_gb": 4.0})
+    with (
+        pytest.raises(
+            EnvironmentFault, match="rank 1 ran out of memory at step 9.*with activation_memory_gb below 4.* or"
+        ),
+        out_of_memory_told(sparing, Ranks(1, 2), "at step 9"),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    full = SimpleNamespace(to=mock.Mock(side_effect=torch.OutOfMemoryError))
+    with (
+        pytest.raises(EnvironmentFault, match="base was loaded.*with text_embeddings: cached or base_storage: fp8$"),
+        out_of_memory_told(cfg, Ranks(), LOADING),
+    ):
+        memory.place(full, torch.device("cpu"), "full")
+    with pytest.raises(RuntimeError, match="must match"), out_of_memory_told(cfg, Ranks(), "at step 9"):
+        torch.zeros(2) + torch.zeros(3)
 
 
 def test_validation_renders_with_the_training_transformer_and_leaves_no_trace(mini_shards, tmp_path, examples):

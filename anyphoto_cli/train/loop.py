@@ -135,14 +135,14 @@ def _sweep(folder: Path) -> None:
 def _train(config: TrainConfig, ranks: Ranks, begin: _Begin, listener: Listener, stop: Callable[[], int]) -> Trained:
     listener.stage("Reading the shards")
     samples = _read_shards(config, ranks, listener)
-    check_faces(config)
+    faces = check_faces(config, device=str(training_device(config, ranks.local)))
     layouts = read_layouts(config)
     standing = where_it_stands(Path(config.output_dir), ranks)
     refuse_early(standing[0], config, ranks, samples, begin.resume, begin.allow_changes)
     with out_of_memory_told(config, ranks, LOADING):
         text = _cached_text(config, samples, layouts, ranks, listener) if config.text_embeddings == "cached" else None
         listener.stage("Loading the base and a fresh adapter")
-        models = open_models(config, ranks, text)
+        models = open_models(config, ranks, text, faces)
     _keep_blocks(config, models, samples, listener)
     parameters = trained_parameters(models.transformer)
     run_ = _Run(

@@ -71,8 +71,11 @@ def _text_storage(config: TrainConfig) -> str:
     return "full" if config.base_storage == "fp8" else config.base_storage
 
 
-def open_models(config: TrainConfig, ranks: Ranks, text: CachedText | None = None) -> Models:
+def open_models(
+    config: TrainConfig, ranks: Ranks, text: CachedText | None = None, faces: FaceAnalyzer | None = None
+) -> Models:  # fmt: skip
     """Load the base, freeze it, add a fresh adapter. text: captions that were read before; None loads the encoders.
+    faces: the face pack, on the training device; None opens it.
 
     Raises InputError and EnvironmentFault as `generate` does, and for sharding that cannot be.
     """
@@ -81,7 +84,7 @@ def open_models(config: TrainConfig, ranks: Ranks, text: CachedText | None = Non
     device = training_device(config, ranks.local)
     dtype = _dtype(config, device)
     sharded = _is_sharded(config, ranks)
-    pack = open_faces(config.face_pack or base.face_pack, str(device))
+    pack = faces or open_faces(config.face_pack or base.face_pack, str(device))
     pipeline = memory.open_pipeline(
         folder, bases.pipeline_class(folder), torch.device("cpu") if sharded else device, dtype, config.base_storage,
         without=TEXT if text is not None else (), offload=False,

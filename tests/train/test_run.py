@@ -613,6 +613,18 @@ def test_captions_that_were_read_another_way_are_read_again(mini_shards, tmp_pat
     assert train(shorter).finished
 
 
+def test_the_face_pack_is_opened_once_on_the_training_device(mini_shards, tmp_path, monkeypatch):
+    from anyphoto_cli.train import face_check, models
+
+    opened, opener = [], face_check.open_faces
+    monkeypatch.setattr(models.memory, "open_pipeline", mock.Mock(side_effect=EnvironmentFault("the base is next")))
+    for module in (face_check, models):
+        monkeypatch.setattr(module, "open_faces", lambda *given: opened.append(given) or opener(*given))
+    with pytest.raises(EnvironmentFault, match="the base is next"):
+        train(config(mini_shards, tmp_path / "run"))
+    assert opened == [("mini", "cpu")]
+
+
 def test_a_folder_that_cannot_be_written_is_the_machines_fault(mini_shards, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentFault, match=r"file/run: cannot be written to \(Not a directory\)"):

@@ -12,7 +12,7 @@ from anyphoto_cli.config.preprocess import STAGES, PreprocessConfig, RunOptions
 from anyphoto_cli.data.bank import list_references
 from anyphoto_cli.data.shards import MANIFEST
 from anyphoto_cli.data.sources import PhotoInput, list_photos
-from anyphoto_cli.errors import EnvironmentFault, InputError
+from anyphoto_cli.errors import AnyPhotoError, EnvironmentFault, InputError
 from anyphoto_cli.files.texts import storable
 from anyphoto_cli.preprocess.captioning import open_captioner
 from anyphoto_cli.preprocess.exclusions import Exclusions, read_exclusions
@@ -36,8 +36,24 @@ def check_call(
     check_input(sources, out, refs, config, stages)
     exclusions = read_exclusions(exclude) if exclude else Exclusions()
     if "caption" in stages:
-        open_captioner(config, options)
+        _open_the_captioner(config, options, out)
     return exclusions
+
+
+def _open_the_captioner(config: PreprocessConfig, options: RunOptions, out: Path) -> None:
+    """Raises as `open_captioner`, and InputError where the run in `out` began with another one: who goes on with it and
+    leaves --captioner out has not lost a package.
+    """
+    try:
+        open_captioner(config, options)
+    except AnyPhotoError as error:
+        was = read_record(out).get("caption", {}).get("captioner", config.captioner)
+        if was == config.captioner:
+            raise
+        remedy = f"Give --captioner {was}, or a new folder with -o"
+        raise InputError(
+            f"this run began with {was!r}; {error.what}", file=out, field="--captioner", remedy=remedy
+        ) from error
 
 
 def check_input(

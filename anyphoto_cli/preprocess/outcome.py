@@ -81,7 +81,7 @@ def _verdict(
     if matched["reason"]:
         return "dropped", matched["reason"]
     if selection.twin[number] >= 0:
-        return "dropped", f"repeats photo {int(selection.twin[number])}"
+        return "dropped", f"repeats photo {photos.photo(int(selection.twin[number])).id}"
     if captioned["problem"]:
         return "failed", f"caption: {captioned['problem']}"
     return "kept", ""
@@ -211,9 +211,8 @@ def _steps(numbers: Sequence[int], most: int) -> Sequence[int]:
 def _picture(
     number: int, photos: PhotoList, work: Work, selection: Selection, config: PreprocessConfig
 ) -> SheetPicture:
-    chunk = number // photos.chunk
-    place = number - photos.numbers(chunk).start
-    photo = photos.photos(chunk)[place]
+    chunk, place = divmod(number, photos.chunk)
+    photo = photos.photo(number)
     detected, matched, captioned = (work.read(stage, chunk)[0][place] for stage in ("detect", "match", "caption"))
     status, reason = _verdict(number, detected, matched, captioned, selection, photos)
     loaded = load_photo(photo, _THUMB)

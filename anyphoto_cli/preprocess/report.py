@@ -103,7 +103,9 @@ def _score_chart(counts: Counts) -> Histogram:
 
 
 def _general(reason: str) -> str:
-    """Reasons that differ in a number only, as one: they are chosen from a short list."""
+    """Reasons that differ in a number or name another photo, as one: they are chosen from a short list."""
+    if reason.startswith("repeats photo "):
+        return "repeats another photo"
     return one_line(re.sub(r"\d+", "N", reason))
 
 

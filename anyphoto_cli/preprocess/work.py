@@ -12,6 +12,7 @@ import zipfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,13 @@ class PhotoList:
         with self.file.open("rb") as lines:
             lines.seek(self.offsets[chunk])
             return [_parsed(next(lines)) for _ in self.numbers(chunk)]
+
+    def photo(self, number: int) -> PhotoInput:
+        """One of them; the lines before it in its chunk are passed over unread."""
+        chunk, place = divmod(number, self.chunk)
+        with self.file.open("rb") as lines:
+            lines.seek(self.offsets[chunk])
+            return _parsed(next(islice(lines, place, None)))
 
 
 def write_photo_list(file: Path, photos: Iterable[PhotoInput]) -> PhotoList:

@@ -24,7 +24,7 @@ from anyphoto_cli.runtime.executors import room
 from anyphoto_cli.seams import CaptionAnswer
 from tests.conftest import ROOT
 from tests.preprocess import fakes
-from tests.preprocess.runs import fake_run, hashes, samples
+from tests.preprocess.runs import fake_run, hashes, rows, samples
 
 
 def test_a_second_run_on_the_same_folder_is_refused(drawn, tmp_path):
@@ -82,6 +82,13 @@ def test_a_mistake_before_anything_was_made_may_be_corrected(drawn, tmp_path):
     with pytest.raises(InputError, match="--person-model: no such file"):
         fake_run(drawn, out, settings={"person_model": "nowhere.onnx"})
     assert fake_run(drawn, out).kept == 40
+
+
+def test_who_leaves_the_captioner_out_is_told_which_one_the_run_began_with(drawn, tmp_path):
+    """Not that the default one's package or server is missing. It would be refused, too, if it were there."""
+    fake_run(drawn, tmp_path, settings={"captioner": "template"})
+    with pytest.raises(InputError, match="--captioner: this run began with 'template'; .*Give --captioner template"):
+        fake_run(drawn, tmp_path, settings={"captioner": "openai"})
 
 
 def test_a_caption_server_may_be_mistyped_and_may_move(drawn, tmp_path):
@@ -446,6 +453,7 @@ def test_who_stays_of_near_duplicates_may_change_when_failed_photos_are_read(dra
     good = (own / "photos" / "a.png").read_bytes()
     (own / "photos" / "a.png").write_bytes(good[:100])
     fake_run(own, out, settings={"near_duplicates": 4})
+    assert rows(out)["c.png"]["reason"] == "repeats photo b.png"
     (own / "photos" / "a.png").write_bytes(good)
     fake_run(own, out, settings={"near_duplicates": 4}, retry_failed=True)
     assert [(record.source, bool(record.caption)) for record, *_ in samples(out)] == [("a.png", True), ("c.png", True)]

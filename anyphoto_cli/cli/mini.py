@@ -100,6 +100,7 @@ def demo(
 
     What is finished is kept: the same command goes on where it was cut off.
     """
+    console.hush_libraries(False)
     from anyphoto_cli.mini.demo import run_demo
 
     done = run_demo(out, steps, listener=console.Terminal(quiet=quiet))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from anyphoto_cli.cli import mini
 from anyphoto_cli.mini import demo, shipped
 
 
@@ -41,3 +42,10 @@ def test_the_table_has_what_a_gain_is_told_against(tmp_path, commands):
     assert list(benched) == list(demo._ROWS) == ["alone", "nothing-learned", "as-it-came", "trained"]
     assert str(shipped.adapter_folder()) in benched["as-it-came"] and "untrained" in benched["nothing-learned"]
     assert demo._ROWS["trained"].format(steps=40) == "40 steps later"
+
+
+def test_libraries_are_hushed_before_a_model_is_opened(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(mini.console, "hush_libraries", lambda verbose: said.append("hushed"))
+    monkeypatch.setattr(demo, "run_demo", lambda out, *_, **__: said.append("ran") or demo.Done(out, ()))
+    assert mini.demo(tmp_path) == 0 and said == ["hushed", "ran"]

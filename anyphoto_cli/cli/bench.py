@@ -225,9 +225,10 @@ def _tell(summary: dict[str, Any], out: Path) -> None:
                        f"{f' ({told})' if told else ''}")  # fmt: skip
         for metric, values in part["metrics"].items():
             if values["mean"] is not None:
+                outliers = console.counted(values["outliers"], "outlier")
                 console.result(
                     f"  {TITLES[metric]:9} {values['mean']:7.3f}  [{values['low']:.3f}, {values['high']:.3f}]  "
-                    f"n {values['n']}; {values['filtered_mean']:.3f} without {values['outliers']} outliers"
+                    f"n {values['n']}; {values['filtered_mean']:.3f} without {outliers}"
                 )  # fmt: skip
                 if len(values["by_model"]) > 1:
                     each = ", ".join(f"{name} {_three(mean)}" for name, mean in values["by_model"].items())

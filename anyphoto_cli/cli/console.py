@@ -32,6 +32,11 @@ def _on_a_terminal(stream: Any) -> bool:
     return stream is not None and bool(stream.isatty())
 
 
+def counted(number: int, one: str, more: str = "") -> str:
+    """1 shard, 2 shards; 1 person, 2 people."""
+    return f"{number} {one if number == 1 else more or f'{one}s'}"
+
+
 def result(line: str) -> None:
     """One line of the result, to stdout; never wrapped, never taken for markup."""
     print(one_line(line))

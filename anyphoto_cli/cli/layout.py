@@ -42,7 +42,7 @@ def check(file: LayoutFile, face_pack: FacePack = None, refs_root: RefsRoot = No
         console.result(f"{face.name}: patch {x0},{y0} - {x1},{y1}, {face.tokens} tokens")
     if any(face.reference_landmarks is None for face in layout.faces) and not report.looked_for_faces:
         listener.notice("Did not look for faces in the references: name a pack with --face-pack")
-    people = f"{len(report.faces)} {'person' if len(report.faces) == 1 else 'people'}"
+    people = console.counted(len(report.faces), "person", "people")
     console.result(f"{file}: good, {people}, {layout.width}x{layout.height}")
     return 0
 
@@ -218,11 +218,11 @@ def _written(out: Path, layout: Any, slots: int, as_json: bool) -> None:
     for face in layout.faces:
         x, y = face.place.mean(0)
         console.result(f"{face.name}: {face.reference}, at {x:.0f},{y:.0f}")
-    console.result(f"{out}: {len(layout.faces)} people, {layout.width}x{layout.height}")
+    people = console.counted(len(layout.faces), "person", "people")
+    console.result(f"{out}: {people}, {layout.width}x{layout.height}")
     if slots:
-        console.Terminal().notice(
-            f"To fill: {slots} reference pictures that are not there yet; or edit the names in it"
-        )
+        wanted = console.counted(slots, "reference picture that is", "reference pictures that are")
+        console.Terminal().notice(f"To fill: {wanted} not there yet; or edit the names in it")
 
 
 def _refuse_target(out: Path, inputs: list[Path]) -> None:

@@ -132,8 +132,9 @@ def _show(done: Any, stages: list[str]) -> None:
         console.result(f"{done.folder}: {', '.join(stages)} of {done.photos} photos done")
         return
     failed = f", failed {done.failed}" if done.failed else ""
-    console.result(f"{done.folder}/shards: {done.kept} of {done.photos} photos, {done.identities} people, "
-                   f"{done.shards} shards (dropped {done.dropped}{failed})")  # fmt: skip
+    people, shards = console.counted(done.identities, "person", "people"), console.counted(done.shards, "shard")
+    console.result(f"{done.folder}/shards: {done.kept} of {done.photos} photos, {people}, {shards} "
+                   f"(dropped {done.dropped}{failed})")  # fmt: skip
     for reason, count in done.reasons[:5]:
         console.result(f"  {count} x {reason}")
     if done.failed:

@@ -157,6 +157,8 @@ def _check_reference(
         picture = read_picture(path)
     except AnyPhotoError as error:
         error.file = face.reference
+        if not path.exists() and (others := _other_missing(layout, index)):
+            error.remedy = f"Missing, too: {', '.join(others)}"
         raise error.at(file=layout.shown_name, field=field) from error
     height, width = picture.shape[:2]
     if face.reference_landmarks is not None:
@@ -172,6 +174,13 @@ def _check_reference(
         if faces > 1:
             cautions.append(Caution(field, f"{face.reference}: {choice}"))
     return width, height
+
+
+def _other_missing(layout: Layout, first: int) -> list[str]:
+    """References of the faces after `first` that are not there: all that are still to be filled are told at once."""
+    later = range(first + 1, len(layout.faces))
+    names = [layout.faces[i].reference for i in later if not layout.reference_path(i).exists()]
+    return [name for name in dict.fromkeys(names) if name != layout.faces[first].reference]
 
 
 def check_reference_landmarks(points: Points, width: int, height: int, file: str = "", field: str = "") -> None:

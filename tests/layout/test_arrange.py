@@ -105,6 +105,7 @@ def test_two_selfies_become_a_layout_that_can_be_rendered(run, tmp_path):
     code, said, err = run("layout", "arrange", "--people", tmp_path / "ana.png", tmp_path / "ben.png", "--size", "512x384",
                           "--prompt", "a photo of two friends, [ 3, 4 ] on a board", "-o", out)  # fmt: skip
     assert code == 0 and "2 people, 512x384" in said, err
+    assert "1 person, 1024x1024" in run("layout", "arrange", tmp_path / "ana.png", "-o", tmp_path / "one.json")[1]
     layout = load_layout(out)
     assert [face.reference for face in layout.faces] == ["beach_refs/ana.png", "beach_refs/ben.png"]
     assert layout.reference_path(0).read_bytes() == (tmp_path / "ana.png").read_bytes()

@@ -118,6 +118,17 @@ def test_head_count(prompt, count):
     assert count_people(prompt) == count
 
 
+def test_all_references_that_are_missing_are_told_at_once(tmp_path):
+    """Each once, and none that is there: who fills the places of `from-photo` need not ask after each."""
+    names = ("ana.png", "b.png", "ana.png", "c.png", "b.png", "d.png")
+    faces = [
+        face | {"reference": name, "name": name}
+        for face, name in zip(faces_at(*(("", 80 * k, 100, 60) for k in range(6))), names, strict=True)
+    ]
+    with pytest.raises(InputError, match=r"faces\[1\].reference: b.png: .*\. Missing, too: c.png, d.png$"):
+        cautions(tmp_path, faces)
+
+
 def test_references_are_searched_only_where_a_finder_is_given(tmp_path):
     Image.new("RGB", (256, 256)).save(tmp_path / "ana.png")
     faces = [{"name": "A", "reference": "ana.png", "bbox": [40, 40, 200, 200]}]

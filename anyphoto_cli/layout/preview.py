@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from anyphoto_cli.files.texts import in_ascii
 from anyphoto_cli.geometry import TOKEN_PX
 from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.types import PreparedFace
@@ -67,9 +67,8 @@ def _outline(draw: ImageDraw.ImageDraw, tokens: np.ndarray, step: int, colour: s
 
 
 def _in_ascii(name: str, index: int) -> str:
-    """What the default font can write of a name: accents go; where nothing is left, the face's number."""
-    plain = unicodedata.normalize("NFKD", name)
-    letters = "".join(c for c in plain if not unicodedata.combining(c)).encode("ascii", "replace").decode()
+    """What the default font can write of a name; where nothing is left, the face's number."""
+    letters = in_ascii(name)
     return letters if letters.strip("? ") else f"face {index + 1}"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
+from anyphoto_cli.files.texts import in_ascii
 from anyphoto_cli.geometry import arcface_template
 from anyphoto_cli.train.batches import batches, samples_of
 from anyphoto_cli.train.degradations import DEGRADATIONS, middling
@@ -101,7 +102,7 @@ def _title(example: Example, width: int) -> str:
     more = len(example.canvases) - _CANVASES
     parts = [
         example.key, "identity dropped" if example.dropped else "", f"{more} more people" if more > 0 else "",
-        _plain(example.caption) or "(no caption)",
+        in_ascii(example.caption) or "(no caption)",
     ]  # fmt: skip
     told = "   ".join(part for part in parts if part)
     if _font().getlength(told) <= width:
@@ -140,10 +141,6 @@ def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 def _save(sheet: Image.Image, out: Path) -> None:
     with committed(out) as file:
         sheet.save(file, format="PNG")
-
-
-def _plain(text: str) -> str:
-    return text.encode("ascii", "replace").decode()
 
 
 def _with_places(example: Example) -> Image.Image:

@@ -15,7 +15,7 @@ from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.errors import InputError, PictureFault
 from anyphoto_cli.faces.packs import open_faces
 from anyphoto_cli.generate.planning import Job, Refusals, prepare_jobs, read_layouts
-from anyphoto_cli.generate.png_metadata import FORMAT, fingerprint_of, read_record, write_png
+from anyphoto_cli.generate.png_metadata import FORMAT, IDENTIFYING, fingerprint_of, read_record, write_png
 from anyphoto_cli.runtime.progress import Listener
 
 if TYPE_CHECKING:
@@ -274,17 +274,26 @@ def finished(task: Task, overwrite: bool, precision_matters: bool = True) -> boo
         record = read_record(task.path)
     except InputError:
         record = {}
-    fingerprint = task.record["fingerprint"]
-    if record and not task.record["model"]["revision"]:  # a dry run does not fetch a base to know
-        model = task.record["model"] | {"revision": record["model"].get("revision")}
-        fingerprint = fingerprint_of(task.record | {"model": model})
-    same = record.get("fingerprint") == fingerprint
+    now = task.record
+    if record and not now["model"]["revision"]:  # a dry run does not fetch a base to know
+        now = now | {"model": now["model"] | {"revision": record["model"].get("revision")}}
+        now["fingerprint"] = fingerprint_of(now)
+    same = record.get("fingerprint") == now["fingerprint"]
     if not same or (precision_matters and record["precision"] != task.record["precision"]):
+        other = f": other {', '.join(_others(record, now))}" if record else ""
         raise InputError(
-            "exists and was made from something else", file=task.path,
+            f"exists and was made from something else{other}", file=task.path,
             remedy="Choose another --out, or replace it with --overwrite",
         )  # fmt: skip
     return True
+
+
+def _others(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What two records differ in, as a user knows it: keys of the layout, and of the rest what a picture rests on."""
+    before, after = was["layout"], now["layout"]
+    keys = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+    rest = [key for key in (*IDENTIFYING, "loras", "precision") if key != "layout" and was.get(key) != now.get(key)]
+    return [*keys, *(key.replace("_", " ") for key in rest)] or ["fingerprint"]
 
 
 def render_tasks(

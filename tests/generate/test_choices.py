@@ -30,8 +30,8 @@ QUICK = toy(steps=1)
 def test_a_picture_of_another_face_adapter_or_pack_is_not_taken_for_this_one(layout_file, adapter, tmp_path):  # noqa: F811
     out, told = tmp_path / "out", "exists and was made from something else"
     render([layout_file], out, QUICK)
-    for other in ({"adapter": str(adapter)}, {"face_pack": "mini"}):
-        with pytest.raises(InputError, match=told):
+    for name, other in {"adapter": {"adapter": str(adapter)}, "face pack": {"face_pack": "mini"}}.items():
+        with pytest.raises(InputError, match=f"{told}: other {name}\\. "):
             render([layout_file], out, toy(steps=1, **other))
     (tmp_path / "ana.png").write_bytes((tmp_path / "ben.png").read_bytes())
     with pytest.raises(InputError, match=told):
@@ -46,7 +46,7 @@ def test_all_that_makes_a_picture_is_in_its_fingerprint():
 
 def test_a_picture_of_another_number_format_is_kept_only_where_none_was_asked_for(layout_file, tmp_path):
     render([layout_file], tmp_path / "out", toy(steps=1, dtype="bfloat16"))
-    with pytest.raises(InputError, match="exists and was made from something else"):
+    with pytest.raises(InputError, match="exists and was made from something else: other precision"):
         render([layout_file], tmp_path / "out", toy(steps=1, dtype="float32"))
     assert render([layout_file], tmp_path / "out", QUICK).pictures[0].skipped
 

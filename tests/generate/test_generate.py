@@ -128,7 +128,11 @@ def test_another_picture_of_the_same_name_is_refused_before_rendering(layout_fil
     out = tmp_path / "out"
     render([layout_file], out, toy())
     small_layout(tmp_path, prompt="two enemies")
-    with pytest.raises(InputError, match="exists and was made from something else.*--overwrite"):
+    with pytest.raises(
+        InputError, match="exists and was made from something else: other prompt, steps\\. .*--overwrite"
+    ):
+        render([layout_file], out, toy(steps=3))
+    with pytest.raises(InputError, match="exists and was made from something else: other prompt\\. "):
         render([layout_file], out, toy())
     old = (out / "trip_seed0.png").read_bytes()
     render([layout_file], out, toy(), overwrite=True)

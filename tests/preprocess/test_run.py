@@ -37,7 +37,7 @@ def test_real_photos_get_exactly_their_names(run, testdata, photos, face_pack_fo
         "--set", "masks=true",
     )  # fmt: skip
     assert code == 0, err
-    assert "6 of 6 photos, 5 people, 1 shards" in said and str(out / "report.html") in said
+    assert "6 of 6 photos, 5 people, 1 shard (dropped 0)" in said and str(out / "report.html") in said
     assert {name: sorted(row["identities"]) for name, row in rows(out).items()} == {
         "alex_lacamoire1.jpg": ["alex_lacamoire"],
         "johnsnow_test1.jpg": ["kit_harington"],

@@ -217,25 +217,27 @@ def test_a_run_that_is_ended_leaves_no_workers_and_a_folder_that_goes_on(world, 
     command = [sys.executable, "-m", "anyphoto_cli", "preprocess", photos / "photos", "--refs", photos / "refs",
                "--config", photos / "preprocess.yaml", "-o", out, "--workers", "2"]  # fmt: skip
     worker = subprocess.Popen(
-        [str(part) for part in command], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+        [str(part) for part in command], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        env=os.environ | {"RUN_INTO": str(out)},
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list((out / "work" / "detect").glob("*.npz")) and time.monotonic() < deadline:
         time.sleep(0.05)
     worker.send_signal(sign)
     assert worker.wait(60) == code
-    while (left := _commands_with(str(out))) and time.monotonic() < deadline:
+    while (left := _processes_of(f"RUN_INTO={out}")) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left
     assert _on(photos, out).finished
     assert hashes(out) == hashes(world[1])
 
 
-def _commands_with(text):
+def _processes_of(variable):
+    """Those with this in their environment, as a run's workers have it: their command lines name no folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if text in (entry / "cmdline").read_bytes().decode("utf-8", "replace"):
+            if variable.encode() in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(entry.name)
         except OSError:
             continue

@@ -3,8 +3,10 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -37,9 +39,48 @@ class Editor:
         return code
 
 
+class EditorHere:
+    """The same editor in a thread of the tests' process, as a start of its own takes seconds. address: with its token."""
+
+    def __init__(self, layout):
+        import uvicorn
+
+        from anyphoto_cli.config.generate import GenerateConfig
+        from anyphoto_cli.web.guard import HOST, Guard, address
+        from anyphoto_cli.web.jobs import Jobs
+        from anyphoto_cli.web.server import build_app, open_workspace
+
+        config, listening = GenerateConfig(model="mini"), socket.create_server((HOST, 0))
+        port = listening.getsockname()[1]
+        self.root, self.address = f"http://{HOST}:{port}", address(port, "token")
+        self._jobs = Jobs(layout, config)
+        app = Guard(build_app(open_workspace(layout, config), self._jobs), "token", port)
+        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+        self._thread = threading.Thread(target=self._server.run, args=([listening],), daemon=True)
+        self._thread.start()
+
+    def stop(self):
+        """Event streams first: the server waits for them."""
+        self._jobs.closing = self._server.should_exit = True
+        self._thread.join(timeout=30)
+        self._jobs.close()
+
+
 @pytest.fixture
 def start(request):
-    """start(layout, *options) -> Editor; stopped at the end of the test."""
+    """start(layout) -> EditorHere; stopped at the end of the test."""
+
+    def started(layout):
+        editor = EditorHere(layout)
+        request.addfinalizer(editor.stop)
+        return editor
+
+    return started
+
+
+@pytest.fixture
+def start_program(request):
+    """start_program(layout, *options) -> Editor; stopped at the end of the test."""
 
     def started(layout, *options):
         editor = Editor(layout, *options)

@@ -363,8 +363,8 @@ def test_a_render_is_followed_from_wherever_the_page_is_opened(start, page, frie
     assert not page.problems
 
 
-def test_an_editor_that_ended_says_so_on_the_page_and_leaves_no_traceback(start, page, friends):
-    editor = start(friends)
+def test_an_editor_that_ended_says_so_on_the_page_and_leaves_no_traceback(start_program, page, friends):
+    editor = start_program(friends)
     opened(page, editor)
     render_for_long(page)
     editor.process.send_signal(signal.SIGINT)
@@ -452,11 +452,11 @@ def test_arranged_by_a_preset(start, page, friends):
     assert layout.faces[0].place.mean(0)[0] < layout.faces[1].place.mean(0)[0] and not page.problems
 
 
-def test_rendered_with_scores_and_kept(start, page, tmp_path):
+def test_rendered_with_scores_and_kept(start_program, page, tmp_path):
     """Two people added to a new layout, wherever the editor puts them."""
     friends, refs = tmp_path / "two_friends.json", tmp_path / "kept"
     refs.mkdir()
-    editor = start(friends, "--refs-root", refs)
+    editor = start_program(friends, "--refs-root", refs)
     opened(page, editor)
     page.set_input_files("#files", [PEOPLE / "mia.png", PEOPLE / "theo.png"])
     page.wait_for_selector("#people li:nth-child(2) small:has-text('face at')")
@@ -495,7 +495,7 @@ def test_rendered_with_scores_and_kept(start, page, tmp_path):
                         for face, state in zip(verdict["faces"], ("perhaps swapped", "off"), strict=True)]  # fmt: skip
     verdict["extra"] = [{"box": [0, 0, 9, 9]}, {"box": [0, 0, 9, 9], "twice": "mia"}]
     (folder / "layout_seed7.verify.json").write_text(json.dumps(verdict))
-    again = start(friends, "--refs-root", refs)
+    again = start_program(friends, "--refs-root", refs)
     opened(page, again)
     assert page.locator("#history figure").count() == 2
     told = page.locator("#history").inner_text()

@@ -324,21 +324,42 @@ def test_names_from_files_are_shown_not_obeyed():
     assert one_line("Zoë 李 [red]") == "Zoë 李 [red]"
 
 
-@pytest.mark.parametrize(
-    "number, code, words", [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
-)
-def test_signals_keep_what_is_finished(tmp_path, number, code, words):
+def one_after_another(*lines):
+    """A process that runs these command lines, prints the exit code of each, and ends with that of the last."""
+    program = """
+import json, sys
+from anyphoto_cli.cli.app import main
+for words in json.loads(sys.argv[1]):
+    try:
+        main(words)
+    except SystemExit as ended:
+        print("exit code", ended.code, flush=True)
+        code = ended.code
+sys.exit(code)
+"""
+    words = json.dumps([[str(word) for word in line] for line in lines])
+    return [sys.executable, "-c", program, words]
+
+
+def test_signals_keep_what_is_finished(tmp_path):
+    """Ctrl-C, and what a scheduler sends. One process, as its start takes seconds."""
     file = small_layout(tmp_path, num_images=500)
-    command = [sys.executable, "-m", "anyphoto_cli", "generate", str(file), "-o", str(tmp_path / "out")]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"LC_ALL": "C"})
+    folders = [tmp_path / "one", tmp_path / "two"]
+    command = one_after_another(*(["generate", file, "-o", out] for out in folders))
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=os.environ | {"LC_ALL": "C"})  # fmt: skip
     deadline = time.monotonic() + 90
-    while len(list((tmp_path / "out").glob("trip_seed*.png"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == code and words in err.splitlines()[-1] and "Traceback" not in err
-    pictures = list((tmp_path / "out").iterdir())
-    assert 2 <= len(pictures) < 500 and all(p.suffix == ".png" and not p.name.startswith(".") for p in pictures)
+    for out, number in zip(folders, (signal.SIGINT, signal.SIGTERM), strict=True):
+        while len(list(out.glob("trip_seed*.png"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+    said, err = process.communicate(timeout=30)
+    told = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert len(told) == 2 and "Interrupted" in told[0] and "Terminated" in told[1] and "Traceback" not in err
+    assert "exit code 130" in said and process.returncode == 143 and told[1] == err.splitlines()[-1]
+    for out in folders:
+        pictures = list(out.iterdir())
+        assert 2 <= len(pictures) < 500 and all(p.suffix == ".png" and not p.name.startswith(".") for p in pictures)
 
 
 @pytest.mark.parametrize("words", ["doctor", "generate --help", "layout schema"])

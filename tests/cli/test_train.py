@@ -21,6 +21,7 @@ from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.estimate import Estimate
 from anyphoto_cli.train.presets import PRESETS
 from anyphoto_cli.train.wide_groups import WideGroups
+from tests.cli.test_cli import one_after_another
 from tests.conftest import ROOT
 from tests.train.conftest import mini_shards  # noqa: F401
 
@@ -152,32 +153,26 @@ def test_preview_shows_each_degradation_of_one_reference(run, config_file, tmp_p
     assert all(name.convert("L").crop((190, 0, 192, 18)).getextrema() == (255, 255) for name in names)  # none cut off
 
 
-@pytest.mark.parametrize("sign, code", [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
-def test_signals_end_after_the_step_with_a_checkpoint(config_file, tmp_path, sign, code):
-    """Sent to the whole group, loader processes too, and twice: as torchrun does."""
-    words = [
-        sys.executable,
-        "-m",
-        "anyphoto_cli",
-        "train",
-        str(config_file),
-        *SMALL,
-        "max_train_steps=5000",
-        "logging_steps=1",
-        "data.workers=1",
-    ]
+def test_signals_end_after_the_step_with_a_checkpoint(config_file, tmp_path):
+    """Sent to the whole group, loader processes too, and twice: as torchrun does. Two runs of one process."""
+    folders = {signal.SIGTERM: tmp_path / "one", signal.SIGUSR1: tmp_path / "two"}
+    more = [*SMALL, "max_train_steps=5000", "logging_steps=1", "data.workers=1"]
+    words = one_after_another(*(["train", config_file, *more, f"output_dir={out}"] for out in folders.values()))
     worker = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                               start_new_session=True)  # fmt: skip
     deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "metrics.jsonl").is_file() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(worker.pid, sign)
-    os.kill(worker.pid, sign)
-    out, err = worker.communicate(timeout=60)  # until the loader processes, which write there too, are gone
-    assert worker.returncode == code and "stopped at step" in out and "Traceback" not in err, err
-    assert f"{sign.name}: stopping at the next good place; again after 5 s: at once" in err
-    [checkpoint] = (tmp_path / "run").glob("checkpoint-*")
-    assert f"step {checkpoint.name.split('-')[1]};" in out
+    for sign, out in folders.items():
+        while not (out / "metrics.jsonl").is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(worker.pid, sign)
+        os.kill(worker.pid, sign)
+    said, err = worker.communicate(timeout=60)  # until the loader processes, which write there too, are gone
+    assert "exit code 143" in said and worker.returncode == 138 and "Traceback" not in err, err
+    assert said.count("stopped at step") == 2
+    for sign, out in folders.items():
+        assert f"{sign.name}: stopping at the next good place; again after 5 s: at once" in err
+        [checkpoint] = out.glob("checkpoint-*")
+        assert f"step {checkpoint.name.split('-')[1]};" in said
 
 
 def test_a_signal_that_comes_again_later_ends_at_once():

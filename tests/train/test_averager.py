@@ -29,50 +29,57 @@ class Net(nn.Module):
         return x.square().sum()
 
 
-def averaged(rank, world, port, micro, results):
+def averaged(rank, world, port, results):
+    """(rank, micro-steps, whether both ways were alike) into `results`."""
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    ranks, found = Ranks(rank, world), []
     Averager.BUCKET = 60  # a layer each
     try:
-        for overlapping in (False, True):
-            net = Net()
-            averager = Averager(ranks, list(net.parameters())) if overlapping else None
-            for step in range(2):
-                net.zero_grad()
-                for number in range(micro):
-                    g = torch.Generator().manual_seed(100 * rank + 10 * step + number)
-                    loss = net(torch.randn(5, 8, generator=g), without=2 if rank == 1 else None)
-                    if averager is None:
-                        loss.backward()
-                    else:
-                        with averager.during(number + 1 == micro):
-                            loss.backward()
-                        early = len(averager._sent)
-                if averager is None:
-                    ranks.average_gradients(list(net.parameters()))
-                else:
-                    # Buckets of the last layers go early; where a rank has no gradient, it waits with that one.
-                    assert (early > 0) and (rank == 0 or early < len(averager._buckets))
-                    averager.finish()
-                found.append([p.grad.clone() for p in net.parameters()])
-        half = len(found) // 2
-        results[rank] = all(
-            torch.equal(a, b)
-            for x, y in zip(found[:half], found[half:], strict=True)
-            for a, b in zip(x, y, strict=True)
-        )
+        for micro in MICRO_STEPS:
+            results.put((rank, micro, same_both_ways(Ranks(rank, world), micro)))
     finally:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("micro", [1, 3])
-def test_overlapping_gives_the_numbers_of_one_piece(micro):
+def same_both_ways(ranks, micro):
+    found = []
+    for overlapping in (False, True):
+        net = Net()
+        averager = Averager(ranks, list(net.parameters())) if overlapping else None
+        for step in range(2):
+            net.zero_grad()
+            for number in range(micro):
+                g = torch.Generator().manual_seed(100 * ranks.rank + 10 * step + number)
+                loss = net(torch.randn(5, 8, generator=g), without=2 if ranks.rank == 1 else None)
+                if averager is None:
+                    loss.backward()
+                else:
+                    with averager.during(number + 1 == micro):
+                        loss.backward()
+                    early = len(averager._sent)
+            if averager is None:
+                ranks.average_gradients(list(net.parameters()))
+            else:
+                # Buckets of the last layers go early; where a rank has no gradient, it waits with that one.
+                assert (early > 0) and (ranks.rank == 0 or early < len(averager._buckets))
+                averager.finish()
+            found.append([p.grad.clone() for p in net.parameters()])
+    half = len(found) // 2
+    return all(
+        torch.equal(a, b) for x, y in zip(found[:half], found[half:], strict=True) for a, b in zip(x, y, strict=True)
+    )
+
+
+MICRO_STEPS = (1, 3)
+
+
+def test_overlapping_gives_the_numbers_of_one_piece():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    results = torch.multiprocessing.get_context("spawn").Manager().dict()
-    torch.multiprocessing.spawn(averaged, (2, port, micro, results), nprocs=2)
-    assert dict(results) == {0: True, 1: True}
+    results = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(averaged, (2, port, results), nprocs=2)
+    found = {results.get() for _ in range(4)}
+    assert found == {(rank, micro, True) for rank in (0, 1) for micro in MICRO_STEPS}
 
 
 def test_buckets_are_cut_from_the_end_of_the_forward_pass():

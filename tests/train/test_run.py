@@ -242,7 +242,7 @@ def launched(cfg: TrainConfig, folder: Path, *misfortune: str, **more) -> subpro
 
 def test_killed_at_random_it_goes_on_bit_for_bit(mini_shards, whole, tmp_path):
     cfg, rng = config(mini_shards, tmp_path / "run", checkpointing_steps=1), np.random.default_rng(1)
-    for _ in range(3):
+    for _ in range(2):
         worker = subprocess.Popen(
             command(cfg, tmp_path), cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
@@ -254,7 +254,7 @@ def test_killed_at_random_it_goes_on_bit_for_bit(mini_shards, whole, tmp_path):
         time.sleep(rng.uniform(0, 0.4))
         worker.kill()
         worker.wait()
-    assert launched(cfg, tmp_path).returncode == 0
+    assert train(cfg).finished
     assert same(state(tmp_path / "run" / "checkpoint-6"), state(whole / "checkpoint-6"))
 
 

@@ -46,21 +46,21 @@ def test_two_ranks_leave_bad_shards_out_and_are_alike_after_a_cut_and_a_kill(min
     data = resharded(mini_shards, tmp_path / "data", 5, empty=1, cut=1)
     more = {"data": {"bad_shards": 0.2}, "checkpointing_steps": 1}
     whole, cut = config(data, tmp_path / "whole", **more), config(data, tmp_path / "cut", **more)
-    done = launched(whole, tmp_path, processes=2)
+    done = launched(whole, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("train-000005.tar: has") == 1 and "left out, with its 5 samples" in done.stderr
     seed = int(os.environ.get("ANYPHOTO_TEST_SEED", time.time_ns() % 10_000))
     died = random.Random(seed).randint(1, 4)
     print(f"killed at step {died + 1}: ANYPHOTO_TEST_SEED={seed}")
     began = time.monotonic()
-    killed = launched(cut, tmp_path, "1", str(died), "die", processes=2)
+    killed = launched(cut, tmp_path, "1", str(died), "die", torchrun=True)
     assert killed.returncode != 0 and time.monotonic() - began < 90
     assert newest_whole(tmp_path / "cut")[0].step == died
-    spoilt = launched(cut, tmp_path, "1", str(died + 1), "nan", processes=2)
+    spoilt = launched(cut, tmp_path, "1", str(died + 1), "nan")
     assert spoilt.returncode != 0
     assert f"the loss of step {died + 2} is not finite. Nothing was updated" in spoilt.stderr, spoilt.stderr
     assert sorted(f.name for f in (tmp_path / "cut").glob("checkpoint-*"))[-1] == f"checkpoint-{died + 1}"
-    assert launched(cut, tmp_path, processes=2).returncode == 0
+    assert launched(cut, tmp_path).returncode == 0
     assert same(state(tmp_path / "cut" / "checkpoint-6"), state(tmp_path / "whole" / "checkpoint-6"))
     lines = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
@@ -87,9 +87,9 @@ def test_a_sharded_base_trains_to_the_same_numbers(mini_shards, tmp_path, exampl
     layouts = tuple(str(examples / f"{name}.json") for name in ("two_friends", "three_friends"))
     more = {"max_train_steps": 2, "validation_steps": 2, "validation_layouts": layouts, "mixed_precision": "bf16"}
     whole, parts = config(mini_shards, tmp_path / "whole", **more), config(mini_shards, tmp_path / "parts", **more)
-    done = launched(whole, tmp_path, processes=2)
+    done = launched(whole, tmp_path)
     assert done.returncode == 0, done.stderr
-    done = launched(parts.model_copy(update={"sharding": "fsdp"}), tmp_path, processes=2)
+    done = launched(parts.model_copy(update={"sharding": "fsdp"}), tmp_path)
     assert done.returncode == 0, done.stderr
     assert same(state(tmp_path / "parts" / "checkpoint-2"), state(tmp_path / "whole" / "checkpoint-2"))
     made = [sorted((run / "validation").rglob("*.*")) for run in (tmp_path / "whole", tmp_path / "parts")]

@@ -13,7 +13,6 @@ A case that cannot be used is kept as broken, with its reason: it is counted, an
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from anyphoto_cli.bench.case_values import CROWD, boxes_of, id_of, landmarks_of, list_of, people_of, size_of, text_of
 from anyphoto_cli.bench.sources import FileSource, RowSource, Source, open_rows
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.texts import storable
@@ -32,10 +32,6 @@ SUBSETS = {1: "p1", 2: "p2", 3: "p3", 4: "p3"}
 _TREES = {"p1": "p1", "p2": "p2", "p3": "p3", "v200_single": "p1", "v202": "p2", "v200_m": "p3"}
 LONGEST_ID = 200
 """Bytes: with an ending and a seed it is a file's name, of which systems take 255."""
-_FARTHEST = 1e9
-"""px of a place, and of a picture's side; of a side the inverse, too. Beyond it floats overflow further on."""
-_CROWD = 10_000
-"""More people than any picture shows: a number of people that is none."""
 _FORMS = "Give parquet or arrow files, a folder that hf2bench wrote, a folder of finished cases, or a JSONL"
 
 
@@ -180,25 +176,6 @@ def _shown(id_: str) -> str:
     return id_ if len(id_) <= 40 else f"{id_[:37]}..."
 
 
-def _text(value: Any) -> str:
-    """Raises TypeError for what is no text: None would be scored as the word."""
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _list(value: Any, key: str) -> list[Any]:
-    """Raises TypeError for what is no list: of a text every letter would be one."""
-    if not isinstance(value, list):
-        raise TypeError(f"{key} is a list, not {value!r}")
-    return value
-
-
-def _id(value: Any) -> str:
-    """Text, or a whole number. Raises TypeError for others."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
-
-
 def _from_rows(files: list[Path]) -> Iterator[Case | Broken]:
     for file in files:
         rows = open_rows(file)
@@ -210,9 +187,9 @@ def _from_rows(files: list[Path]) -> Iterator[Case | Broken]:
                     RowSource(file, number, "input_images", k) for k in range(rows.pictures(number, "input_images"))
                 )
                 yield _made(
-                    id_, len(references), _count(row.get("num_persons")), prompt=_text(row["prompt"]),
+                    id_, len(references), people_of(row.get("num_persons")), prompt=text_of(row["prompt"]),
                     references=references, gt=RowSource(file, number, "GT", None),
-                    boxes=_boxes(json.loads(row.get("bboxes") or "[]")),
+                    boxes=boxes_of(json.loads(row.get("bboxes") or "[]")),
                 )  # fmt: skip
             except (KeyError, ValueError, TypeError) as error:
                 what = f"row {number} is damaged ({type(error).__name__})"
@@ -233,7 +210,7 @@ def _from_tree(folder: Path) -> Iterator[Case | Broken]:
                 boxes = _beside(_below(home, original).with_suffix(".json"))
                 asked = {"p1": 1, "p2": 2}.get(subset, len(references))
                 yield _made(
-                    id_, len(references), asked, prompt=_text(entry["prompt"]), references=references,
+                    id_, len(references), asked, prompt=text_of(entry["prompt"]), references=references,
                     gt=FileSource(_below(home, original)), boxes=boxes,
                 )  # fmt: skip
             except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
@@ -251,15 +228,15 @@ def _from_results(folder: Path) -> Iterator[Case | Broken]:
         try:
             told = json.loads(meta.read_text(encoding="utf-8"))
             references = _numbered(home)
-            asked = _count(told.get("num_persons")) or _asked(subset, id_, told)
+            asked = people_of(told.get("num_persons")) or _asked(subset, id_, told)
             gt, result = (_picture(home, name) for name in ("ori", "out"))
             if gt is None:
                 yield Broken(id_, subset, "has no ori.jpg", asked)
                 continue
-            boxes = _boxes(told.get("bboxes") or [])
+            boxes = boxes_of(told.get("bboxes") or [])
             yield _made(
-                _id(told.get("id") or id_), len(references), asked, prompt=_text(told["prompt"]), references=references,
-                gt=gt, result=result, boxes=boxes,
+                id_of(told.get("id") or id_), len(references), asked, prompt=text_of(told["prompt"]),
+                references=references, gt=gt, result=result, boxes=boxes,
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             what = str(error) if isinstance(error, ValueError) else f"meta.json: {error!r}"[:120]
@@ -303,17 +280,20 @@ def _from_lines(file: Path) -> Iterator[Case | Broken]:
         entry: Any = None
         try:
             entry = json.loads(line)
-            references = tuple(FileSource(file.parent / str(name)) for name in _list(entry["references"], "references"))
+            references = tuple(
+                FileSource(file.parent / str(name)) for name in list_of(entry["references"], "references")
+            )
             gt, result = (
                 FileSource(file.parent / str(entry[key])) if entry.get(key) else None for key in ("gt", "result")
             )
-            boxes, landmarks = _boxes(entry.get("boxes") or []), _landmarks(entry.get("landmarks"), len(references))
-            size = _size(entry)
+            boxes, landmarks = boxes_of(entry.get("boxes") or []), landmarks_of(entry.get("landmarks"), len(references))
+            size = size_of(entry)
             if gt is None and size is None and (boxes or landmarks):
                 raise ValueError("boxes and landmarks without gt need width and height, of what they are px of")
             yield _made(
-                _id(entry["id"]), len(references), _count(entry.get("num_persons")), prompt=_text(entry["prompt"]),
-                references=references, gt=gt, result=result, boxes=boxes, landmarks=landmarks, size=size,
+                id_of(entry["id"]), len(references), people_of(entry.get("num_persons")),
+                prompt=text_of(entry["prompt"]), references=references, gt=gt, result=result, boxes=boxes,
+                landmarks=landmarks, size=size,
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             told = str(error) if type(error) in (ValueError, TypeError) else f"{type(error).__name__}: {error}"
@@ -326,53 +306,9 @@ def _known_people(entry: Any, references: str = "") -> int:
     if not isinstance(entry, Mapping):
         return 0
     said, named = entry.get("num_persons"), entry.get(references)
-    if isinstance(said, int) and 0 < said <= _CROWD:
+    if isinstance(said, int) and 0 < said <= CROWD:
         return said
     return len(named) if isinstance(named, list) else 0
-
-
-def _landmarks(told: Any, people: int) -> tuple[Any, ...]:
-    """Raises ValueError unless there are five points for each, all of them finite."""
-    points = tuple(tuple((_finite(x), _finite(y)) for x, y in five) for five in told or ())
-    if points and (len(points) != people or any(len(five) != 5 for five in points)):
-        raise ValueError("landmarks are five points for each reference")
-    return points
-
-
-def _size(entry: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Raises ValueError for a side that is none."""
-    if entry.get("width") is None and entry.get("height") is None:
-        return None
-    size = _finite(entry["width"]), _finite(entry["height"])
-    if min(size) < 1 / _FARTHEST:
-        raise ValueError(f"a picture of {size[0]:g} x {size[1]:g} px is none")
-    return size
-
-
-def _boxes(corners: Any) -> tuple[Box, ...]:
-    return tuple(Box(*(_finite(value) for value in four[:4])) for four in corners)
-
-
-def _finite(value: Any) -> float:
-    """Raises ValueError for what is no number, or none that anything can be measured by."""
-    try:
-        number = float(value)
-    except OverflowError:  # a whole number of hundreds of digits
-        number = math.inf
-    if not abs(number) <= _FARTHEST:
-        raise ValueError(f"{number:g} is no place")
-    return number
-
-
-def _count(told: Any) -> int:
-    """How many people; 0 where it does not say. Raises ValueError for what is no number of people."""
-    try:
-        number = int(told or 0)
-    except OverflowError:  # infinity
-        number = -1
-    if not 0 <= number <= _CROWD:
-        raise ValueError("num_persons is no number of people")
-    return number
 
 
 def _beside(file: Path) -> tuple[Box, ...]:
@@ -380,7 +316,7 @@ def _beside(file: Path) -> tuple[Box, ...]:
     if not file.is_file():
         return ()
     told: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return _boxes(told.get("bboxes") or [])
+    return boxes_of(told.get("bboxes") or [])
 
 
 def _below(home: Path, name: str) -> Path:

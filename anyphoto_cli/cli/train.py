@@ -198,7 +198,7 @@ def plot(
 
     target = out or folder / "curves.html"
     shown = write_plots(folder, target)
-    console.result(f"{target}: {shown} lines of metrics")
+    console.result(f"{target}: {console.counted(shown, 'line')} of metrics")
     return 0
 
 

@@ -187,20 +187,31 @@ def lines(name: str, series: Sequence[tuple[str, str, Sequence[tuple[float, floa
     low, high = marks[0], marks[-1]
 
     def placed(one: Sequence[tuple[float, float]]) -> str:
-        return " ".join(
-            f"{1000 * (x - low_x) / (high_x - low_x):.1f},{160 * (high - y) / (high - low):.1f}"
-            for x, y in one
-            if math.isfinite(y)
-        )
+        there = [
+            (1000 * (x - low_x) / (high_x - low_x), 160 * (high - y) / (high - low)) for x, y in one if math.isfinite(y)
+        ]
+        if len(there) == 1:  # of which nothing would be seen
+            [(x, y)] = there
+            there = [(max(x - _POINT, 0.0), y), (max(x + _POINT, 2 * _POINT), y)]
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in there)
 
     last = {label: next((f"{y:.4g}" for _, y in reversed(one) if math.isfinite(y)), "-") for label, _, one in series}
     told = "; ".join(f"{label}: {value} at the end" for label, value in last.items())
     return Lines(
         name, f"{told}. From {low_x:g} to {high_x:g}.", [(label, look, last[label]) for label, look, _ in series],
         [(look, placed(one)) for _, look, one in series],
-        [(25.0 * k, f"{low_x + (high_x - low_x) * k / 4:,.0f}") for k in range(5)],
+        _once([(25.0 * k, f"{low_x + (high_x - low_x) * k / 4:,.0f}") for k in range(5)]),
         [(24 + 160 * (high - mark) / (high - low), f"{mark:g}") for mark in marks],
     )  # fmt: skip
+
+
+_POINT = 6
+"""Half the length of a point that stands alone, of a field 1000 wide."""
+
+
+def _once(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Without those that say what one before them says: few steps have fewer numbers than there are ticks."""
+    return [tick for k, tick in enumerate(ticks) if tick[1] not in {text for _, text in ticks[:k]}]
 
 
 def _even_ticks(low: float, high: float) -> list[float]:

@@ -13,6 +13,7 @@ import torch
 from anyphoto_cli.config.generate import GenerateConfig
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.errors import PictureFault
+from anyphoto_cli.generate.not_finite import finer, not_finite
 from anyphoto_cli.layout.schema import Layout
 from anyphoto_cli.model import bases, memory
 from anyphoto_cli.model.adapter_card import AdapterCard, adapter_folder, check_files, left_out, read_card
@@ -148,10 +149,7 @@ class Weights:
         """What to do where numbers overflow, a sentence."""
         if self.mode not in memory.EXACT:
             return "Try --memory full or hoisted"
-        wider = {torch.float16: "bfloat16 or float32", torch.bfloat16: "float32"}.get(self.dtype)
-        if wider:
-            return f"Try --dtype {wider}"
-        return "Weights of the model, its adapter or a LoRA are broken: copy or download them anew"
+        return finer(self.dtype, "Weights of the model, its adapter or a LoRA")
 
     @property
     def located(self) -> bool:
@@ -296,10 +294,9 @@ class Renderer:
         return [self._checked(values, one) for values, one in zip(result.images, wanted, strict=True)]
 
     def _checked(self, pixels: torch.Tensor, one: Wanted) -> Image.Image | PictureFault:
-        """[3, H, W] in 0..1 as a picture. A number that is none would be black, and the picture look finished."""
+        """[3, H, W] in 0..1 as a picture."""
         if not torch.isfinite(pixels).all():
-            what = "came out as numbers that are not finite, and is not written"
-            return PictureFault(what, file=one.name, remedy=self._weights.finer())
+            return not_finite(one.name, self._weights.finer())
         processor = self._pipeline.image_processor
         [image] = processor.numpy_to_pil(processor.pt_to_numpy(pixels[None]))
         return cast("Image.Image", image)

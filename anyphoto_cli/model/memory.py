@@ -1,8 +1,8 @@
 """Fitting a model: what each way of loading needs, which one is taken, and how the pipeline is opened in it.
 
 The figures of FLUX.1 follow from its parameter counts (bfloat16: 23.8 GB transformer, of which 6.5 GB are modulation
-layers; 9.5 GB T5, 0.4 GB the rest) plus about 3 GB of working memory at 1024x1024; they are computed, not measured
-(docs/performance/memory.md).
+layers; 9.5 GB T5, 0.4 GB the rest) plus about 3 GB of working memory at 1024x1024. They are computed; with everything
+counted on a card that is not there they leave some room (docs/performance/memory.md, peaks.md); no card measured them.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ picture = pipe("two friends on a beach", faces=prepared_faces).images[0]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, cast
@@ -36,6 +36,7 @@ from transformers import (
 
 from anyphoto_cli.config.method import MethodConfig
 from anyphoto_cli.model.adapter import AdapterCard, find_adapter, load_adapter
+from anyphoto_cli.model.denoising import Branch, StepCallback, Text, Walk, denoised
 from anyphoto_cli.model.first_block_cache import FirstBlockCache
 from anyphoto_cli.model.hoisted_modulation import (
     ModulationCache,
@@ -51,35 +52,6 @@ from anyphoto_cli.model.transformer import AnyPhotoTransformer
 from anyphoto_cli.model.vae import DOWN, decode, encode, tiling, to_pixels
 from anyphoto_cli.model.visiting import Visitors, tensors_of
 from anyphoto_cli.types import PreparedFace
-
-StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
-Text = tuple[Tensor, Tensor, Tensor]
-"""T5 states and pooled vectors, [n, ...] each, and ids."""
-
-
-@dataclass(eq=False)
-class _Branch:
-    """One side of classifier-free guidance. faces: one entry a picture, or
-    none. rows: of all steps, or None: the blocks make them.
-    """
-
-    name: str
-    text: Text
-    faces: list[LocationTokens]
-    rows: list[StepModulation] | None = None
-    cache: FirstBlockCache | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Walk:
-    """What the steps of a render share. timesteps: [steps], the scheduler's. times: of each step [batch], 0 to 1, in
-    the latents' number format. guidance: [batch], or None for a base that is not told. img_ids: [|X|, 3].
-    """
-
-    timesteps: Tensor
-    times: list[Tensor]
-    guidance: Tensor | None
-    img_ids: Tensor
 
 
 def _sends_models_home(call: Any) -> Any:
@@ -342,34 +314,28 @@ class AnyPhotoPipeline(FluxPipeline):
             len(text[0]), self.transformer.config.in_channels // 4, height, width, text[0].dtype, device, generator,
             latents,
         )  # fmt: skip
-        walk = self._walk(noise, img_ids, self._timesteps(num_inference_steps, sigmas, noise.shape[1], device))
+        timesteps = self._timesteps(num_inference_steps, sigmas, noise.shape[1], device)
+        told = guidance_scale if self.transformer.config.guidance_embeds else None
+        walk = Walk.of(noise, img_ids, timesteps, told)
         if self._visitors:
             self._visitors.call("transformer")
         branches = self._branches(text, negative, located, walk, cache_threshold)
-        noise = self._denoised(
-            noise, walk, branches, true_cfg_scale, callback_on_step_end, callback_on_step_end_tensor_inputs
+        noise = denoised(
+            self, noise, walk, branches, true_cfg_scale, callback_on_step_end, callback_on_step_end_tensor_inputs
         )
-        self._current_timestep = None
         self.reused_steps = sum(branch.cache.reused for branch in branches if branch.cache is not None)
 
         images = noise if output_type == "latent" else self._decode(noise, height, width, output_type)
         return FluxPipelineOutput(images=images) if return_dict else (images,)
 
-    def _walk(self, noise: Tensor, img_ids: Tensor, timesteps: Tensor) -> _Walk:
-        batch, told = len(noise), self.transformer.config.guidance_embeds
-        scale = torch.full((batch,), self._guidance_scale, dtype=torch.float32, device=noise.device) if told else None
-        # The number format of t is diffusers' own: rounded as the latents are, so that no faces = FluxPipeline.
-        times = [t.expand(batch).to(noise.dtype) / 1000 for t in timesteps]
-        return _Walk(timesteps, times, scale, img_ids)
-
     def _branches(
-        self, text: Text, negative: Text | None, located: list[LocationTokens], walk: _Walk,
+        self, text: Text, negative: Text | None, located: list[LocationTokens], walk: Walk,
         cache_threshold: float | None,
-    ) -> list[_Branch]:  # fmt: skip
+    ) -> list[Branch]:  # fmt: skip
         """One, or two with guidance by a negative prompt, whose branch sees the places without the identities."""
-        branches = [_Branch("cond", text, located)]
+        branches = [Branch("cond", text, located)]
         if negative is not None:
-            branches.append(_Branch("uncond", negative, [face.dropped() for face in located]))
+            branches.append(Branch("uncond", negative, [face.dropped() for face in located]))
         else:
             self._rows.forget("uncond")
         for branch in branches:
@@ -377,44 +343,8 @@ class AnyPhotoPipeline(FluxPipeline):
             branch.cache = FirstBlockCache(cache_threshold) if cache_threshold else None
         return branches
 
-    def _velocity(self, noise: Tensor, walk: _Walk, step: int, branch: _Branch) -> Tensor:
-        """v_theta, [batch, |X|, 64]."""
-        states, pooled, txt_ids = branch.text
-        with self.transformer.cache_context(branch.name):
-            said = self.transformer(
-                hidden_states=noise, timestep=walk.times[step], guidance=walk.guidance, pooled_projections=pooled,
-                encoder_hidden_states=states, txt_ids=txt_ids, img_ids=walk.img_ids, faces=branch.faces,
-                hoisted=branch.rows[step] if branch.rows else None, cache=branch.cache, return_dict=False,
-            )  # fmt: skip
-        return cast(Tensor, said[0])
-
-    def _denoised(
-        self, noise: Tensor, walk: _Walk, branches: list[_Branch], scale: float, callback: StepCallback | None,
-        told: Sequence[str],
-    ) -> Tensor:  # fmt: skip
-        """All steps, as FluxPipeline takes them. scale: of the guidance by two branches. told: names of tensors that
-        the callback sees, and may change.
-        """
-        with self.progress_bar(total=len(walk.timesteps)) as progress:
-            for i, t in enumerate(walk.timesteps):
-                if self.interrupt:
-                    continue
-                self._current_timestep = t
-                v, *others = (self._velocity(noise, walk, i, branch) for branch in branches)
-                for v_negative in others:
-                    v = v_negative + scale * (v - v_negative)
-                noise = self.scheduler.step(v, t, noise, return_dict=False)[0]
-                if callback is not None:
-                    first = branches[0]
-                    state = {"latents": noise, "prompt_embeds": first.text[0]}
-                    changed = callback(self, i, t, {name: state[name] for name in told})
-                    noise = changed.pop("latents", noise)
-                    first.text = (changed.pop("prompt_embeds", first.text[0]), *first.text[1:])
-                progress.update()
-        return noise
-
     def _modulation(
-        self, branch: _Branch, times: list[Tensor], guidance: Tensor | None
+        self, branch: Branch, times: list[Tensor], guidance: Tensor | None
     ) -> list[StepModulation] | None:  # fmt: skip
         """The modulation rows of all steps at once; None where an offloading hook has to see each block called."""
         if not self.hoist_modulation or not can_hoist(self.transformer):

@@ -24,6 +24,7 @@ from anyphoto_cli.train.frozen import Parts  # noqa: E402
 from anyphoto_cli.train.models import TEXT  # noqa: E402
 from anyphoto_cli.train.objective import objective  # noqa: E402
 from anyphoto_cli.train.sections import Sections  # noqa: E402
+from benchmarks.fake_card import card  # noqa: E402
 from benchmarks.models import Text, as_rendered, random_example  # noqa: E402
 from tests.model.test_pipeline import FACES, SMALL  # noqa: E402
 
@@ -39,22 +40,22 @@ def rendered(mode):
     """[device, shape, KB on the card at most] of a picture of two people. Where weights come and go by their data, they
     are opened in main memory first, as `open_pipeline` has them, too.
     """
-    with no_card.card() as card:
+    with card() as there:
         folder, apart = bases.base_folder(bases.TINY_RANDOM), mode in ("hoisted", "group")
         how = (HOST, torch.bfloat16, "full") if apart else (CARD, torch.bfloat16, mode)
         pipeline = memory.open_pipeline(folder, AnyPhotoPipeline, *how, add_adapters=with_adapter)
         pipeline.set_progress_bar_config(disable=True)
         if apart:
-            card.take_numbers(pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2)
+            there.take_numbers(pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2)
             memory.place(pipeline, CARD, mode)
-        card.begin()
+        there.begin()
         pictures = pipeline("two friends", faces=FACES, **SMALL | {"output_type": "pt"}).images
-        return [str(pictures.device), list(pictures.shape), card.most // 1000]
+        return [str(pictures.device), list(pictures.shape), there.most // 1000]
 
 
 def steps_of(guided):
     """All steps of a picture but the first, in which nothing may wait."""
-    with no_card.card() as card, ExitStack() as inside:
+    with card() as there, ExitStack() as inside:
         folder = bases.base_folder(bases.TINY_RANDOM)
         pipeline = memory.open_pipeline(folder, AnyPhotoPipeline, CARD, torch.bfloat16, "full", (), True, with_adapter)
         pipeline.set_progress_bar_config(disable=True)
@@ -63,7 +64,7 @@ def steps_of(guided):
         def after_a_step(_, number, __, state):
             seen.append(number)
             if number == 0:
-                inside.enter_context(card.no_waiting())
+                inside.enter_context(there.no_waiting())
             if number == 2:
                 inside.close()
             return state
@@ -76,7 +77,7 @@ def steps_of(guided):
 
 def trained(waits):
     """Of two steps the second, in which masks and the like are there. [faces, whether all that learns is there]."""
-    with no_card.card() as card:
+    with card() as there:
         method, folder = MethodConfig(), bases.base_folder(bases.resolve_base("mini"))
         pipeline = memory.open_pipeline(folder, AnyPhotoPipeline, CARD, torch.bfloat16, "full", TEXT, offload=False)
         transformer, vae = pipeline.transformer.requires_grad_(False).train(), pipeline.vae.requires_grad_(False)
@@ -87,7 +88,7 @@ def trained(waits):
         for step in range(2):
             examples = [random_example(256, people, np.random.default_rng(people)) for people in (2, 3)]
             told = dict(seed=0, step=step, rank=0, sections=Sections(HOST))
-            with card.no_waiting() if step else nullcontext():
+            with there.no_waiting() if step else nullcontext():
                 terms = objective(examples, parts, LossConfig(), method, **told)
                 if waits:
                     float(terms.flow)
@@ -97,12 +98,12 @@ def trained(waits):
 
 def refused(what):
     """What no card would bear, or would have the host wait."""
-    with no_card.card() as card, card.no_waiting():
-        there, here = torch.ones(2, device=CARD), torch.ones(2)
+    with card() as there, there.no_waiting():
+        far, here = torch.ones(2, device=CARD), torch.ones(2)
         {
-            "two devices": lambda: there + here, "a number": lambda: float(there.sum()), "to the host": there.cpu,
-            "from ordinary memory": lambda: here.to(CARD), "into the card": lambda: there.copy_(here),
-            "nothing": lambda: here.pin_memory().to(CARD, non_blocking=True) + there,
+            "two devices": lambda: far + here, "a number": lambda: float(far.sum()), "to the host": far.cpu,
+            "from ordinary memory": lambda: here.to(CARD), "into the card": lambda: far.copy_(here),
+            "nothing": lambda: here.pin_memory().to(CARD, non_blocking=True) + far,
         }[what]()  # fmt: skip
         return "nothing"
 

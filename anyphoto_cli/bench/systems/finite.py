@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from anyphoto_cli.errors import PictureFault
+from anyphoto_cli.generate.not_finite import finer, not_finite
 
 
 @contextmanager
@@ -31,11 +31,4 @@ def only_finite(pipeline: Any, name: str) -> Iterator[None]:
     finally:
         watching.remove()
     if any(bool(one) for one in broken):
-        what = "came out as numbers that are not finite, and is not written"
-        raise PictureFault(what, file=name, remedy=_finer(pipeline.dtype))
-
-
-def _finer(dtype: Any) -> str:
-    """What to do where numbers overflow, a sentence."""
-    wider = {"torch.float16": "bfloat16 or float32", "torch.bfloat16": "float32"}.get(str(dtype))
-    return f"Try --dtype {wider}" if wider else "Weights of the model are broken: copy or download them anew"
+        raise not_finite(name, finer(pipeline.dtype))

@@ -150,6 +150,8 @@ def init(
             "data.resolution": 128, "method.patch_size": 112, "method.lora_rank": 32, "max_train_steps": 2000,
             "train_batch_size": 8, "learning_rate": 2e-3, "lr_scheduler": "cosine", "lr_warmup_steps": 50,
             "checkpointing_steps": 200, "gradient_checkpointing": False, "loss.face_margin": 8,
+            # Drawn people can be told apart at sizes at which photos of people cannot.
+            "loss.face_least_eyes": 8.0,
             # Who somebody is must be settled in the noise: docs/train.md.
             "loss.face_weight": 2.0, "loss.time_mean": 1.0,
         }  # fmt: skip

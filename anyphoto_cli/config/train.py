@@ -128,6 +128,13 @@ class LossConfig(BaseModel):
         "faces (id or folder): madebyollin/taef1 saves memory. null: its own.",
     )
     face_margin: int = Field(default=4, ge=0, le=64, description="Latent pixels decoded around a face's window. Ours.")
+    face_least_eyes: float = Field(
+        default=12.0,
+        ge=0,
+        le=112,
+        description="Faces whose eyes are fewer px apart, in the training crop, do not count in the identity loss: "
+        "such photos show nobody. Ours.",
+    )
     time_mean: float = Field(default=0.0, description="Mean of the normal whose logistic is t. Ours.")
     time_std: float = Field(default=1.0, gt=0, description="Its standard deviation. Ours.")
 

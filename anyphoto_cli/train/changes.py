@@ -21,7 +21,7 @@ FIXED = {
     "shards' manifest", "shards left out",
 }  # fmt: skip
 """Keys that never may, and all of the method: weights or optimiser would not fit, or samples be seen twice or never."""
-ADDED = {"loss.face_on_dropped": True}
+ADDED = {"loss.face_on_dropped": True, "loss.face_least_eyes": 12.0}
 """Keys that older runs did not write down, and what they did."""
 TOGETHER = ("world_size", "train_batch_size")
 """May change where their product stays: the plan of an epoch has the same samples in every step then."""

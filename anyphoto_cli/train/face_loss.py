@@ -23,7 +23,7 @@ from anyphoto_cli.train.face_windows import CALLS, DecodeCalls, Window, evened, 
 from anyphoto_cli.types import Points
 
 LEAST_EYES = 12.0
-"""Eyes nearer to each other than so many px show nobody."""
+"""px between the eyes; in a photo, fewer show nobody. Paper: silent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +33,10 @@ class FaceTarget:
     landmarks: Points
     embedding: Tensor
 
-    def shows_somebody(self, width: int, height: int) -> bool:
-        """Whether the face lies in the picture and is large enough to be told from others."""
+    def shows_somebody(self, width: int, height: int, least_eyes: float = LEAST_EYES) -> bool:
+        """Whether the face lies in the picture and is large enough to be told from others: least_eyes, px, apart."""
         inside = (self.landmarks >= 0).all() and (self.landmarks <= (width - 1, height - 1)).all()
-        return bool(inside and np.hypot(*(self.landmarks[1] - self.landmarks[0])) >= LEAST_EYES)
+        return bool(inside and np.hypot(*(self.landmarks[1] - self.landmarks[0])) >= least_eyes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,7 @@ def face_loss(
     recogniser: nn.Module,
     *,
     margin: int | None = 4,
+    least_eyes: float = LEAST_EYES,
     recompute: bool = False,
     calls: DecodeCalls | None = None,
 ) -> FaceLoss:
@@ -66,11 +67,11 @@ def face_loss(
 
     clean: [n, 16, h, w] one-step estimates, as `model.vae.encode` scales latents. faces: of each sample. margin: latent
     pixels decoded around each face; None decodes whole pictures (the literal form, and several times the memory).
-    recompute: decode again in the backward pass instead of keeping what lies between. calls: None: `CALLS` of the
-    device. 0 where no face is valid.
+    least_eyes: px; faces whose eyes are nearer to each other do not count. recompute: decode again in the backward pass
+    instead of keeping what lies between. calls: None: `CALLS` of the device. 0 where no face is valid.
     """
     height, width = clean.shape[2] * DOWN, clean.shape[3] * DOWN
-    groups = [[face for face in group if face.shows_somebody(width, height)] for group in faces]
+    groups = [[face for face in group if face.shows_somebody(width, height, least_eyes)] for group in faces]
     if not any(groups):
         return FaceLoss(clean.sum() * 0.0, clean.new_zeros(0))
     crops = _crops(clean, groups, vae, margin, recompute, calls or CALLS.get(clean.device.type, DecodeCalls()))

@@ -68,7 +68,7 @@ def objective(
         with sections.of("faces"):
             found = face_loss(
                 clean_estimate(noisy, said, t), targets, parts.face_vae or parts.vae, parts.recogniser, margin=margin,
-                recompute=parts.recompute,
+                least_eyes=loss.face_least_eyes, recompute=parts.recompute,
             )  # fmt: skip
         total = flow + loss.face_weight * found.loss
         told, valid, cosines = found.loss.detach(), found.valid, found.cosines.sum()

@@ -190,6 +190,7 @@ def test_samples_count_alike_and_faces_that_show_nobody_do_not_count(pair, taef1
     nobody = face_loss(z, [[tiny, outside]], taef1, recogniser)
     nobody.loss.backward()
     assert nobody.valid == 0 and float(nobody.loss.detach()) == 0 and not z.grad.any()
+    assert face_loss(latents, [[tiny, outside]], taef1, recogniser, least_eyes=2.0).valid == 1
 
 
 def test_the_window_holds_all_that_the_crop_sees():

@@ -46,7 +46,7 @@ def parts(transformer=None, vae=None):
 
 @pytest.fixture
 def micro_step(monkeypatch):
-    """LossConfig -> (terms, what the transformer was told, whom the faces were to resemble). The faces' loss is 0.5."""
+    """LossConfig -> (terms, what transformer and faces' loss were told, whom they were to resemble), the loss 0.5."""
 
     def of(step=2, dropped=False, **loss):
         told, wanted = {}, []
@@ -55,7 +55,8 @@ def micro_step(monkeypatch):
             told.update(given)
             return (torch.zeros_like(given["hidden_states"]),)
 
-        def face_loss(clean, targets, *_, **__):
+        def face_loss(clean, targets, *_, **how):
+            told.update(how)
             wanted.extend(target.embedding.argmax().item() for group in targets for target in group)
             return FaceLoss(torch.tensor(0.5, requires_grad=True), torch.tensor([0.4, 0.6]))
 
@@ -93,12 +94,17 @@ def test_a_face_that_the_model_was_not_told_of_counts_as_the_config_says(micro_s
     assert micro_step(face_on_dropped=False)[2] == [0, 1]
 
 
-def test_a_run_of_before_the_key_goes_on_as_it_was():
+def test_faces_count_from_the_size_that_the_config_says(micro_step):
+    assert micro_step()[1]["least_eyes"] == 12 and micro_step(face_least_eyes=7.5)[1]["least_eyes"] == 7.5
+
+
+@pytest.mark.parametrize("key, was, other", [("face_on_dropped", True, False), ("face_least_eyes", 12.0, 8.0)])
+def test_a_run_of_before_the_key_goes_on_as_it_was(key, was, other):
     before = flat(config("shards", "run").told())
-    del before["loss.face_on_dropped"]
+    assert before.pop(f"loss.{key}") == was
     assert changes(Path("run"), 1, before, flat(config("shards", "run").told()), ()) == []
-    now = flat(config("shards", "run", loss={"face_on_dropped": False}).told())
-    with pytest.raises(InputError, match="loss.face_on_dropped: this run began with True, now it is False"):
+    now = flat(config("shards", "run", loss={key: other}).told())
+    with pytest.raises(InputError, match=f"loss.{key}: this run began with {was}, now it is {other}"):
         changes(Path("run"), 1, before, now, ())
 
 

@@ -240,10 +240,14 @@ def _delta(layer: LoraLayer, name: str, x: Tensor) -> Tensor:
 
 
 def _linear(module: nn.Module, x: Tensor) -> Tensor:
-    """module(x): called where it can be, since offloading hooks hang on calls; cast for float32 masters otherwise."""
+    """module(x): called where it can be, since offloading hooks hang on calls; float32 masters are cast otherwise, or x
+    where a call has to bring them.
+    """
     weight, bias = cast(Tensor, module.weight), cast(Tensor | None, module.bias)
     if weight.dtype == x.dtype:
         return cast(Tensor, module(x))
+    if not torch.compiler.is_compiling() and is_called_by_hooks(module):
+        return cast(Tensor, module(x.to(weight.dtype))).to(x.dtype)
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 

@@ -67,6 +67,28 @@ def test_offloaded_equals_resident(saved, offload, exactly, adapter_first):
     assert torch.equal(got, expected) or not exactly
 
 
+@pytest.mark.parametrize("offload", [sequential, groups("leaf_level")], ids=["sequential", "leaf groups"])
+@torch.no_grad()
+def test_float32_masters_of_a_fresh_adapter_are_brought_by_calls(offload):
+    resident, offloaded = (transformer().to(torch.bfloat16) for _ in range(2))
+    called = set()
+    for model in (resident, offloaded):
+        masters = {
+            name: module
+            for name, module in model.named_modules()
+            if name.endswith(("lora_A.anyphoto", "lora_B.anyphoto"))
+        }
+        for name, module in masters.items():
+            module.float()
+            if model is offloaded:
+                module.register_forward_pre_hook(lambda _, __, name=name: called.add(name))
+    offload(offloaded)
+    given = {k: v.bfloat16() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in inputs().items()}
+    face = located(4, 3).to("cpu", torch.bfloat16)
+    expected, got = (model(**given, faces=[face])[0].float() for model in (resident, offloaded))
+    assert called == set(masters) and float((got - expected).norm() / expected.norm()) < 0.02
+
+
 def test_a_transformer_that_is_offloaded_already_is_not_retyped():
     from diffusers import FluxTransformer2DModel
 

@@ -31,6 +31,16 @@ def test_errors_are_in_face_heights_and_too_far_is_missing():
     assert placement(found[2:], ASKED, None).error is None
     twice = np.stack([face(200, 200, 2), face(800, 200, 2), face(1400, 200, 2)])
     assert placement(found * 2, twice, None).error == pytest.approx(0.375)  # a larger picture says the same
+    larger = placement(face(100 + 0.5 * HEIGHT, 100, 2)[None], ASKED, None)
+    assert larger.error == pytest.approx(0.5)  # a face that was drawn too large is no nearer for it
+
+
+def test_who_can_stand_at_a_place_stands_there_though_others_are_nearer_in_sum():
+    """The second face reaches the first place alone; the first one, which stands there, reaches both."""
+    asked = np.stack([face(100, 100), face(100 + 0.9 * HEIGHT, 100)])
+    found = np.stack([face(100, 100), face(100 + 0.1 * HEIGHT, 100 + 0.8944 * HEIGHT)])
+    got = placement(found, asked, None)
+    assert got.placed == 2 and got.error == pytest.approx(0.9, abs=1e-3)
 
 
 def test_swapped_people_stand_at_each_other_s_place():

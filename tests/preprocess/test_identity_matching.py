@@ -103,6 +103,9 @@ def test_no_faces_no_bank():
 
 
 def test_given_centres_stand_in_for_references():
+    assert BANK.centres[0] == pytest.approx(
+        unit(*(unit(1) + unit(0.9, 0.1))), abs=1e-6
+    )  # none is given: amid the references
     bank = known_identities({"ana": unit(1)[None]}, {"ana": unit(0, 1), "cem": unit(0, 0, 1)})
     assert bank.names == ("ana", "cem") and bank.centres[0] @ unit(0, 1) == pytest.approx(1)
     found = match_identities(FAR[:1], unit(0, 0, 1)[None], bank, rule=MatchingRule(centre_weight=1.0))

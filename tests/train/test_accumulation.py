@@ -80,15 +80,22 @@ def test_micro_steps_together_have_the_gradient_of_their_mean_and_ranks_hear_of_
     assert asked == [(1.0, 15), (3.0, 16), (8.0, 17)] and sent == [False, False, True]
 
 
-def test_the_curriculum_counts_steps_and_not_micro_steps(mini_shards, monkeypatch):
+def test_the_curriculum_counts_steps_and_chance_micro_steps(mini_shards, monkeypatch):
+    """A sample that comes again has another crop and other degradations."""
     found, make_example = [], batches_module.make_example
-    monkeypatch.setattr(
-        batches_module, "make_example", lambda *given, p, seed: found.append(p) or make_example(*given, p=p, seed=seed)
-    )
-    stream = batches(ShardedSamples(Path(mini_shards)), told(mini_shards, "unused", max_train_steps=4), 0, 0, 1)
-    for _ in itertools.islice(stream, 8):
+
+    def made(*given, p, seed):
+        found.append((p, seed))
+        return make_example(*given, p=p, seed=seed)
+
+    monkeypatch.setattr(batches_module, "make_example", made)
+    asked = told(mini_shards, "unused", max_train_steps=4, seed=3, data={"replacement_max": 0.8})
+    samples = ShardedSamples(Path(mini_shards))
+    for _ in itertools.islice(batches(samples, asked, 0, 0, 1), 8):
         pass
-    assert found == pytest.approx([0, 0, 0.3, 0.3, 0.5, 0.5, 0.5, 0.5])
+    assert [p for p, _ in found] == pytest.approx([0, 0, 0.48, 0.48, 0.8, 0.8, 0.8, 0.8])
+    assert [seed[:2] for _, seed in found] == [(3, micro) for micro in range(8)]
+    assert len({seed[2] for _, seed in found}) == 8 and {seed[2] for _, seed in found} < set(range(len(samples)))
 
 
 def test_two_ranks_are_given_different_samples_and_noise(mini_shards, tmp_path, monkeypatch):

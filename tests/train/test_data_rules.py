@@ -41,13 +41,13 @@ def test_the_picture_itself_is_never_another_photo_of_the_person():
     assert SAME_PHOTO < copy @ rows[2] / np.linalg.norm(copy) < 0.999
     assert other_photos("b.jpg", rows[1], known) == [0, 2]
     assert other_photos("x.jpg", copy * 3, known) == [0, 1]
+    assert other_photos("b.jpg", rng.standard_normal(512), known) == [0, 2]  # by the name alone
     assert {choose_reference([0, 2], 1.0, rng) for _ in range(200)} == {0, 2}
     assert choose_reference([], 1.0, rng) == -1
     rates = [choose_reference([0, 1], 0.3, rng) >= 0 for _ in range(4000)]
     assert np.mean(rates) == pytest.approx(0.3, abs=0.03)
     one, other = np.random.default_rng(1), np.random.default_rng(1)
-    choose_reference([0, 1], 0.0, one)
-    choose_reference([], 1.0, other)
+    assert (choose_reference([0, 1], 0.0, one), choose_reference([0, 1], 1.0, other) >= 0) == (-1, True)
     assert one.random() == other.random()  # p moves nothing that comes after
 
 
@@ -157,10 +157,10 @@ def test_thirteen_and_switching_one_off_leaves_the_others_as_they_were():
     assert len(DEGRADATIONS) == 13
     patch, points = patch_of(), arcface_template(224)
     rates = dict.fromkeys(["grayscale", "gaussian_noise", "jpeg"], 1.0)
-    both, _ = degrade(patch, points, rates, seed=1)
-    without, _ = degrade(patch, points, rates | {"grayscale": 0.0}, seed=1)
-    noise = [degrade(patch, points, {"gaussian_noise": 1.0}, seed=1)[0].astype(int) - patch for _ in range(2)]
-    assert np.array_equal(*noise) and not np.array_equal(both, without)
+    grey = np.full_like(patch, 120)  # which has no colour to lose
+    for shown, alike in ((patch, False), (grey, True)):
+        both, without = (degrade(shown, points, rates | {"grayscale": p}, seed=1)[0] for p in (1.0, 0.0))
+        assert np.array_equal(both, without) == alike and not np.array_equal(without, shown)
 
 
 def test_what_is_named_is_what_happened():
@@ -172,6 +172,18 @@ def test_what_is_named_is_what_happened():
         worn, moved = degrade(patch, points, rates, seed)
         only, also = degrade(patch, points, dict.fromkeys(names, 1.0), seed)
         assert np.array_equal(worn, only) and np.array_equal(moved, also)
+
+
+def test_a_patch_keeps_the_order_of_its_colours_and_its_points_their_pixels():
+    patch, points = patch_of(), np.array([[0, 0], [40, 3], [223, 223], [10, 200], [100, 90]], np.float64)
+    worn, _ = degrade(patch, points, {"salt_and_pepper": 1.0}, seed=5)
+    assert (worn == patch).all(-1).mean() > 0.9  # few pixels are hit
+    mirrored, moved = degrade(patch, points, {"horizontal_flip": 1.0}, seed=5)
+
+    def under(pixels, places):
+        return sorted(pixels[y, x].tolist() for x, y in places.astype(int))
+
+    assert under(mirrored, moved) == under(patch, points)
 
 
 def test_a_middling_one_is_neither_the_weakest_nor_the_strongest():

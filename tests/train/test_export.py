@@ -9,6 +9,7 @@ import torch
 
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.train.interpolation import Start
 from anyphoto_cli.train.loop import run as train
 from tests.train.test_run import config
 
@@ -316,7 +317,7 @@ def moved(adapter, out, by):
 
 
 def test_ends_that_do_not_go_together_are_one_line(run, finished, tmp_path):
-    from anyphoto_cli.model.adapter import CARD_FILE, LORA_FILE
+    from anyphoto_cli.model.adapter import CARD_FILE, LORA_FILE, read_card
 
     other = shutil.copytree(finished / "adapter", tmp_path / "other")
     told = json.loads((other / CARD_FILE).read_text())
@@ -334,3 +335,6 @@ def test_ends_that_do_not_go_together_are_one_line(run, finished, tmp_path):
     ):
         code, _, err = run("export", finished, "--to", tmp_path / "x", *given)
         assert code == 2 and line in err and not (tmp_path / "x").exists(), err
+    for key in ("base_revision", "face_pack", "embedding", "method"):
+        with pytest.raises(InputError, match=f"has another {key} than the run"):
+            Start(start, 0.5).card(read_card(start).model_copy(update={key: "other"}))

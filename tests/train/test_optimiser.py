@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from anyphoto_cli.config.train import DataConfig, TrainConfig
+from anyphoto_cli.errors import InputError
 from anyphoto_cli.train.optimiser import Optimiser, learning_rate
 
 
@@ -82,3 +83,16 @@ def test_what_is_loaded_goes_on_as_what_was_saved():
     kept, restored = first.state(), second.state()
     assert set(kept) == {"a/step", "a/exp_avg", "a/exp_avg_sq", "a/average"}
     assert torch.equal(one, other) and all(torch.equal(kept[key], restored[key]) for key in kept)
+
+
+def test_what_another_run_saved_is_not_loaded():
+    """Averages that are missing would begin at untrained weights."""
+    (one, plain), (other, averaged) = opened([1.0]), opened([1.0], ema_decay=0.9)
+    for parameter, optimiser in ((one, plain), (other, averaged)):
+        parameter.grad = torch.ones(1)
+        optimiser.step(0)
+    for optimiser, saved in ((plain, averaged), (averaged, plain)):
+        with pytest.raises(InputError, match="ema_decay: was saved with another ema_decay"):
+            optimiser.load_state(saved.state())
+    with pytest.raises(InputError, match="holds the optimiser of another model"):
+        plain.load_state({f"b{key}": value for key, value in plain.state().items()})

@@ -186,7 +186,8 @@ def test_a_run_trains_on_from_an_adapter(mini_shards, whole, tmp_path):
     done = train(config(mini_shards, tmp_path / "on", adapter=str(begun), max_train_steps=1, learning_rate=1e-12))
     before, after = weights(begun), weights(done.adapter)
     assert before.keys() == after.keys() and all(torch.allclose(before[key], after[key], atol=1e-8) for key in before)
-    assert json.loads((done.adapter / "anyphoto.json").read_text())["train_step"] == 7
+    for folder in (done.adapter, tmp_path / "on" / "checkpoint-1"):
+        assert json.loads((folder / "anyphoto.json").read_text())["train_step"] == 7
     fresh = train(config(mini_shards, tmp_path / "fresh", max_train_steps=1, learning_rate=1e-12))
     assert not all(torch.allclose(before[key], weights(fresh.adapter)[key], atol=1e-8) for key in before)
 

@@ -50,6 +50,12 @@ def test_ranks_wait_for_each_other_as_good_as_never(world, most):
     assert straggling(plan.epoch(0), many, base) < most < 1.1 < straggling(shuffled, many, base)
 
 
+def test_within_a_step_no_rank_has_the_dear_samples_every_time():
+    many = costs(8 * 300)
+    dearest = many[Plan(many, 2, 4, 0).epoch(0)].sum(-1).argmax(1)
+    assert np.bincount(dearest, minlength=4).max() < 0.4 * len(dearest)
+
+
 def test_large_and_small_faces_alternate():
     many = costs(64 * 300)
     mean = many[Plan(many, 1, 64, 0).epoch(0)].mean((1, 2))

@@ -15,7 +15,8 @@ from anyphoto_cli.data.shards import read_manifest
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.mini.photos import PhotosConfig, draw_photos
 from anyphoto_cli.preprocess import run as preprocess
-from anyphoto_cli.train.batches import ShardedSamples, batches
+from anyphoto_cli.train import batches as batches_module
+from anyphoto_cli.train.batches import Examples, ShardedSamples, batches
 from anyphoto_cli.train.estimate import estimate
 from anyphoto_cli.train.loop import run as train
 from tests.train.test_run import config, same, state
@@ -54,6 +55,24 @@ def test_everybody_s_reference_is_of_their_own_folder(both, tmp_path):
         cosines = (example.embeddings * example.own).sum(1)[example.replaced]
         likeness[place[example.key].parent.parent] += cosines.tolist()
     assert all(len(found) > 8 and np.median(found) > 0.5 for found in likeness.values()), likeness
+
+
+def test_who_takes_the_place_of_a_crop_without_people_has_the_bank_of_their_own_folder(both, tmp_path, monkeypatch):
+    asked = []
+
+    def make_example(record, jpeg, embeddings, bank, *_, **__):
+        asked.append((record, bank))
+        return None if record == 0 else "an example"
+
+    class Two:
+        folders, read = both, staticmethod(lambda number: (number, b"", None))
+        folder_of = staticmethod(lambda number: both[number])
+        __len__ = lambda self: 2  # noqa: E731
+
+    monkeypatch.setattr(batches_module, "make_example", make_example)
+    monkeypatch.setattr(batches_module, "Bank", lambda folder, _: folder)
+    assert Examples(Two(), of_both(both, tmp_path / "run"))[0, [0]] == ["an example"]
+    assert asked == [(0, both[0] / "bank"), (1, both[1] / "bank")]
 
 
 def test_a_run_on_two_folders_is_cut_off_and_goes_on_with_both(both, tmp_path):

@@ -20,7 +20,7 @@ from anyphoto_cli.preprocess.face_detection import FaceRule, flags
 from anyphoto_cli.preprocess.identity_matching import Match, known_identities
 from anyphoto_cli.preprocess.loading import load_photo
 from anyphoto_cli.preprocess.matching import Bank, _usable, why_dropped
-from anyphoto_cli.preprocess.packing import keep_box, location_tokens
+from anyphoto_cli.preprocess.packing import KeptPhoto, keep_box, location_tokens, people_of
 from anyphoto_cli.preprocess.pieces import BankPiece
 from anyphoto_cli.preprocess.references import consistent, evenly, read_references
 from anyphoto_cli.runtime.jobs import CAREFULLY
@@ -217,6 +217,20 @@ def test_each_person_of_a_sample_has_the_embedding_of_their_own_face(drawn, tmp_
     assert [(person.identity, person.face_box.x0) for person in record.people] == [("p1", 80), ("", 8)]
     crops = np.stack([norm_crop(picture, person.landmarks) for person in record.people])
     np.testing.assert_allclose(embeddings, fakes.FakeFaces().embed(crops), atol=1e-3)
+
+
+def test_a_person_s_record_has_the_body_the_score_and_the_cosine_of_their_face_where_there_are_some():
+    here = {"box": [90, 60, 120, 100], "landmarks": face(0).landmarks.tolist(), "score": 0.9, "flags": []}
+    detected = {"width": 320, "height": 160, "persons": [{"box": [80, 50, 140, 160], "score": 0.8, "mask": "m"}],
+                "faces": [here | {"person": place} for place in (0, -1, -1)]}  # fmt: skip
+    matched = {"matches": [["ana", 0.7, 0.6], ["ben", 0.5, None], ["cem", 0.9, 0.9]], "usable": [0, 1]}
+    kept = KeptPhoto(3, PhotoInput("a.png", "a.png"), detected, matched, "", "", np.zeros((3, 512), np.float32))
+    people = people_of(kept, PreprocessConfig())
+    assert [(one.identity, one.match_score, one.cosine) for one in people] == [
+        ("ana", 0.7, 0.6), ("ben", 0.5, 0.0), ("", 0.0, 0.0)
+    ]  # fmt: skip
+    bodies = [(one.person_box, one.person_score, one.mask) for one in people]
+    assert bodies == [(Box(80, 50, 140, 160), 0.8, "m"), *[(Box(0, 0, 0, 0), 0.0, "")] * 2]
 
 
 def test_boxes_that_a_source_gives_shrink_with_its_picture(tmp_path):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from anyphoto_cli.data import shard_index
-from anyphoto_cli.data.shards import read_manifest, shard_name, write_shard
+from anyphoto_cli.data.shards import Manifest, read_manifest, shard_name, write_manifest, write_shard
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.train.batches import ShardedSamples
 from anyphoto_cli.train.contact_sheet import write_contact_sheet
@@ -25,6 +25,19 @@ def test_one_rank_alone_is_told_of_the_first_bad_shard_before_it_hashes_the_rest
     with pytest.raises(InputError, match=r"train-000000.tar: is missing"):
         index_together(shards, None, Ranks(), 0)
     assert asked == ["train-000000.tar"]
+
+
+def test_samples_that_show_nobody_are_never_drawn(tmp_path):
+    def folder(name, *people):
+        made = write_shard(tmp_path / name / "shards" / shard_name("train", 0), map(sample, range(9), people))
+        write_manifest(tmp_path / name, Manifest((made,), {}))
+        return ShardedSamples(tmp_path / name)
+
+    some = folder("some", [""], ["ana"], ["", ""], ["ben", ""], ["ana", "ben"])
+    assert [some.read(number)[0].source for number in range(len(some))] == ["1.jpg", "3.jpg", "4.jpg"]
+    assert some.costs.tolist() == [10, 10, 21]
+    with pytest.raises(InputError, match=r"nobody: data.shards: holds no sample with a known face. Look at report"):
+        folder("nobody", [""], ["", ""])
 
 
 def test_dry_runs_and_previews_hash_nothing_twice_and_a_preview_only_what_it_shows(mini_shards, tmp_path, monkeypatch):

@@ -156,10 +156,10 @@ def test_each_degradation_changes_the_picture_by_its_seed_alone(name):
 def test_thirteen_and_switching_one_off_leaves_the_others_as_they_were():
     assert len(DEGRADATIONS) == 13
     patch, points = patch_of(), arcface_template(224)
-    rates = dict.fromkeys(["grayscale", "gaussian_noise", "jpeg"], 1.0)
-    grey = np.full_like(patch, 120)  # which has no colour to lose
-    for shown, alike in ((patch, False), (grey, True)):
-        both, without = (degrade(shown, points, rates | {"grayscale": p}, seed=1)[0] for p in (1.0, 0.0))
+    rates = dict.fromkeys(["blur", "gaussian_noise", "jpeg"], 1.0)
+    flat = np.full_like(patch, 120)  # which no blur changes
+    for shown, alike in ((patch, False), (flat, True)):
+        both, without = (degrade(shown, points, rates | {"blur": p}, seed=1)[0] for p in (1.0, 0.0))
         assert np.array_equal(both, without) == alike and not np.array_equal(without, shown)
 
 

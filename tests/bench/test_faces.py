@@ -82,6 +82,7 @@ def test_padding_finds_faces_that_fill_the_picture_and_says_where_they_are(photo
     assert len(padded) == 1
     away = np.abs(padded.landmarks[0] + (x0, y0) - whole.landmarks[0]).max() / (y1 - y0)
     assert away < 0.06
+    assert np.abs(padded.boxes[0] + (x0, y0, x0, y0) - whole.boxes[0]).max() / (y1 - y0) < 0.1
     square, (left, top) = pad(np.ones((10, 31, 3), np.uint8))
     assert square.shape == (46, 46, 3) and (left, top) == (7, 18) and square[18:28, 7:38].all() and square.sum() == 930
 

@@ -177,6 +177,8 @@ def test_several_looks_at_a_case_are_no_several_cases():
     assert [told["sim_gt"][key] for key in ("low", "high")] == [told["clip_i"][key] for key in ("low", "high")]
     assert (told["sim_gt"]["n"], told["clip_i"]["n"], told["clip_t"]["low"]) == (90, 30, None)
     assert interval_over_cases([[1.0, None], [None, None], [3.0, 3.0]])[1] == 3  # what a model did not see counts not
+    low, high = interval_over_cases([[0.0] * 3, [1.0]] * 100)
+    assert 0.2 < low < 0.25 < high < 0.35  # around the mean that is told, of all 400 values
 
 
 def test_importing_the_scores_loads_no_model():

@@ -13,9 +13,10 @@ from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.generate.annotate import annotated
 from anyphoto_cli.generate.conditions import prepare_faces
 from anyphoto_cli.generate.from_photo import layout_from_photo
-from anyphoto_cli.generate.verification import verify_picture
+from anyphoto_cli.generate.verification import ExtraFace, FaceVerdict, score_of, verify_picture
 from anyphoto_cli.geometry import face_height
 from anyphoto_cli.layout.schema import load_layout, parse_layout
+from anyphoto_cli.types import Box
 from tests.conftest import small_layout
 
 SURE = VerifyConfig(threshold=0.3)
@@ -178,6 +179,18 @@ def test_no_faces_at_all(couple, face_pack):
     picture, layout = couple
     found, verdict = states(np.full_like(picture, 128), layout, face_pack)
     assert set(found.values()) == {"missing"} and verdict.score == -1 and verdict.passed is False
+
+
+def test_what_best_of_compares_by_hand():
+    """Another person's face costs .5, one that nobody asked for .25, half of how far off one stands, somebody missing 1."""
+    here = Box(0, 0, 9, 9)
+    good, missing = FaceVerdict("ana", "good", 0.6, 0.2, here), FaceVerdict("ben", "missing")
+    others = [FaceVerdict("cem", state, 0.1, 0.0, here, "ana") for state in ("swapped", "perhaps swapped", "twice")]
+    assert score_of([good], []) == pytest.approx(0.5)
+    assert score_of([good, missing], []) == pytest.approx((0.5 - 1) / 2)
+    assert [score_of([good, other], []) for other in others] == pytest.approx([(0.5 + 0.1 - 0.5) / 2] * 3)
+    assert score_of([good], [ExtraFace(here), ExtraFace(here, "ana")]) == pytest.approx(0.5 - 2 * 0.25)
+    assert score_of([], []) == 0
 
 
 def test_boxes_are_drawn_on_a_copy(couple, face_pack):

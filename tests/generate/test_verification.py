@@ -13,10 +13,10 @@ from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.generate.annotate import annotated
 from anyphoto_cli.generate.conditions import prepare_faces
 from anyphoto_cli.generate.from_photo import layout_from_photo
-from anyphoto_cli.generate.verification import ExtraFace, FaceVerdict, score_of, verify_picture
+from anyphoto_cli.generate.verification import ExtraFace, FaceVerdict, _Judge, score_of, verify_picture
 from anyphoto_cli.geometry import face_height
 from anyphoto_cli.layout.schema import load_layout, parse_layout
-from anyphoto_cli.types import Box
+from anyphoto_cli.types import Box, Face
 from tests.conftest import small_layout
 
 SURE = VerifyConfig(threshold=0.3)
@@ -179,6 +179,17 @@ def test_no_faces_at_all(couple, face_pack):
     picture, layout = couple
     found, verdict = states(np.full_like(picture, 128), layout, face_pack)
     assert set(found.values()) == {"missing"} and verdict.score == -1 and verdict.passed is False
+
+
+def test_who_is_there_twice_by_hand():
+    def states_of(names, similar, threshold=0.4):
+        found = [Face(Box(0, 0, 9, 9), np.zeros((5, 2)), 0.9)] * len(names)
+        judge = _Judge(names, np.array(similar), threshold, 0.5, {place: place for place in range(len(names))})
+        return [judge.of(place, found, place, 0.0).state for place in range(len(names))]
+
+    assert states_of(["ana", "ben"], [[0.1, 0.6], [0.0, 0.5]]) == ["twice", "good"]
+    assert states_of(["ana", "ben"], [[0.1, 0.6], [0.0, 0.3]]) == ["swapped", "unlike"]  # ben is not at home
+    assert states_of(["ana", "ana"], [[0.5, 0.6], [0.6, 0.5]]) == ["good", "good"]  # two photos of one person
 
 
 def test_what_best_of_compares_by_hand():

@@ -1,6 +1,7 @@
 """Planted mistakes in real photos are found: a swap, somebody missing, somebody extra, somebody twice."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from anyphoto_cli.faces.calibration import calibrated, calibration_file, write_c
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.generate.annotate import annotated
 from anyphoto_cli.generate.conditions import prepare_faces
-from anyphoto_cli.generate.from_photo import layout_from_photo
+from anyphoto_cli.generate.from_photo import _matched, layout_from_photo
+from anyphoto_cli.generate.known_people import Known
 from anyphoto_cli.generate.verification import ExtraFace, FaceVerdict, _Judge, score_of, verify_picture
-from anyphoto_cli.geometry import face_height
+from anyphoto_cli.geometry import arcface_template, face_height
 from anyphoto_cli.layout.schema import load_layout, parse_layout
+from anyphoto_cli.runtime.progress import Listener
 from anyphoto_cli.types import Box, Face
 from tests.conftest import small_layout
 
@@ -318,3 +321,53 @@ def test_a_template_without_faces_is_refused(run, face_pack_folder, tmp_path):
     code, _, err = run("layout", "from-photo", tmp_path / "sea.png", "--face-pack", face_pack_folder, "-o",
                        tmp_path / "sea.json")  # fmt: skip
     assert code == 2 and "found no face" in err and not (tmp_path / "sea.json").exists()
+
+
+class Told:
+    """A face pack that finds what it is told, and whose rows are those it is told."""
+
+    name, sha256, detects = "told", "0" * 64, True
+
+    def __init__(self, faces, rows):
+        self.faces, self.rows = faces, np.array(rows, np.float32)
+
+    def detect(self, pictures, size=640):
+        return [self.faces]
+
+    def embed(self, crops):
+        return self.rows[: len(crops)]
+
+
+def seen(x, y, score=0.9, side=48):
+    return Face(Box(x, y, x + side, y + side), arcface_template() * (side / 112) + (x, y), score)
+
+
+def test_what_is_hardly_a_face_counts_as_one_where_it_is_asked_for(layout_file):
+    layout = load_layout(layout_file)
+    faces = [Face(Box(0, 0, 9, 9), face.place, 0.9) for face in layout.faces] + [seen(40, 90, 0.3, 24)]
+    pack, picture = Told(faces, [[1, 0], [0, 1], [0, 0]]), np.zeros((128, 128, 3), np.uint8)
+    for least, extra in ((0.5, 0), (0.2, 1)):
+        told = VerifyConfig(threshold=0.3, least_score=least)
+        verdict = verify_picture(picture, layout, SimpleNamespace(embeddings=np.eye(2)), pack, told)
+        assert len(verdict.extra) == extra and verdict.passed is (extra == 0)
+
+
+def test_places_of_a_template_are_in_px_of_the_layout_from_left_to_right(tmp_path):
+    Image.new("RGB", (320, 160)).save(tmp_path / "party.png")
+    left, right = seen(30, 50), seen(200, 60)
+    pack = Told([right, seen(120, 40, 0.4), left], [])
+    layout, free = layout_from_photo(tmp_path / "party.png", tmp_path / "party.json", pack, size=(640, 160))
+    assert free == 2 and (layout.width, layout.height) == (640, 160)
+    for face, there in zip(layout.faces, (left, right), strict=True):
+        assert np.allclose(face.place, there.landmarks * (2, 1), atol=0.1)
+
+
+def test_a_name_goes_by_all_photos_of_a_person_and_to_nobody_who_is_not_alike_enough():
+    picture, places = np.zeros((99, 99, 3), np.uint8), [seen(0, 0), seen(50, 0)]
+
+    def names(rows, **people):
+        known = {name: Known(None, np.array(embeddings, np.float32)) for name, embeddings in people.items()}
+        return _matched(picture, places, known, Told([], rows), 0.4, Listener())
+
+    assert names([[0.5, 0.39], [0.49, 0]], ana=[[1, 0]], ben=[[0, 1]]) == ["ana", None]
+    assert names([[0.7, 0], [0, 0.9]], ana=[[1, 0], [0, 0]], ben=[[0, 1], [0, 0.5]]) == [None, "ben"]

@@ -1,5 +1,6 @@
 """Whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,23 @@ def test_a_file_appears_whole(tmp_path):
         assert not target.exists()
     assert target.read_bytes() == b"abc"
     assert [p.name for p in target.parent.iterdir()] == ["x.bin"]
+
+
+def test_bytes_are_on_the_disk_before_they_have_their_name_and_then_the_name_is(tmp_path, monkeypatch):
+    told, fsync, replace = [], os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: told.append(os.fstat(file).st_ino) or fsync(file))
+    monkeypatch.setattr(Path, "replace", lambda path, to: told.append(to.name) or replace(path, to))
+    with committed(tmp_path / "x.bin") as file:
+        file.write(b"abc")
+    assert told == [(tmp_path / "x.bin").stat().st_ino, "x.bin", tmp_path.stat().st_ino]
+
+
+def test_a_link_stays_one_and_its_target_is_written(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "x.bin")
+    with committed(tmp_path / "link") as file:
+        file.write(b"abc")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "x.bin").read_bytes() == b"abc"
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):

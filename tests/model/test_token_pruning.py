@@ -6,7 +6,7 @@ import torch
 from diffusers import FluxPipeline
 
 from anyphoto_cli.layout.location_canvas import token_mask
-from anyphoto_cli.model.token_pruning import grid_ids, pack, prune
+from anyphoto_cli.model.token_pruning import Spans, grid_ids, pack, prune
 
 
 def test_pack_and_ids_equal_diffusers():
@@ -54,3 +54,9 @@ def test_mask_rules_differ_as_they_say():
     assert token_mask(mask, "any").tolist() == [[False, True, True, True]]
     assert token_mask(mask, "majority").tolist() == [[False, False, True, False]]
     assert token_mask(mask, "nearest").tolist() == [[False, False, True, True]]
+
+
+def test_sizes_tell_compiled_blocks_all_that_spans_hold():
+    spans = Spans.of_lengths(3, 5, 7, ((2, 4), (), (3,)))
+    told = Spans.of_sizes(spans.indexed(torch.device("cpu")).sizes, spans.attention)
+    assert told == spans

@@ -23,6 +23,7 @@ from anyphoto_cli.preprocess.matching import Bank, _usable, why_dropped
 from anyphoto_cli.preprocess.packing import KeptPhoto, keep_box, location_tokens, people_of
 from anyphoto_cli.preprocess.pieces import BankPiece
 from anyphoto_cli.preprocess.references import consistent, evenly, read_references
+from anyphoto_cli.preprocess.stage_run import too_many
 from anyphoto_cli.runtime.jobs import CAREFULLY
 from anyphoto_cli.types import Box, Face
 from tests.preprocess import fakes
@@ -260,3 +261,12 @@ def test_location_tokens_are_counted_in_the_largest_square_crop():
     placed = (arcface_template(112) * 64 / 112 + (32, 16) + 0.5) / 0.8 - 0.5
     config = PreprocessConfig(**fakes.SETTINGS)
     assert [location_tokens(placed, *size, config) for size in ((320, 160), (160, 320))] == [16, 16]
+
+
+@pytest.mark.parametrize("failed, seen, wanted, stops", [
+    (49, 49, 900, False),  # too few to tell
+    (6, 50, 900, True), (5, 50, 900, False),  # more than a tenth, and just that
+    (1, 8, 8, True), (1, 7, 8, False), (1, 10, 10, False), (2, 10, 10, True),  # all there are, where those are few
+])  # fmt: skip
+def test_a_run_stops_at_more_failures_than_it_may_have(failed, seen, wanted, stops):
+    assert too_many(failed, seen, wanted, 0.1) is stops

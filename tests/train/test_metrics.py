@@ -16,6 +16,7 @@ from anyphoto_cli.train import metrics, validation
 from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.metrics import Meter
 from anyphoto_cli.train.objective import Terms
+from anyphoto_cli.train.resume import cut_metrics
 from anyphoto_cli.train.sweep import Planned, table
 from anyphoto_cli.train.validation import FaceScore, Validation, summary, validate, write_scores
 from tests.conftest import small_layout
@@ -154,3 +155,14 @@ def test_a_sweep_is_compared_by_its_last_lines(tmp_path):
     [row] = table(runs)
     assert row == {"seed": 3, "step": 8, "flow": 0.6, "face": None, "cosine": 0.05, "validation_found": 0.7,
                    "validation_cosine": 0.9, "validation_error": None}  # fmt: skip
+
+
+def test_lines_of_steps_that_will_be_done_again_go_and_those_of_the_checkpoint_stay(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step}) for step in (1, 2, 3)]
+    file.write_text("\n".join([*lines, '{"step": 4, "los']))
+    for step, left in ((9, 3), (2, 2), (0, 0)):
+        cut_metrics(file, step)
+        assert file.read_text().splitlines() == lines[:left]
+    cut_metrics(tmp_path / "none.jsonl", 3)
+    assert not (tmp_path / "none.jsonl").exists()

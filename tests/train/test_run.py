@@ -438,6 +438,9 @@ def test_changes_that_are_allowed_go_on_with_all_state_and_are_written_down(run,
     assert train(more).finished  # what is allowed once is so from then on
     with pytest.raises(InputError, match="max_train_steps: this run is at step 8 already"):
         train(config(mini_shards, out, max_train_steps=7, learning_rate=1e-5), allow_changes=["max_train_steps"])
+    train(config(mini_shards, out, max_train_steps=9, learning_rate=1e-5), allow_changes=["max_train_steps"])
+    again = {"step": 8, "key": "max_train_steps", "before": 8, "now": 9}
+    assert read_checkpoint(out / "checkpoint-9").facts["changes"] == [*told["changes"], again]
 
 
 @pytest.mark.parametrize(

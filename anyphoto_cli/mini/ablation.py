@@ -24,9 +24,10 @@ from typing import Any
 
 from anyphoto_cli.bench.results import SUMMARY
 from anyphoto_cli.config.method import MethodConfig
-from anyphoto_cli.errors import AnyPhotoError, InputError
+from anyphoto_cli.errors import InputError
 from anyphoto_cli.mini.ablation_page import NO_ADAPTER, UNTRAINED, write_page
 from anyphoto_cli.mini.ablation_rows import Table, read_kept, read_scores, scores_of, seeded, write_kept
+from anyphoto_cli.mini.command_line import ended_in_a_line, refuse_below
 from anyphoto_cli.mini.commands import echo, run_command
 from anyphoto_cli.mini.shipped import fingerprint
 from anyphoto_cli.runtime.run_record import keep_options
@@ -88,16 +89,16 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help=f"default: {PAGE}, or one beside it for another base than its rows'")
     parser.add_argument("--only-page", action="store_true", help="train nothing, write what there is")
     given = parser.parse_args()
-    try:
+    with ended_in_a_line():
+        for option in ("steps", "processes"):
+            refuse_below(1, f"--{option}", getattr(given, option))
+        refuse_below(0, "--minutes", given.minutes)
         plan = Plan(given.folder, given.steps, _seeds(given.seeds), _rows(given.rows), given.processes)
         page = given.page or _page_of_this_base(given.only_page)
         if given.only_page:
             _write_only(plan, page)
         else:
             run(plan, page, given.minutes)
-    except AnyPhotoError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     print(page)
 
 
@@ -123,10 +124,11 @@ def _write_only(plan: Plan, page: Path) -> None:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(seed) for seed in text.split(","))
-    except ValueError:
-        raise InputError(f"{text!r} is no list of numbers", field="--seeds", remedy="Like this: 0,1,2") from None
+    """Each once, in their order."""
+    seeds = text.split(",")
+    if not all(seed.strip().isdecimal() for seed in seeds):  # a minus sign would part the seed from its row's name
+        raise InputError(f"{text!r} is no list of numbers", field="--seeds", remedy="Like this: 0,1,2")
+    return tuple(dict.fromkeys(int(seed) for seed in seeds))
 
 
 def _rows(text: str) -> tuple[str, ...]:
@@ -147,8 +149,9 @@ def run(plan: Plan, page: Path, minutes: float | None = None) -> None:
         _keep(plan, table, page)
         return
     _make_sets(plan)
-    for row in todo:
+    for k, row in enumerate(todo):
         if minutes is not None and time.monotonic() - began > 60 * minutes:
+            print(f"{k} of {len(todo)} rows were made. Run again to go on", file=sys.stderr)
             return
         _bench(plan.folder, row.name, row.train(plan) if row.train else None)
         _keep(plan, table, page)

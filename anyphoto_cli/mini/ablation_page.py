@@ -79,7 +79,8 @@ def _rows(known: Mapping[str, Measured]) -> list[str]:
     for name, one in known.items():
         own = [_with_interval(one.cases[metric]) for metric in METRICS]
         theirs = [_three(paper.get(name, {}).get(metric)) for metric in METRICS]
-        told = [one.label, str(one.seeds), *own, *theirs, f"{one.found:.2f}", f"{one.off:.3f}", f"{one.swapped:.3f}",
+        told = [one.label, str(one.seeds), *own, *theirs, f"{one.found:.2f}",
+                f"{one.off:.3f}" if np.isfinite(one.off) else "n/a", f"{one.swapped:.3f}",
                 f"{one.minutes:.0f}" if np.isfinite(one.minutes) else ""]  # fmt: skip
         lines.append(f"| {' | '.join(told)} |")
     return lines

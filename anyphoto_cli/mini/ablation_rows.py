@@ -107,12 +107,13 @@ def read_kept(file: Path) -> tuple[dict[str, Any], Table]:
     if not file.is_file():
         return {}, {}
     try:
-        made, *lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        how, *lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        made = {name: how[name] for name in ("steps", "samples")} | how
         table = {(line.pop("row"), line.pop("set")): Scores(**line) for line in lines}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"holds no rows of an ablation ({type(error).__name__})", file=file,
                          remedy="Remove it to measure all of them anew, or name another --page") from error  # fmt: skip
-    return dict(made), table
+    return made, table
 
 
 def write_kept(file: Path, made: Mapping[str, Any], table: Table) -> None:

@@ -7,13 +7,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen
+from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 
 from anyphoto_cli.errors import EnvironmentFault
 
 SOME_LEFT_OUT = 3
 """The exit code of a command that did its work and left something out: `bench` where a case shows no face."""
+
+HEARD_S, ENDS_S = 2.0, 40.0
+"""How long a command is waited for that has heard Ctrl-C itself, and one that was told to end: a step of training, what
+it saves, and the ranks of a launcher.
+"""
 
 
 def echo(line: str) -> None:
@@ -56,7 +62,7 @@ def run_command(
                     said(line)
             code = process.wait()
         except BaseException:
-            process.kill()
+            _end(process)
             raise
         finally:
             timer.cancel()
@@ -65,3 +71,16 @@ def run_command(
     if code not in (0, SOME_LEFT_OUT):
         raise EnvironmentFault(f"`anyphoto {' '.join(words)}` failed: {last}", file=folder)
     return time.monotonic() - began
+
+
+def _end(process: Popen[str]) -> None:
+    """Told to end, so that it keeps what it has done; killed where it does not, or where one will not wait."""
+    try:
+        with suppress(TimeoutExpired):
+            process.wait(HEARD_S)
+            return
+        process.terminate()
+        with suppress(TimeoutExpired):
+            process.wait(ENDS_S)
+    finally:
+        process.kill()

@@ -12,6 +12,7 @@ from typing import Any
 
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.mini import shipped
+from anyphoto_cli.mini.command_line import ended_in_a_line
 from anyphoto_cli.mini.proof import ORIGINAL, PEOPLE, PHOTOS, SEEDS, SOFTER, STRENGTH, STYLED, TRAINED, UNTRAINED
 from anyphoto_cli.mini.types import STYLES
 
@@ -59,14 +60,15 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=Path("docs/images"), help="where the pictures go")
     parser.add_argument("--card", type=Path, default=shipped.WEIGHTS / "README.md", help="the model card")
     given = parser.parse_args()
-    report = measure()
-    for line in table(report):
-        print(line)
-    write_images(given.images)
-    with committed(given.card) as out:
-        out.write(card(report).encode())
-    with committed(given.card.with_name("report.json")) as out:
-        out.write((json.dumps(report, indent=2) + "\n").encode())
+    with ended_in_a_line():
+        report = measure()
+        for line in table(report):
+            print(line)
+        write_images(given.images)
+        with committed(given.card) as out:
+            out.write(card(report).encode())
+        with committed(given.card.with_name("report.json")) as out:
+            out.write((json.dumps(report, indent=2) + "\n").encode())
 
 
 def measure() -> dict[str, Any]:

@@ -23,7 +23,7 @@ def base_folder() -> Path:
 
 def adapter_folder() -> Path | None:
     """The AnyPhoto adapter that came with the base; None where none did."""
-    return whole("adapter") if (WEIGHTS / "adapter").is_dir() else None
+    return whole("adapter", WEIGHTS) if any(name.startswith("adapter/") for name, _ in _listed(WEIGHTS)) else None
 
 
 def face_pack_folder() -> Path:
@@ -44,8 +44,7 @@ def probe_file() -> Path:
 
 def fingerprint(weights: Path = WEIGHTS) -> str:
     """12 hex digits of all models but the adapter: what scores of another adapter on this base rest on."""
-    lines = (weights / SUMS).read_text().splitlines(keepends=True)
-    kept = [line for line in lines if not line.partition("  ")[2].startswith("adapter/")]
+    kept = [f"{digest}  {name}\n" for name, digest in _listed(weights) if not name.startswith("adapter/")]
     return sha256("".join(kept).encode()).hexdigest()[:12]
 
 
@@ -55,15 +54,28 @@ def whole(part: str, weights: Path = WEIGHTS) -> Path:
 
     Raises EnvironmentFault for a missing or changed file.
     """
-    for line in (weights / SUMS).read_text().splitlines():
-        expected, _, name = line.partition("  ")
-        if not name.startswith(f"{part}/"):
-            continue
-        file = weights / name
-        if not file.is_file() or sha256_of(file) != expected:
-            told = "is damaged" if file.is_file() else "is missing"
-            raise EnvironmentFault(f"{told}: it came with the package", file=file, remedy="Install anyphoto again")
+    own = [(weights / name, digest) for name, digest in _listed(weights) if name.startswith(f"{part}/")]
+    if not own:
+        raise _spoilt("is damaged", weights / SUMS)
+    for file, digest in own:
+        if not file.is_file():
+            raise _spoilt("is missing", file)
+        if sha256_of(file) != digest:
+            raise _spoilt("is damaged", file)
     return weights / part
+
+
+def _listed(weights: Path) -> list[tuple[str, str]]:
+    """(name, its sha256) of every file that came with the package. Raises EnvironmentFault where the list did not."""
+    file = weights / SUMS
+    if not file.is_file():
+        raise _spoilt("is missing", file)
+    rows = [line.partition("  ") for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return [(name, digest) for digest, _, name in rows]
+
+
+def _spoilt(what: str, file: Path) -> EnvironmentFault:
+    return EnvironmentFault(f"{what}: it came with the package", file=file, remedy="Install anyphoto again")
 
 
 def write_sums(folder: Path = WEIGHTS) -> None:

@@ -95,6 +95,13 @@ def test_the_page_keeps_what_was_written_by_hand_and_says_what_is_owed(tmp_path)
     )
 
 
+def test_where_nobody_was_found_the_table_says_so(tmp_path):
+    scores(tmp_path, "no adapter", [None, None])
+    write_page(Plan(tmp_path).made, table_of(tmp_path, ("no adapter", "")), tmp_path / "a.md")
+    [row] = [line for line in (tmp_path / "a.md").read_text().splitlines() if line.startswith("| no adapter |")]
+    assert "| 0.00 | n/a | 0.000 |" in row and "nan" not in row
+
+
 def test_every_row_is_a_preset_of_train():
     assert {row for _, *rows in ORDERINGS for row in rows} == set(PRESETS)
 
@@ -105,7 +112,7 @@ def test_the_command_writes_an_honest_page_without_any_run(tmp_path, monkeypatch
     assert "owed" in (tmp_path / "a.md").read_text()
 
 
-def test_kept_rows_are_not_made_again_on_another_machine(tmp_path, monkeypatch):
+def test_kept_rows_are_not_made_again_on_another_machine(tmp_path, monkeypatch, capsys):
     """What was benched lies beside the page; the folder of the work may be gone."""
     page, plan = tmp_path / "docs" / "a.md", Plan(tmp_path / "old", seeds=(0,), rows=("full",))
     page.parent.mkdir()
@@ -127,7 +134,11 @@ def test_kept_rows_are_not_made_again_on_another_machine(tmp_path, monkeypatch):
     assert asked == [] and page.read_text() == before and kept_beside(page).read_bytes() == kept
     monkeypatch.setattr("sys.argv", [*common, str(tmp_path / "new"), "--seeds", "0,1"])
     main()
+    assert "rows were made" not in capsys.readouterr().err
     assert asked.count("train") == 2 and asked.count("bench") == 2  # init and training, both sets: of seed 1 only
+    monkeypatch.setattr("sys.argv", [*common, str(tmp_path / "new"), "--seeds", "0,1", "--minutes", "0"])
+    main()
+    assert capsys.readouterr().err == "0 of 1 rows were made. Run again to go on\n"
 
 
 def test_rows_beside_the_page_that_were_made_another_way_end_it(tmp_path, monkeypatch, capsys):
@@ -147,11 +158,12 @@ def test_rows_beside_the_page_that_were_made_another_way_end_it(tmp_path, monkey
     assert ended.value.code == 2
     assert "a_rows.jsonl" in said and "steps: these rows were made with 600, now it is 700" in said
     assert not (tmp_path / "g").exists()
-    kept_beside(page).write_text('["no"]\n{"row": 1}\n')
-    with pytest.raises(SystemExit) as ended:
-        main()
-    [said] = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2 and "a_rows.jsonl" in said and "holds no rows of an ablation" in said
+    for broken in ('["no"]\n{"row": 1}\n', "7\n", "{}\n"):
+        kept_beside(page).write_text(broken)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        [said] = capsys.readouterr().err.splitlines()
+        assert ended.value.code == 2 and "a_rows.jsonl" in said and "holds no rows of an ablation" in said
 
 
 def test_where_the_page_s_rows_are_of_another_base_this_one_has_a_page_of_its_own(tmp_path, monkeypatch, capsys):
@@ -197,6 +209,9 @@ def test_a_command_that_fails_ends_it_with_one_line(tmp_path, monkeypatch, capsy
     ("options", "line"),
     [
         (("--seeds", "0,x"), "Error: --seeds: '0,x' is no list of numbers. Like this: 0,1,2"),
+        (("--seeds=-1",), "Error: --seeds: '-1' is no list of numbers. Like this: 0,1,2"),
+        (("--steps", "0"), "Error: --steps: 0 is not 1 or more"),
+        (("--processes", "0"), "Error: --processes: 0 is not 1 or more"),
         (("--rows", "full,fool"), "Error: --rows: 'fool' is no preset. Presets: full, base-roi"),
     ],
 )

@@ -2,9 +2,11 @@
 
 import shutil
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import sha256_of
 from anyphoto_cli.mini import shipped
 from anyphoto_cli.mini.pretrain import adapter as stage
@@ -30,6 +32,16 @@ def test_what_ships_is_what_the_recipe_makes(tmp_path):
     ships = read_card(shipped.adapter_folder())
     assert ships.start.share == stage.SHARE and ships.method == card.method
     assert {file.name for file in shipped.adapter_folder().iterdir()} == set(stage.KEPT)
+
+
+def test_what_ships_stays_until_there_is_another_one(tmp_path, monkeypatch):
+    out = shutil.copytree(shipped.adapter_folder(), tmp_path / "adapter_that_ships")
+    with pytest.raises(InputError, match=r"adapter: no adapter was trained here. First: --stages adapter"):
+        stage.export_adapter(tmp_path, out)
+    shutil.copytree(out, tmp_path / "adapter" / "run" / "adapter")
+    with pytest.raises(EnvironmentFault, match="`anyphoto export finish-"):  # there is no second run
+        stage.export_adapter(tmp_path, out)
+    assert {file.name for file in out.iterdir()} == set(stage.KEPT)
 
 
 def changed(folder, name, weights):

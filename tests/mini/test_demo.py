@@ -3,11 +3,11 @@
 import pytest
 
 from anyphoto_cli.cli import mini
-from anyphoto_cli.mini import demo, shipped
+from anyphoto_cli.mini import commands, demo, shipped
 
 
 @pytest.fixture
-def commands(monkeypatch):
+def ran(monkeypatch):
     """What was run; each takes ten seconds, of a clock that stands still otherwise."""
     ran, clock = [], [0.0]
 
@@ -25,7 +25,7 @@ def commands(monkeypatch):
     return ran
 
 
-def test_the_seconds_of_all_calls_count_until_a_command_is_through(tmp_path, commands):
+def test_the_seconds_of_all_calls_count_until_a_command_is_through(tmp_path, ran):
     with pytest.raises(KeyboardInterrupt):
         demo.run_demo(tmp_path)
     took = dict(demo.run_demo(tmp_path).commands)
@@ -34,14 +34,29 @@ def test_the_seconds_of_all_calls_count_until_a_command_is_through(tmp_path, com
     assert dict(demo.run_demo(tmp_path).commands) == took  # looked at again, nothing was made
 
 
-def test_the_table_has_what_a_gain_is_told_against(tmp_path, commands):
+def test_the_table_has_what_a_gain_is_told_against(tmp_path, ran):
     with pytest.raises(KeyboardInterrupt):
         demo.run_demo(tmp_path)
     demo.run_demo(tmp_path)
-    benched = {words[words.index("-o") + 1]: words for words in commands if words[0] == "bench"}
+    benched = {words[words.index("-o") + 1]: words for words in ran if words[0] == "bench"}
     assert list(benched) == list(demo._ROWS) == ["alone", "nothing-learned", "as-it-came", "trained"]
     assert str(shipped.adapter_folder()) in benched["as-it-came"] and "untrained" in benched["nothing-learned"]
     assert demo._ROWS["trained"].format(steps=40) == "40 steps later"
+
+
+def test_a_command_that_is_interrupted_keeps_what_it_has_done(tmp_path, monkeypatch):
+    """It was killed where it stood, beside the Ctrl-C that it had heard itself."""
+    script = "trap 'touch kept; exit 1' TERM; echo begun >&2; while :; do sleep .02; done"
+    real = commands.Popen
+    monkeypatch.setattr(commands, "Popen", lambda words, **more: real(["sh", "-c", script], **more))
+    monkeypatch.setattr(commands, "HEARD_S", 0.05)
+
+    def interrupted(line):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        commands.run_command(tmp_path, ("train",), said=interrupted)
+    assert (tmp_path / "kept").is_file()
 
 
 def test_libraries_are_hushed_before_a_model_is_opened(tmp_path, monkeypatch):

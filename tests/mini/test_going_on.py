@@ -14,8 +14,9 @@ from anyphoto_cli.mini.pretrain.base import MiniBase, is_hidden
 from anyphoto_cli.mini.pretrain.face_steady import Trainable, write_back
 from anyphoto_cli.mini.pretrain.heed import heard, heed_more
 from anyphoto_cli.mini.pretrain.latents import chunk_file, chunk_of, encode, prepare_latents
-from anyphoto_cli.mini.pretrain.loop import Schedule, begin_with, fit, last_begun, load_trained, progress_of, spawn
+from anyphoto_cli.mini.pretrain.loop import Schedule, begin_with, fit, load_trained, progress_of, spawn
 from anyphoto_cli.mini.pretrain.onnx_file import read_whole, write_halved
+from anyphoto_cli.mini.pretrain.phases import last_begun
 from anyphoto_cli.mini.pretrain.reading import Reader, captioned, reading_loss, trained_encoders
 from anyphoto_cli.mini.types import SCENES, STYLES
 

@@ -48,6 +48,32 @@ def test_a_damaged_or_missing_file_is_one_line(tmp_path):
     file.unlink()
     with pytest.raises(EnvironmentFault, match=r"probe.onnx: is missing"):
         shipped.whole("probe", copy)
+    (copy / shipped.SUMS).write_text("")
+    with pytest.raises(EnvironmentFault, match="SHA256SUMS: is damaged: it came with the package. Install anyphoto"):
+        shipped.whole("persons", copy)
+    (copy / shipped.SUMS).unlink()
+    for opened in (lambda: shipped.whole("base", copy), lambda: shipped.fingerprint(copy)):
+        with pytest.raises(
+            EnvironmentFault, match="SHA256SUMS: is missing: it came with the package. Install anyphoto"
+        ):
+            opened()
+
+
+def test_an_adapter_that_is_gone_is_missing_and_not_none(tmp_path, monkeypatch):
+    """Else pictures would lose the people, with a remark where an error belongs."""
+    monkeypatch.setattr(shipped, "WEIGHTS", tmp_path)
+    shipped.whole.cache_clear()
+    for name in ("adapter", "probe"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(b"1")
+        shipped.write_sums(tmp_path)
+    assert shipped.adapter_folder() == tmp_path / "adapter"
+    shipped.whole.cache_clear()
+    shutil.rmtree(tmp_path / "adapter")
+    with pytest.raises(EnvironmentFault, match="adapter/weights: is missing"):
+        shipped.adapter_folder()
+    shipped.write_sums(tmp_path)
+    assert shipped.adapter_folder() is None
 
 
 def test_the_geometry_is_flux_s(stock):

@@ -9,6 +9,7 @@ from torch import nn
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.mini import commands
 from anyphoto_cli.mini.pretrain import adapter, face_steady, stages
+from anyphoto_cli.mini.pretrain.face_detector import FaceDetector
 from anyphoto_cli.mini.pretrain.latents import chunk_file, latents_left, prepare_latents
 from anyphoto_cli.mini.pretrain.loop import Schedule, Unfinished, begin_with, fit, left_of, progress_of
 
@@ -64,6 +65,40 @@ def test_a_stage_that_is_none_is_refused_before_anything_is_made(tmp_path, monke
     [said] = capsys.readouterr().err.splitlines()
     assert said.startswith("Error: --stages: 'bass' is no stage. Stages: vae, detector") and "heed" in said
     assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--stages", "guidance"), "Error: f/base.pt: is not there. Run the stage first that makes it"),
+        (("--stages", "settle"), "Error: f/vae.pt: is not there. Run the stage first that makes it"),
+        (("--stages", "export-adapter"), "Error: f/adapter: no adapter was trained here. First: --stages adapter"),
+        (("--steps", 0), "Error: --steps: 0 is not 1 or more"),
+        (("--minutes", -1), "Error: --minutes: -1.0 is not 0 or more"),
+        (("--processes", -1), "Error: --processes: -1 is not 0 or more"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_before_any_process_starts(tmp_path, monkeypatch, capsys, words, line):
+    monkeypatch.chdir(tmp_path)
+    assert make_mini(monkeypatch, "--processes", "2", "--folder", "f", *words) == 2
+    assert capsys.readouterr().err == f"{line}\n" and not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_ends_it_with_one_line(tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(stages.STAGES, "vae", stages.Stage(interrupted, False))
+    assert make_mini(monkeypatch, "--folder", tmp_path, "--stages", "vae") == 130
+    assert capsys.readouterr().err == "Interrupted. What is finished is kept; run the same command to go on\n"
+
+
+def test_a_face_pack_of_which_a_half_is_missing_is_not_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stages, "FACES", tmp_path / "faces_that_ship")
+    begin_with(tmp_path / "faces", "face-detector", FaceDetector())
+    assert make_mini(monkeypatch, "--folder", tmp_path, "--stages", "export") == 2
+    assert "faces/face-recogniser.pt: is not there" in capsys.readouterr().err
+    assert not (tmp_path / "faces_that_ship").exists()
 
 
 def test_latents_stop_in_time_and_say_what_is_left(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.mini.commands import echo, run_command
@@ -74,15 +75,16 @@ def finish_of(out: Path) -> Path:
 def export_adapter(folder: Path, out: Path) -> None:
     """The trained adapter as `anyphoto export` writes it, in float16, without what tells about a run.
 
-    Raises InputError where its training was cut off.
+    What lies in `out` goes only once that is written. Raises InputError where its training was cut off or is yet to be.
     """
     made = folder / "adapter"
     if (made / UNFINISHED).is_file():
         raise InputError("its training was cut off", file=made, remedy="Finish it first: --stages adapter")
-    shutil.rmtree(out, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if not (made / RUN / ADAPTER_FOLDER).is_dir():
+        raise InputError("no adapter was trained here", file=made, remedy="First: --stages adapter")
     way = ("--start", f"{RUN}/{ADAPTER_FOLDER}", "--share", str(SHARE))
-    run_command(made, ("export", finish_of(made).name, "--to", str(out.resolve()), *way, "--dtype", "float16"))
-    for file in out.iterdir():
-        if file.name not in KEPT:
-            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    with TemporaryDirectory(dir=made) as temporary:
+        new = Path(temporary, out.name).resolve()
+        run_command(made, ("export", finish_of(made).name, "--to", str(new), *way, "--dtype", "float16"))
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(new, out, ignore=lambda _, names: {name for name in names if name not in KEPT})

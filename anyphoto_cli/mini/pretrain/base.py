@@ -19,7 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from anyphoto_cli.mini.pen import Chance
 from anyphoto_cli.mini.picture import Place, heads_of, style_of
 from anyphoto_cli.mini.pretrain.latents import CHUNK, CHUNKS, chunk_of, size_of
-from anyphoto_cli.mini.pretrain.loop import Schedule, begin_with, fit, last_begun, load_trained
+from anyphoto_cli.mini.pretrain.loop import Schedule, begin_with, fit, load_trained
+from anyphoto_cli.mini.pretrain.phases import HEEDING, UNGUIDED, last_begun
 from anyphoto_cli.mini.pretrain.reading import trained_encoders
 from anyphoto_cli.mini.pretrain.text import CLIP_LENGTH, LENGTH, build_clip, build_t5, with_filler
 
@@ -48,8 +49,6 @@ USUAL, USUALLY = 3.5, 0.5
 """The guidance that nearly everybody asks for, and how often it is distilled: told 6, the student's
 squared errors are three to four times as large, and would be what it learns from.
 """
-HEEDING = "heeding"
-"""The checkpoint of the stage `heed`, of guidance as it was distilled then: distilling on makes it void."""
 FIRST_CHUNKS, STEPS_PER_CHUNK = 16, 400
 HEAD_WEIGHT = 4.0
 """Of the error at tokens that show a head, which are a quarter of all: each token's best answer stays the same, but the
@@ -299,7 +298,7 @@ def distil_guidance(folder: Path, minutes: float | None = None, device: str = "c
     """Teach the trained base to give, for the guidance it is told, what classifier-free guidance would."""
     torch.manual_seed(3)
     teacher, student = MiniBase().to(device), MiniBase()
-    load_trained(folder, last_begun(folder, "flow", "base"), teacher).requires_grad_(False)
+    load_trained(folder, last_begun(folder, *UNGUIDED), teacher).requires_grad_(False)
     student.load_state_dict(teacher.state_dict())
     student.requires_grad_(False).transformer.requires_grad_(True)
     (folder / f"{HEEDING}.pt").unlink(missing_ok=True)

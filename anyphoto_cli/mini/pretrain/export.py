@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from anyphoto_cli.mini.picture import draw_picture
-from anyphoto_cli.mini.pretrain.base import HEEDING, MiniBase
-from anyphoto_cli.mini.pretrain.loop import last_begun, load_trained
+from anyphoto_cli.mini.pretrain.base import MiniBase
+from anyphoto_cli.mini.pretrain.loop import load_trained
+from anyphoto_cli.mini.pretrain.phases import BASE, last_begun
 from anyphoto_cli.mini.pretrain.refine import trained_vae_parts
 from anyphoto_cli.mini.pretrain.vae import as_tensor
 
@@ -48,7 +49,7 @@ def build_pipeline(vae: Any, base: Any) -> Any:
 
 def trained_base(folder: Path) -> Any:
     """The base of the last stage that was begun."""
-    return load_trained(folder, last_begun(folder, HEEDING, "guided", "flow", "base"), MiniBase())
+    return load_trained(folder, last_begun(folder, *BASE), MiniBase())
 
 
 def export_base(folder: Path, out: Path) -> None:

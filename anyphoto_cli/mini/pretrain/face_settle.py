@@ -26,6 +26,7 @@ from anyphoto_cli.mini.pretrain.face_recogniser import (
     arcface,
 )
 from anyphoto_cli.mini.pretrain.loop import Schedule, fast_bfloat16, fit, load_trained
+from anyphoto_cli.mini.pretrain.phases import RECOGNISER, last_begun
 from anyphoto_cli.mini.pretrain.vae import as_tensor, reconstruct
 from anyphoto_cli.runtime.jobs import batches
 
@@ -80,8 +81,7 @@ def settle_recogniser(folder: Path, vae: Any, minutes: float | None = None, devi
 
 def settled_recogniser(folder: Path) -> FaceRecogniser:
     """The net of a run, ready for use; the one before this phase where it was not run."""
-    name = SETTLED if (folder / f"{SETTLED}.pt").is_file() else NAME
-    model: Any = load_trained(folder, name, Classified())
+    model: Any = load_trained(folder, last_begun(folder, *RECOGNISER), Classified())
     net: FaceRecogniser = model.net.eval()
     return net
 

@@ -20,16 +20,15 @@ DETECTOR_FILE, RECOGNISER_FILE = "det_mini.onnx", "w_mini.onnx"
 
 
 def export_face_pack(folder: Path, out_dir: Path) -> None:
-    """Write the two files from the runs saved in `folder`."""
-    write_detector(trained_detector(folder), out_dir / DETECTOR_FILE)
-    recogniser = _without_norm(settled_recogniser(folder))
+    """Write the two files from the runs saved in `folder`; neither where one of these is missing."""
+    detector, recogniser = trained_detector(folder), _without_norm(settled_recogniser(folder))
+    write_detector(detector, out_dir / DETECTOR_FILE)
     write_onnx(recogniser, torch.zeros(2, 3, 112, 112), "data", ["embedding"], out_dir / RECOGNISER_FILE, batch="n")
 
 
 def _without_norm(net: FaceRecogniser) -> nn.Module:
     """The same net with its last batch norm inside the linear layer: the graph then holds known operators only."""
-    last = nn.utils.fuse_linear_bn_eval(net.last, net.norm) if net.norm.affine else _fused(net)
-    return nn.Sequential(net.body, nn.Flatten(), last).eval()
+    return nn.Sequential(net.body, nn.Flatten(), _fused(net)).eval()
 
 
 def _fused(net: FaceRecogniser) -> nn.Linear:

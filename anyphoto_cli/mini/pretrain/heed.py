@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anyphoto_cli.mini.pretrain.base import HEEDING, USUAL, MiniBase
+from anyphoto_cli.mini.pretrain.base import USUAL, MiniBase
 from anyphoto_cli.mini.pretrain.loop import begin_with, load_trained
+from anyphoto_cli.mini.pretrain.phases import HEEDING
 
 AS, MOST = 4.5, 6.0
 """What it does when told `USUAL` from then on; told 1 and `MOST` it does what it did, in between evenly."""

@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from anyphoto_cli.errors import AnyPhotoError
+from anyphoto_cli.errors import AnyPhotoError, InputError
+from anyphoto_cli.mini.command_line import CUT_OFF
 
 STEPS = "ANYPHOTO_MINI_STEPS"
 Loss = Callable[[nn.Module, range, int], dict[str, Tensor]]
@@ -129,7 +130,7 @@ def progress_of(folder: Path, name: str) -> int:
 class Unfinished(AnyPhotoError):
     """A stage that was cut off, saved; what comes after it must wait. Exit code 3."""
 
-    exit_code = 3
+    exit_code = CUT_OFF
 
 
 def left_of(file: Path) -> tuple[int, int] | None:
@@ -144,9 +145,17 @@ def left_of(file: Path) -> tuple[int, int] | None:
     return (done, asked) if done < asked else None
 
 
+def checkpoint_of(folder: Path, name: str) -> Path:
+    """The file of a saved run. Raises InputError where there is none."""
+    file = folder / f"{name}.pt"
+    if not file.is_file():
+        raise InputError("is not there", file=file, remedy="Run the stage first that makes it")
+    return file
+
+
 def load_trained(folder: Path, name: str, model: nn.Module) -> nn.Module:
-    """The averaged (else the last) weights of a saved run."""
-    state = torch.load(folder / f"{name}.pt", map_location="cpu", weights_only=True)
+    """The averaged (else the last) weights of a saved run. Raises InputError where there is none."""
+    state = torch.load(checkpoint_of(folder, name), map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     if state["average"]:
         with torch.no_grad():
@@ -253,11 +262,6 @@ def begin_with(folder: Path, name: str, model: nn.Module) -> None:
         _write(folder / f"{name}.pt", {"step": 0, "model": model.state_dict(), "optimiser": [], "average": average})
     if joined:
         dist.barrier()
-
-
-def last_begun(folder: Path, *names: str) -> str:
-    """The first of these stages, from the last one on, that has a checkpoint; else the one named at the end."""
-    return next((name for name in names if (folder / f"{name}.pt").is_file()), names[-1])
 
 
 def _save(file: Path, model: nn.Module, optimiser: Any, averaged: _Average, step: int, steps: int) -> None:

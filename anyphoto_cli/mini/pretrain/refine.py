@@ -14,6 +14,7 @@ from anyphoto_cli.geometry import ARCFACE_SIZE, arcface_template, fit_similarity
 from anyphoto_cli.mini.pen import Chance
 from anyphoto_cli.mini.picture import draw_picture
 from anyphoto_cli.mini.pretrain.loop import Schedule, fit, load_trained
+from anyphoto_cli.mini.pretrain.phases import VAE, last_begun
 from anyphoto_cli.mini.pretrain.vae import as_tensor, build_vae, distance
 
 SCHEDULE = Schedule(steps=6000, batch=8, lr=3.5e-4, decay=0.9, betas=(0.9, 0.99), weight_decay=0.0, ema=0.998)
@@ -61,8 +62,7 @@ def polish_vae(folder: Path, recogniser_file: Path, minutes: float | None = None
 
 def trained_vae_parts(folder: Path) -> Any:
     """The VAE after the last of its phases that was run."""
-    name = next((name for name in ("polished", "refined") if (folder / f"{name}.pt").is_file()), "vae")
-    return load_trained(folder, name, build_vae())
+    return load_trained(folder, last_begun(folder, *VAE), build_vae())
 
 
 def refine_loss(

@@ -1,33 +1,41 @@
 """`make mini`: train all models of the small world, in turn; each stage goes on where it stopped.
 
-python -m anyphoto_cli.mini.pretrain [--folder .mini] [--stages vae,faces,...] [--minutes 10] [--device cuda]
+python -m anyphoto_cli.mini.pretrain [--folder .mini] [--stages vae,detector,...] [--minutes 10] [--device cuda]
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anyphoto_cli.errors import AnyPhotoError, InputError
+from anyphoto_cli.errors import InputError
+from anyphoto_cli.mini.command_line import ended_in_a_line, refuse_below
 from anyphoto_cli.mini.pretrain.latents import latents_left
-from anyphoto_cli.mini.pretrain.loop import STEPS, Unfinished, last_begun, left_of, spawn
+from anyphoto_cli.mini.pretrain.loop import STEPS, Unfinished, checkpoint_of, left_of, spawn
+from anyphoto_cli.mini.pretrain.phases import BASE, RECOGNISER, UNGUIDED, VAE, last_begun
 from anyphoto_cli.mini.shipped import FACES, WEIGHTS, write_sums
 
 
 @dataclass(frozen=True)
 class Stage:
     """run: (folder, minutes, device). parallel: whether several processes share the work. checkpoint: of its run, below
-    the folder, without .pt; "": what it does is done at once, or told by itself.
+    the folder, without .pt; "": what it does is done at once, or told by itself. needs: checkpoints that it goes on
+    from; one of each group will do.
     """
 
     run: Callable[[Path, float | None, str], None]
     parallel: bool
     checkpoint: str = ""
     unit: str = "step"
+    needs: tuple[tuple[str, ...], ...] = ()
+
+    def refuse_without(self, folder: Path) -> None:
+        """Raises InputError for the first of `needs` that is not there."""
+        for names in self.needs:
+            checkpoint_of(folder, last_begun(folder, *names))
 
     def left(self, folder: Path) -> tuple[int, int] | None:
         """(done, asked for) where it was cut off."""
@@ -54,20 +62,28 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of refine, base, flow, guidance and adapter, for a machine "
                         "without days: the learning rate falls to nothing towards that step")  # fmt: skip
     given = parser.parse_args()
-    if given.steps:
+    with ended_in_a_line():
+        _run(_known(given.stages), given)
+
+
+def _run(names: Sequence[str], given: argparse.Namespace) -> None:
+    """Raises InputError for an option out of its range or a stage that lacks what it goes on from, Unfinished for one
+    that was cut off.
+    """
+    refuse_below(1, "--steps", given.steps)
+    refuse_below(0, "--processes", given.processes)
+    refuse_below(0, "--minutes", given.minutes)
+    if given.steps is not None:
         os.environ[STEPS] = str(given.steps)  # spawned processes inherit it
     processes = 1 if given.device != "cpu" else given.processes
-    try:
-        for name in _known(given.stages):
-            print(f"-- {name}", flush=True)
-            stage = (STAGES | ASKED_FOR)[name]
-            spawn(stage.run, given.folder, given.minutes, given.device, processes=processes if stage.parallel else 1)
-            if left := stage.left(given.folder):
-                what = f"{stage.unit} {left[0]} of {left[1]}"
-                raise Unfinished(what, field=name, remedy="Run again to go on")
-    except AnyPhotoError as error:
-        print(f"{'' if isinstance(error, Unfinished) else 'Error: '}{error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    for name in names:
+        print(f"-- {name}", flush=True)
+        stage = (STAGES | ASKED_FOR)[name]
+        stage.refuse_without(given.folder)
+        spawn(stage.run, given.folder, given.minutes, given.device, processes=processes if stage.parallel else 1)
+        if left := stage.left(given.folder):
+            what = f"{stage.unit} {left[0]} of {left[1]}"
+            raise Unfinished(what, field=name, remedy="Run again to go on")
 
 
 def _known(text: str) -> list[str]:
@@ -230,23 +246,21 @@ def _export_adapter(folder: Path, minutes: float | None, device: str) -> None:
     write_sums()
 
 
-EXPORTED = (
-    ("polished", "refined", "vae"), ("heeding", "guided", "flow", "base"), ("faces/face-detector",),
-    ("faces/face-settled", "faces/face-recogniser"), ("persons",), ("probe",),
-)  # fmt: skip
+_RECOGNISER = tuple(f"faces/{name}" for name in RECOGNISER)
+EXPORTED = (VAE, BASE, ("faces/face-detector",), _RECOGNISER, ("persons",), ("probe",))
 """Checkpoints that `export` goes by, of each model the last phase that was begun."""
 STAGES = {
     "vae": Stage(_vae, True, "vae"),
     "detector": Stage(_detector, False, "faces/face-detector"),
     "recogniser": Stage(_recogniser, False, "faces/face-recogniser"),
     "persons": Stage(_persons, False, "persons"),
-    "refine": Stage(_refine, True, "refined"),
-    "probe": Stage(_probe, False, "probe"),
-    "settle": Stage(_settle, True, "faces/face-settled"),
+    "refine": Stage(_refine, True, "refined", needs=(("vae",),)),
+    "probe": Stage(_probe, False, "probe", needs=(VAE,)),
+    "settle": Stage(_settle, True, "faces/face-settled", needs=(VAE, _RECOGNISER[-1:])),
     "text": Stage(_text, True, "text"),
-    "latents": Stage(_latents, True, unit=CHUNK),
+    "latents": Stage(_latents, True, unit=CHUNK, needs=(VAE,)),
     "base": Stage(_base, True, "base"),
-    "guidance": Stage(_guidance, True, "guided"),
+    "guidance": Stage(_guidance, True, "guided", needs=(UNGUIDED,)),
     "export": Stage(_export, False),
     "adapter": Stage(_adapter, False),
     "export-adapter": Stage(_export_adapter, False),
@@ -256,11 +270,11 @@ it there.
 """
 ASKED_FOR = {
     "adopt": Stage(_adopt, False),
-    "steady": Stage(_steady, False, "steady/face-steady"),
+    "steady": Stage(_steady, False, "steady/face-steady", needs=(VAE,)),
     "point": Stage(_point, False, "point/face-point"),
-    "polish": Stage(_polish, False, "polished"),
-    "flow": Stage(_flow, True, "flow"),
-    "heed": Stage(_heed, False),
+    "polish": Stage(_polish, False, "polished", needs=(VAE,)),
+    "flow": Stage(_flow, True, "flow", needs=(("base",),)),
+    "heed": Stage(_heed, False, needs=(("guided",),)),
 }
 """Only where named: `--stages adopt,latents,flow,guidance,heed,export` trains the shipped base on,
 `--stages adopt,steady,polish,export` the shipped recogniser and the VAE's decoder.

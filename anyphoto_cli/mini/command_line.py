@@ -1,0 +1,36 @@
+"""How `make mini`, `make ablation` and `make mini-report` end: with a line and an exit code, as `anyphoto` does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from anyphoto_cli.errors import AnyPhotoError, InputError
+
+CUT_OFF = 3
+"""The exit code of work that was ended in time and goes on when it is asked for again: no error."""
+
+
+@contextmanager
+def ended_in_a_line() -> Iterator[None]:
+    """Raises SystemExit for a refusal, or Ctrl-C (130). SIGTERM stays what it is: processes of a stage end, saved, once
+    they see that the one that started them is gone.
+    """
+    try:
+        yield
+    except AnyPhotoError as error:
+        _end(f"{'' if error.exit_code == CUT_OFF else 'Error: '}{error}", error.exit_code)
+    except KeyboardInterrupt:
+        _end("Interrupted. What is finished is kept; run the same command to go on", 130)
+
+
+def _end(line: str, code: int) -> None:
+    print(line, file=sys.stderr)
+    sys.exit(code)
+
+
+def refuse_below(least: int, option: str, value: float | None) -> None:
+    """Raises InputError for a value that is smaller; None is one that was not given."""
+    if value is not None and not value >= least:
+        raise InputError(f"{value} is not {least} or more", field=option)

@@ -56,9 +56,11 @@ def photos(
     if as_json:
         console.document({**asdict(drawn), "folder": str(drawn.folder)})
         return 0
-    console.result(f"{out}/photos: {drawn.photos} photos, {out}/refs: {drawn.references} references of {people} people")
+    photos_, references_ = console.counted(drawn.photos, "photo"), console.counted(drawn.references, "reference")
+    who = console.counted(people, "person", "people")
+    console.result(f"{out}/photos: {photos_}, {out}/refs: {references_} of {who}")
     if drawn.kept:
-        console.result(f"{drawn.kept} of these files were there already")
+        console.result(f"{drawn.kept} of these files {'was' if drawn.kept == 1 else 'were'} there already")
     return 0
 
 

@@ -15,14 +15,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from anyphoto_cli.errors import EnvironmentFault
+from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.files.commit import committed
 from anyphoto_cli.files.images import read_picture
 from anyphoto_cli.mini import shipped
+from anyphoto_cli.mini.command_line import refuse_below
 from anyphoto_cli.mini.commands import run_command
 from anyphoto_cli.mini.proof import save_untrained
 from anyphoto_cli.model.adapter import CARD_FILE
 from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.runtime.run_record import keep_options
 
 PAGE = "index.html"
 SECONDS = "seconds.json"
@@ -43,15 +45,19 @@ class Done:
     commands: tuple[tuple[str, float], ...]
 
 
-def run_demo(out: Path, steps: int = 40, adapter: Path | None = None, listener: Listener | None = None) -> Done:
-    """Write everything below `out`, the page last. steps: of training. adapter: to train on from; None: the one that
-    came with the package, or a fresh one.
+def run_demo(out: Path, steps: int = 40, listener: Listener | None = None) -> Done:
+    """Write everything below `out`, the page last. steps: of training, on from the adapter that came with the package.
 
-    Raises EnvironmentFault where a package is missing, or a command fails, with its last line.
+    Raises InputError for other steps than those that the demo in `out` began with, EnvironmentFault where a package is
+    missing, or a command fails, with its last line.
     """
     listener = listener or Listener()
+    refuse_below(1, "--steps", steps)
+    if out.exists() and not out.is_dir():
+        raise InputError("is no folder", file=out, field="--out", remedy="Name a new one")
     _need_packages()
     out.mkdir(parents=True, exist_ok=True)
+    keep_options(out, "demo", {"steps": steps}, begun=(out / "run").is_dir())
     told: list[tuple[str, float]] = []
 
     def do(*words: str) -> None:
@@ -62,7 +68,7 @@ def run_demo(out: Path, steps: int = 40, adapter: Path | None = None, listener: 
     do("mini", "photos", "--people", "24", "--groups", "96", "-o", "world")
     do("preprocess", "world/photos.jsonl", "--refs", "world/refs", "-o", "data", "--config", "world/preprocess.yaml")
     do("train", "init", "--model", "mini", "--shards", "data", "-o", "run.yaml", "--output-dir", "run", "--overwrite")
-    adapter = adapter or shipped.adapter_folder()
+    adapter = shipped.adapter_folder()
     begin = [f"adapter={adapter}", "lr_scheduler=constant", "learning_rate=0.0003"] if adapter else []
     often = ("logging_steps=5", "data.workers=0")
     do("train", "run.yaml", f"max_train_steps={steps}", *often, *begin)

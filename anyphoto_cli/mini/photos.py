@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,8 @@ def draw_photos(out: Path, config: PhotosConfig, listener: Listener | None = Non
     truths: list[dict[str, Any]] = []
     cases: list[dict[str, Any]] = []
     listener.work("Drawing", total)
-    for file, picture in _references(out, config, names):
-        drawn += _write(file, picture)
+    for file, number, k in _references(out, config, names):
+        drawn += _write_portrait(file, config, number, k)
         listener.done(1)
     for k in range(config.groups):
         picture = group_photo(config, numbers, k)
@@ -174,10 +174,16 @@ def name_of(rank: int) -> str:
     return f"{name}-{round_ + 1}" if round_ else name
 
 
-def _references(out: Path, config: PhotosConfig, names: dict[int, str]) -> Iterator[tuple[Path, DrawnPicture]]:
+def _references(out: Path, config: PhotosConfig, names: dict[int, str]) -> Iterator[tuple[Path, int, int]]:
+    """(file, person, which portrait of that person)."""
     for number, name in names.items():
         for k in range(config.references):
-            yield out / "refs" / name / f"{k + 1:02d}.png", _portrait(config, number, k)
+            yield out / "refs" / name / f"{k + 1:02d}.png", number, k
+
+
+def _write_portrait(file: Path, config: PhotosConfig, number: int, k: int) -> bool:
+    """False when it is there already: then it is not drawn, either."""
+    return not file.is_file() and _write(file, _portrait(config, number, k))
 
 
 def _portrait(config: PhotosConfig, number: int, k: int) -> DrawnPicture:
@@ -195,7 +201,7 @@ def _write_layout(
     faces: list[dict[str, Any]] = []
     for person in picture.people:
         name = names[person.identity]
-        _write(folder / "refs" / f"{name}.png", _portrait(config, person.identity, 0))
+        _write_portrait(folder / "refs" / f"{name}.png", config, person.identity, 0)
         landmarks = [[round(float(value), 2) for value in point] for point in person.landmarks]
         faces.append({"name": name, "reference": f"refs/{name}.png", "landmarks": landmarks})
     document = {
@@ -221,12 +227,26 @@ def _claim(out: Path, config: PhotosConfig) -> None:
     file = out / "mini.json"
     if file.is_file():
         if file.read_bytes() != record:
-            raise InputError("holds photos of other settings", file=out, field="--out", remedy="Name another folder")
+            raise InputError(f"holds photos of other settings{_differing(file, settings)}", file=out, field="--out",
+                             remedy="Name another folder")  # fmt: skip
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError("is not an empty folder", file=out, field="--out", remedy="Name a new folder")
     else:
         with committed(file) as written:
             written.write(record)
+
+
+def _differing(file: Path, settings: Mapping[str, Any]) -> str:
+    """The first that differs from those in a mini.json; nothing where that is damaged."""
+    try:
+        began = dict(json.loads(file.read_bytes()))
+    except (ValueError, TypeError):
+        return ""
+    names = [name for name in {**settings, **began} if began.get(name) != settings.get(name)]
+    told = [
+        f" (--{name.replace('_', '-')} {began.get(name, False)}, now {settings.get(name, False)})" for name in names
+    ]
+    return next(iter(told), "")
 
 
 def _write(file: Path, picture: DrawnPicture) -> bool:

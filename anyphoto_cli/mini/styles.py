@@ -42,13 +42,15 @@ def _watercolour(picture: Picture) -> Picture:
 
 
 def _pixel(picture: Picture) -> Picture:
-    """Blocks of two pixels in six steps a colour."""
+    """Blocks of two pixels in six steps a colour; of an odd side the last ones are cut."""
     import cv2
 
     height, width = picture.shape[:2]
-    small = cv2.resize(picture, (width // 2, height // 2), interpolation=cv2.INTER_AREA).astype(np.int32)
+    even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    shape = ((width + 1) // 2, (height + 1) // 2)
+    small = cv2.resize(even, shape, interpolation=cv2.INTER_AREA).astype(np.int32)
     stepped = (small * 5 + 127) // 255 * 51
-    return np.repeat(np.repeat(_to_picture(stepped), 2, 0), 2, 1)
+    return np.repeat(np.repeat(_to_picture(stepped), 2, 0), 2, 1)[:height, :width]
 
 
 def _comic(picture: Picture) -> Picture:

@@ -3,6 +3,7 @@
 import pytest
 
 from anyphoto_cli.cli import mini
+from anyphoto_cli.errors import InputError
 from anyphoto_cli.mini import commands, demo, shipped
 
 
@@ -42,6 +43,28 @@ def test_the_table_has_what_a_gain_is_told_against(tmp_path, ran):
     assert list(benched) == list(demo._ROWS) == ["alone", "nothing-learned", "as-it-came", "trained"]
     assert str(shipped.adapter_folder()) in benched["as-it-came"] and "untrained" in benched["nothing-learned"]
     assert demo._ROWS["trained"].format(steps=40) == "40 steps later"
+
+
+def test_what_it_cannot_do_is_refused_before_anything_is_made(tmp_path, run):
+    (tmp_path / "file").write_text("mine")
+    for words, line in (
+        (("-o", tmp_path / "a", "--steps", 0), "Error: --steps: 0 is not 1 or more"),
+        (("-o", tmp_path / "file"), f"Error: {tmp_path}/file: --out: is no folder. Name a new one"),
+    ):
+        code, _, err = run("mini", "demo", *words)
+        assert code == 2 and err.strip() == line and not (tmp_path / "a").exists()
+
+
+def test_other_steps_than_it_began_with_are_told_before_a_command_runs(tmp_path, ran):
+    with pytest.raises(KeyboardInterrupt):
+        demo.run_demo(tmp_path, 40)
+    demo.run_demo(tmp_path, 30)  # nothing is trained yet
+    (tmp_path / "run").mkdir()
+    before = len(ran)
+    with pytest.raises(InputError, match="steps: this run began with 30, now it is 40. Go on with what it began with"):
+        demo.run_demo(tmp_path, 40)
+    assert len(ran) == before
+    demo.run_demo(tmp_path, 30)
 
 
 def test_a_command_that_is_interrupted_keeps_what_it_has_done(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from anyphoto_cli.mini.identity import FRAMES, Identity
-from anyphoto_cli.mini.pen import Colour, Pen, Shape, arc, blend, dome, ellipse, rounded, scaled
+from anyphoto_cli.mini.pen import Colour, Pen, Shape, arc, blend, ellipse, rounded, scaled
 from anyphoto_cli.mini.pose import Pose
 
 _DARK = (34, 22, 24)
@@ -267,8 +267,3 @@ def paint_glasses(pen: Pen, head: Head) -> None:
     pen.line(
         head.on_face([(-who.eye_gap + 0.25, y - 0.02), (0.0, y - 0.06), (who.eye_gap - 0.25, y - 0.02)]), colour, 0.055
     )
-
-
-def chin_shadow(head: Head) -> Shape:
-    """Falls on the neck."""
-    return dome(head.turn * 0.3, 1.25, 0.4, 0.34)[::-1]

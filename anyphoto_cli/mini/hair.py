@@ -189,8 +189,7 @@ def _spiky(pen: Pen, head: Head) -> None:
     for i in range(8):
         a, b = -1 + i / 4, -1 + (i + 0.5) / 4
         spikes.append((a * (who.head_width + 0.05) - lean * 0.5, -0.46 - 0.46 * (1 - a * a)))
-        if i < 8:
-            spikes.append((b * (who.head_width + 0.24) - lean, -0.86 - 0.52 * (1 - b * b)))
+        spikes.append((b * (who.head_width + 0.24) - lean, -0.86 - 0.52 * (1 - b * b)))
     spikes.append((who.head_width + 0.05, -0.46))
     h = who.hairline
     edge = _edge(

@@ -141,28 +141,28 @@ class Pen:
         if bounds and len(seen := inside(points, self.sheet.width, self.sheet.height)):
             self.low, self.high = np.minimum(self.low, seen.min(0)), np.maximum(self.high, seen.max(0))
             self._hide(points)
-        cv2.fillPoly(self.sheet.ink, [_fixed(points, OVERSAMPLING)], colour, cv2.LINE_AA, _FRACTION_BITS)
+        cv2.fillPoly(self.sheet.ink, [fixed_point(points, OVERSAMPLING)], colour, cv2.LINE_AA, _FRACTION_BITS)
 
     def line(self, shape: Any, colour: Sequence[float], width: float) -> None:
         """An open line; width in own units, at least one fine pixel."""
         import cv2
 
         thickness = max(1, int(width * self.scale * OVERSAMPLING + 0.5))
-        points = _fixed(self.place(shape), OVERSAMPLING)
+        points = fixed_point(self.place(shape), OVERSAMPLING)
         cv2.polylines(self.sheet.ink, [points], False, colour, thickness, cv2.LINE_AA, _FRACTION_BITS)
 
     def shade(self, shape: Any, light: float) -> None:
         """Light (> 128) or shadow (< 128) on what is there; it is blurred later."""
         import cv2
 
-        cv2.fillPoly(self.sheet.light, [_fixed(self.place(shape), 1)], light, cv2.LINE_8, _FRACTION_BITS)
+        cv2.fillPoly(self.sheet.light, [fixed_point(self.place(shape), 1)], light, cv2.LINE_8, _FRACTION_BITS)
 
     def _hide(self, points: Shape) -> None:
         """Hair, neck and clothes hide other faces, and not the person's own."""
         import cv2
 
         mine = self.sheet.owner == self.number
-        cv2.fillPoly(self.sheet.owner, [_fixed(points, 1)], HIDDEN, cv2.LINE_8, _FRACTION_BITS)
+        cv2.fillPoly(self.sheet.owner, [fixed_point(points, 1)], HIDDEN, cv2.LINE_8, _FRACTION_BITS)
         if self.number:
             self.sheet.owner[mine] = self.number
 
@@ -170,7 +170,7 @@ class Pen:
         """Marks whose face (number > 0) is in front here; 0 where nobody is, HIDDEN where something else is."""
         import cv2
 
-        cv2.fillPoly(self.sheet.owner, [_fixed(self.place(shape), 1)], number, cv2.LINE_8, _FRACTION_BITS)
+        cv2.fillPoly(self.sheet.owner, [fixed_point(self.place(shape), 1)], number, cv2.LINE_8, _FRACTION_BITS)
 
 
 def inside(points: Shape, width: int, height: int) -> Shape:
@@ -192,7 +192,7 @@ def inside(points: Shape, width: int, height: int) -> Shape:
     return points
 
 
-def _fixed(points: Shape, factor: int) -> Any:
+def fixed_point(points: Shape, factor: int) -> Any:
     """px of the finished picture (centre of the first pixel is 0) -> fixed-point px of a sheet `factor` times finer."""
     fine = points * factor + (factor - 1) / 2
     return (np.clip(fine, -4000, 4000) * (1 << _FRACTION_BITS) + 0.5).astype(np.int32)

@@ -78,7 +78,7 @@ def measure() -> dict[str, Any]:
     from anyphoto_cli.mini.pretrain.clothes import measure_clothes
     from anyphoto_cli.mini.pretrain.face_report import measure_faces
     from anyphoto_cli.mini.pretrain.judge import measure_base, measure_vae
-    from anyphoto_cli.mini.pretrain.persons import measure_persons
+    from anyphoto_cli.mini.pretrain.person_report import measure_persons
     from anyphoto_cli.mini.pretrain.probe import measure_probe
 
     torch.set_num_threads(1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from anyphoto_cli.mini.pen import OVERSAMPLING, Chance, Colour, Sheet, _fixed, arc, blend, scaled
+from anyphoto_cli.mini.pen import OVERSAMPLING, Chance, Colour, Sheet, arc, blend, fixed_point, scaled
 
 
 class Backdrop:
@@ -22,7 +22,7 @@ class Backdrop:
         """A polygon."""
         import cv2
 
-        points = _fixed(np.asarray(shape, dtype=np.float64) * self._size - 0.5, OVERSAMPLING)
+        points = fixed_point(np.asarray(shape, dtype=np.float64) * self._size - 0.5, OVERSAMPLING)
         cv2.fillPoly(self.sheet.ink, [points], colour, cv2.LINE_AA, 4)
 
     def box(self, x0: float, y0: float, x1: float, y1: float, colour: Sequence[float]) -> None:

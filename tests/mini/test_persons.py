@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import anyphoto_cli.mini
-from anyphoto_cli.mini.pretrain import persons
+from anyphoto_cli.mini.pretrain import person_report, person_samples, persons
 from anyphoto_cli.mini.pretrain.album import fresh_pictures, open_album
 from tests.mini.card import told
 
@@ -23,7 +23,7 @@ def pictures():
 
 @pytest.fixture(scope="module")
 def detector():
-    return persons.PersonDetector(FILE)
+    return person_report.PersonDetector(FILE)
 
 
 def test_file_has_the_form_of_a_yolo_export():
@@ -42,7 +42,7 @@ def test_file_has_the_form_of_a_yolo_export():
 
 
 def test_finds_people_that_no_training_has_seen(pictures):
-    report = persons.measure_persons(FILE, pictures)
+    report = person_report.measure_persons(FILE, pictures)
     assert report["ap50"] >= told("persons", "ap50") - 0.02, report
     assert report["recall"] >= told("persons", "recall") - 0.03, report
     assert report["precision"] >= told("persons", "precision") - 0.04, report
@@ -53,7 +53,7 @@ def test_boxes_do_not_depend_on_the_picture_s_size(pictures, detector):
     for drawn in pictures[:12]:
         large = drawn.pixels.repeat(3, 0).repeat(3, 1)
         first, second = detector(drawn.pixels, 0.5), detector(large, 0.4)
-        shares = persons.overlaps(first[:, :4], second[:, :4] / 3)
+        shares = person_report.overlaps(first[:, :4], second[:, :4] / 3)
         assert len(first) and shares.max(1).min() > 0.8
 
 
@@ -88,13 +88,13 @@ def test_average_precision_by_hand():
         np.array([[40, 40, 50, 50, 0.7]]),  # nobody there; the third person is missed
     ]
     # In order of score: right 1/1, wrong, wrong, right 2/4; the third of three people is never found.
-    assert persons.average_precision(found, truth, 0.5) == pytest.approx((1 + 0.5) / 3)
-    assert persons.average_precision(found[:1], truth[:1], 0.95) == pytest.approx((1 + 2 / 3) / 2)
+    assert person_report.average_precision(found, truth, 0.5) == pytest.approx((1 + 0.5) / 3)
+    assert person_report.average_precision(found[:1], truth[:1], 0.95) == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_every_person_in_training_has_cells_and_hidden_ones_are_left_out(tmp_path):
     album = open_album(tmp_path, 24, tell=lambda line: None)
-    samples = [persons._sample(album, number) for number in range(40)]
+    samples = [person_samples.person_sample(album, number) for number in range(40)]
     people = persons._padded([rows for _, rows in samples])
     owner, ignored = persons.assign(people)
     for row, rows in enumerate(people):

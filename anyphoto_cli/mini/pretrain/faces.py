@@ -7,13 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from anyphoto_cli.mini.pretrain.face_detector import train_detector, trained_detector, write_detector
-from anyphoto_cli.mini.pretrain.face_recogniser import FaceRecogniser, train_recogniser
-from anyphoto_cli.mini.pretrain.face_report import measure_faces
-from anyphoto_cli.mini.pretrain.face_settle import settle_recogniser, settled_recogniser
+from anyphoto_cli.mini.pretrain.face_detector import trained_detector, write_detector
+from anyphoto_cli.mini.pretrain.face_recogniser import FaceRecogniser
+from anyphoto_cli.mini.pretrain.face_settle import settled_recogniser
 from anyphoto_cli.mini.pretrain.onnx_file import write_onnx
-
-__all__ = ["export_face_pack", "measure_faces", "settle_recogniser", "train_detector", "train_recogniser"]
 
 DETECTOR_FILE, RECOGNISER_FILE = "det_mini.onnx", "w_mini.onnx"
 """insightface loads files in the order of their names and keeps the first of a kind."""

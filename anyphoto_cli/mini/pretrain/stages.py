@@ -178,19 +178,19 @@ def _heed(folder: Path, minutes: float | None, device: str) -> None:
 
 
 def _detector(folder: Path, minutes: float | None, device: str) -> None:
-    from anyphoto_cli.mini.pretrain.faces import train_detector
+    from anyphoto_cli.mini.pretrain.face_detector import train_detector
 
     train_detector(folder / "faces", minutes, device)
 
 
 def _recogniser(folder: Path, minutes: float | None, device: str) -> None:
-    from anyphoto_cli.mini.pretrain.faces import train_recogniser
+    from anyphoto_cli.mini.pretrain.face_recogniser import train_recogniser
 
     train_recogniser(folder / "faces", minutes, device)
 
 
 def _settle(folder: Path, minutes: float | None, device: str) -> None:
-    from anyphoto_cli.mini.pretrain.faces import settle_recogniser
+    from anyphoto_cli.mini.pretrain.face_settle import settle_recogniser
     from anyphoto_cli.mini.pretrain.refine import trained_vae_parts
 
     settle_recogniser(folder / "faces", trained_vae_parts(folder), minutes, device)

@@ -8,9 +8,10 @@ from torch import nn
 from anyphoto_cli.faces.recogniser_torch import load_recogniser
 from anyphoto_cli.mini import shipped
 from anyphoto_cli.mini.picture import draw_picture
-from anyphoto_cli.mini.pretrain import base
+from anyphoto_cli.mini.pretrain import base, face_settle
 from anyphoto_cli.mini.pretrain.adopt import adopt_shipped
 from anyphoto_cli.mini.pretrain.base import MiniBase, is_hidden
+from anyphoto_cli.mini.pretrain.face_pictures import DrawnPictures, draw_chunk
 from anyphoto_cli.mini.pretrain.face_steady import Trainable, write_back
 from anyphoto_cli.mini.pretrain.heed import heard, heed_more
 from anyphoto_cli.mini.pretrain.latents import chunk_file, chunk_of, encode, prepare_latents
@@ -111,6 +112,22 @@ def test_a_recogniser_trained_on_is_the_one_in_its_file(tmp_path):
     write_back(student, file)
     assert torch.allclose(load_recogniser(file)(crops), student(crops), atol=1e-3)  # weights are stored as float16
     assert not torch.allclose(load_recogniser(shipped.face_pack_folder() / "w_mini.onnx")(crops), student(crops))
+
+
+def test_pictures_decoded_by_another_vae_are_not_taken_for_this_one_s(tmp_path, monkeypatch):
+    """A recogniser would learn that a picture and another one, of an older VAE or renderer, are the same face."""
+    made = []
+    monkeypatch.setattr(face_settle, "_decoded", lambda pixels, vae, device: made.append(1) or pixels)
+    pixels, truth = draw_chunk(range(2))
+    vae = nn.Linear(1, 1)
+
+    def decode(pixels):
+        face_settle.decoded_pictures(DrawnPictures([pixels], truth), vae, tmp_path, "cpu")
+        return len(made)
+
+    assert [decode(pixels), decode(pixels), decode(255 - pixels)] == [1, 1, 2]
+    nn.init.zeros_(vae.weight)
+    assert decode(pixels) == 3
 
 
 def test_weights_stored_in_half_are_read_whole_again(tmp_path):

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anyphoto_cli.faces.recogniser_torch import to_input
+from anyphoto_cli.files.commit import sha256_of_bytes, sha256_of_state
 from anyphoto_cli.mini.pretrain.face_pictures import DrawnPictures, drawn_pictures
 from anyphoto_cli.mini.pretrain.face_recogniser import (
     MARGIN,
@@ -28,6 +29,7 @@ from anyphoto_cli.mini.pretrain.face_recogniser import (
 from anyphoto_cli.mini.pretrain.loop import Schedule, fast_bfloat16, fit, load_trained
 from anyphoto_cli.mini.pretrain.phases import RECOGNISER, last_begun
 from anyphoto_cli.mini.pretrain.vae import as_tensor, reconstruct
+from anyphoto_cli.mini.types import STYLES
 from anyphoto_cli.runtime.jobs import batches
 
 SETTLED = "face-settled"
@@ -87,8 +89,12 @@ def settled_recogniser(folder: Path) -> FaceRecogniser:
 
 
 def decoded_pictures(pictures: DrawnPictures, vae: Any, home: Path, device: str) -> list[NDArray[np.uint8]]:
-    """Every picture encoded and decoded, in the pictures' own chunks; each process makes its share."""
+    """Every picture encoded and decoded, in the pictures' own chunks; each process makes its share.
+
+    They lie below `home` by what they were made of: another VAE, or another renderer, starts anew.
+    """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    home = home / _digest(pictures, vae)
     home.mkdir(parents=True, exist_ok=True)
     vae = vae.to(device).eval()
     count = -(-len(pictures) // len(pictures.chunks[0]))
@@ -111,6 +117,12 @@ def _decoded(pixels: NDArray[np.uint8], vae: Any, device: str) -> NDArray[np.uin
             values = reconstruct(vae, as_tensor(np.asarray(pixels[part.start : part.stop])).to(device))
         parts.append(((values.float().permute(0, 2, 3, 1) + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy())
     return np.concatenate(parts)
+
+
+def _digest(pictures: DrawnPictures, vae: Any) -> str:
+    first = np.asarray(pictures.chunks[0][: len(STYLES) * 2])
+    made_of = sha256_of_state(vae).encode() + first.tobytes() + pictures.truth.tobytes()
+    return sha256_of_bytes(made_of)[:10]
 
 
 def _file(home: Path, k: int) -> Path:

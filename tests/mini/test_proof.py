@@ -94,7 +94,7 @@ def test_the_sets_are_of_seeds_that_nothing_was_chosen_on(tmp_path, monkeypatch)
 
     monkeypatch.setattr(proof, "run_command", drawn_in_no_time)
     draw_cases(tmp_path, PHOTOS, STYLED)
-    assert {seed for seed, *_ in asked_for} == {4, 5}  # on the others pretrain/adapter.SHARE was chosen
+    assert {seed for seed, *_ in asked_for} == {6, 7}  # on the others pretrain/adapter.SHARE was chosen
     assert {(style, count) for _, style, count in asked_for} == {
         ("photo", 120), *((style, 12) for style in STYLES[1:])
     }  # fmt: skip
@@ -102,8 +102,8 @@ def test_the_sets_are_of_seeds_that_nothing_was_chosen_on(tmp_path, monkeypatch)
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         for name in ("photo", "styled")
     )
-    assert [case["id"] for case in photos] == ["photo-4-000001", "photo-5-000001"] and len(styled) == 10
-    assert photos[1]["references"] == ["5/photo/layouts/refs/a.png"] and photos[1]["gt"] == "5/photo/photos/000001.png"
+    assert [case["id"] for case in photos] == ["photo-6-000001", "photo-7-000001"] and len(styled) == 10
+    assert photos[1]["references"] == ["7/photo/layouts/refs/a.png"] and photos[1]["gt"] == "7/photo/photos/000001.png"
 
 
 def test_photos_come_with_captions_as_a_list(drawn):

@@ -20,11 +20,12 @@ WORLD = ("--people", "1200", "--groups", "8000", "--references", "4", "--style",
 STEPS = 4000
 SETTINGS = (
     "data.workers=0", "train_batch_size=8", "data.replacement_max=0.9", "lr_scheduler=cosine",
+    "loss.face_on_dropped=false",
 )  # fmt: skip
 """References here are always other photos than the target: training is asked the same question most of the time."""
 FINISH_STEPS = 250
 FINISH_SETTINGS = ("data.replacement=fixed", "learning_rate=0.0015", "loss.face_weight=0.5")
-SHARE = 0.6
+SHARE = 0.85
 """A short second run asks less for likeness, and gives faces the style of their picture back. All the way it costs too
 much of the likeness; so the weights go this share of the way (arXiv 2109.01903).
 """

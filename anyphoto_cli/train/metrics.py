@@ -46,8 +46,8 @@ class Meter:
         text = self._config.method.t5_length
         told: dict[str, Any] = {
             "micro": 1.0, "samples": float(len(examples)), "flow": terms.flow, "face": terms.face,
-            "asked": float(terms.with_faces), "valid": float(terms.valid), "cosines": terms.cosines,
-            "time": terms.time,
+            "asked": float(terms.with_faces), "valid": float(terms.valid), "shown": float(terms.shown),
+            "cosines": terms.cosines, "time": terms.time,
             "flops": sum(step_flops(self._transformer, noise, text, counts) for counts in faces),
         }  # fmt: skip
         for key, value in told.items():
@@ -66,8 +66,8 @@ class Meter:
 
     def line(self, step: int, norm: float, rate: float) -> dict[str, float]:
         """Of all ranks; the sums begin anew. step: done so far. `loss`: mean of what was minimised. `face`: mean of the
-        micro-steps that asked for it. `data_wait`: share of the time. `mfu` on known GPUs. `s_<section>`: seconds of an
-        optimiser step, in the mean of all ranks.
+        micro-steps that asked for it, `faces`: those that counted there, of `faces_shown`. `data_wait`: share of the
+        time. `mfu` on known GPUs. `s_<section>`: seconds of an optimiser step, in the mean of all ranks.
         """
         total = self.since_line()
         seconds = max(total.pop(SECONDS), 1e-9)
@@ -78,8 +78,9 @@ class Meter:
         p = replacement_probability(step - 1, self._config.max_train_steps, data.replacement, data.replacement_max)
         told = {
             "step": step, "loss": loss, "flow": flow, "face": face,
-            "faces": valid, "cosine": total["cosines"] / valid if valid else 0.0, "t": total["time"] / total["micro"],
-            "norm": norm, "lr": rate, "p": p, "samples_per_s": total["samples"] / seconds,
+            "faces": valid, "faces_shown": total["shown"], "cosine": total["cosines"] / valid if valid else 0.0,
+            "t": total["time"] / total["micro"], "norm": norm, "lr": rate, "p": p,
+            "samples_per_s": total["samples"] / seconds,
             "data_wait": total["s_data"] / self._ranks.world / seconds, "memory_gb": memory_gb(self._device),
         }  # fmt: skip
         steps = total["micro"] / self._config.gradient_accumulation_steps  # of all ranks together
@@ -91,7 +92,9 @@ class Meter:
 
 def spoken(line: Mapping[str, float]) -> str:
     """A line of metrics for people beside the bar."""
-    faces = f", id {line['face']:.3f} of {line['faces']:.0f} faces" if line["faces"] else ""
+    shown = max(line["faces"], line["faces_shown"])
+    of = f"of {line['faces']:.0f}{f' of {shown:.0f}' if shown > line['faces'] else ''} faces"
+    faces = f", id {line['face']:.3f} {of}" if shown else ""
     parts = [
         f"loss {line['loss']:.4f} (flow {line['flow']:.4f}{faces})", f"lr {line['lr']:.1e}", f"p {line['p']:.2f}",
         f"norm {line['norm']:.2f}", f"{line['samples_per_s']:.2g} samples/s", f"{line['memory_gb']:.1f} GB",

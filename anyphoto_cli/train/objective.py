@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,8 +22,9 @@ from anyphoto_cli.train.sections import Sections
 @dataclass(frozen=True, eq=False)
 class Terms:
     """loss: what is minimised. Without gradient: flow, face (0 when not asked for), valid: faces that counted, the sum
-    of their cosines, whether the identity loss was asked for, mean time. Numbers of the device stay there: reading one
-    here would have the host wait for the forward pass before it can launch the backward pass.
+    of their cosines, whether the identity loss was asked for, mean time, shown: faces it was asked for, with those that
+    are too small or cut through. Numbers of the device stay there: reading one here would have the host wait for the
+    forward pass before it can launch the backward pass.
     """
 
     loss: Tensor
@@ -33,7 +34,7 @@ class Terms:
     cosines: Tensor
     with_faces: bool
     time: float
-    extra: dict[str, float] = field(default_factory=dict)
+    shown: int = 0
 
 
 def objective(
@@ -58,7 +59,7 @@ def objective(
     with sections.of("transformer"):
         said = unpack(_velocity(pack(noisy), t, encoded, parts), *_grid(clean)).float()
     flow = flow_loss(said, clean, noise)
-    total, told, valid, cosines = flow, torch.zeros(()), 0, torch.zeros(())
+    total, told, valid, shown, cosines = flow, torch.zeros(()), 0, 0, torch.zeros(())
     if times.with_faces and loss.face_weight and parts.recogniser is not None:
         margin = loss.face_margin if loss.face_decode == "crop" else None
         told_of = [loss.face_on_dropped or not example.dropped for example in examples]
@@ -72,7 +73,8 @@ def objective(
             )  # fmt: skip
         total = flow + loss.face_weight * found.loss
         told, valid, cosines = found.loss.detach(), found.valid, found.cosines.sum()
-    return Terms(total, flow.detach(), told, valid, cosines, times.with_faces, float(times.t.mean()))
+        shown = sum(map(len, targets))
+    return Terms(total, flow.detach(), told, valid, cosines, times.with_faces, float(times.t.mean()), shown)
 
 
 def _velocity(noisy: Tensor, t: Tensor, encoded: Encoded, parts: Parts) -> Tensor:

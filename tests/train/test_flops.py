@@ -36,11 +36,14 @@ def _blocks(counted: FlopCounterMode) -> float:
 
 
 def test_what_is_said_beside_the_bar():
-    line = {"loss": 0.51234, "flow": 0.5, "face": 0.12, "faces": 3.0, "lr": 1e-4, "p": 0.1, "norm": 0.5,
+    line = {"loss": 0.51234, "flow": 0.5, "face": 0.12, "faces": 3.0, "faces_shown": 3.0, "lr": 1e-4, "p": 0.1, "norm": 0.5,
             "samples_per_s": 2.91, "memory_gb": 12.34}  # fmt: skip
     said = spoken(line)
     assert said == (
         "loss 0.5123 (flow 0.5000, id 0.120 of 3 faces), lr 1.0e-04, p 0.10, norm 0.50, 2.9 samples/s, 12.3 GB"
     )
-    assert spoken(line | {"faces": 0.0, "mfu": 0.512}).endswith("12.3 GB, MFU 51%")
+    assert "id 0.120 of 3 of 7 faces)" in spoken(line | {"faces_shown": 7.0})
+    assert "(flow 0.5000, id 0.000 of 0 of 7 faces)" in spoken(line | {"face": 0.0, "faces": 0.0, "faces_shown": 7.0})
+    said = spoken(line | {"faces": 0.0, "faces_shown": 0.0, "mfu": 0.512})
+    assert "flow 0.5000)" in said and said.endswith("12.3 GB, MFU 51%")
     assert peak_flops(torch.device("cpu")) is None

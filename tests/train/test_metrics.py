@@ -35,8 +35,9 @@ def meter(**more):
     return Meter(told, Ranks(), None, torch.device("cpu"))
 
 
-def terms(flow, face=0.0, valid=0, cosines=0.0, time=0.5):
-    return Terms(torch.tensor(flow), *map(torch.tensor, (flow, face)), valid, torch.tensor(cosines), face > 0, time)
+def terms(flow, face=0.0, valid=0, cosines=0.0, time=0.5, shown=0):
+    parts = map(torch.tensor, (flow, flow, face))
+    return Terms(*parts, valid, torch.tensor(cosines), face > 0, time, shown)
 
 
 SAMPLES = [SimpleNamespace(masks=np.ones((1, 2, 2), bool))] * 2
@@ -44,12 +45,12 @@ SAMPLES = [SimpleNamespace(masks=np.ones((1, 2, 2), bool))] * 2
 
 def test_a_line_is_the_mean_of_what_was_done_and_faces_of_what_was_asked(clock):
     told = meter(max_train_steps=100)
-    told.add(terms(1.0, 0.8, 3, 1.2, time=0.2), SAMPLES)
-    told.add(terms(3.0, 0.4, 1, 0.2, time=0.4), SAMPLES)
+    told.add(terms(1.0, 0.8, 3, 1.2, time=0.2, shown=4), SAMPLES)
+    told.add(terms(3.0, 0.4, 1, 0.2, time=0.4, shown=2), SAMPLES)
     told.add(terms(5.0, time=0.9), SAMPLES)
     clock.seconds += 12
     line = told.line(5, norm=7.0, rate=0.1)
-    wanted = {"step": 5, "flow": 3.0, "face": 0.6, "loss": 3.2, "faces": 4, "cosine": 0.35, "t": 0.5, "norm": 7.0,
+    wanted = {"step": 5, "flow": 3.0, "face": 0.6, "loss": 3.2, "faces": 4, "faces_shown": 6, "cosine": 0.35, "t": 0.5, "norm": 7.0,
               "lr": 0.1, "samples_per_s": 0.5}  # fmt: skip
     assert {key: line[key] for key in wanted} == pytest.approx(wanted, abs=1e-6)
     told.add(terms(2.0), SAMPLES)

@@ -74,7 +74,7 @@ def micro_step(monkeypatch):
 def test_faces_weigh_as_much_as_is_asked_for(micro_step, weight):
     terms, told, _ = micro_step(face_weight=weight)
     assert float(terms.loss.detach()) == pytest.approx(float(terms.flow) + weight * 0.5)
-    assert float(terms.face) == 0.5 and terms.valid == 2 and float(terms.cosines) == pytest.approx(1.0)
+    assert float(terms.face) == 0.5 and terms.valid == terms.shown == 2 and float(terms.cosines) == pytest.approx(1.0)
     assert told["guidance"].tolist() == [2.5]
 
 

@@ -33,7 +33,7 @@ class FaceTarget:
     landmarks: Points
     embedding: Tensor
 
-    def shows_somebody(self, width: int, height: int, least_eyes: float = LEAST_EYES) -> bool:
+    def shows_somebody(self, width: int, height: int, least_eyes: float) -> bool:
         """Whether the face lies in the picture and is large enough to be told from others: least_eyes, px, apart."""
         inside = (self.landmarks >= 0).all() and (self.landmarks <= (width - 1, height - 1)).all()
         return bool(inside and np.hypot(*(self.landmarks[1] - self.landmarks[0])) >= least_eyes)

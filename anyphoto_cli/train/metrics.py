@@ -92,9 +92,9 @@ class Meter:
 
 def spoken(line: Mapping[str, float]) -> str:
     """A line of metrics for people beside the bar."""
-    shown = max(line["faces"], line["faces_shown"])
-    of = f"of {line['faces']:.0f}{f' of {shown:.0f}' if shown > line['faces'] else ''} faces"
-    faces = f", id {line['face']:.3f} {of}" if shown else ""
+    counted, shown = (f"{line[key]:.0f}" for key in ("faces", "faces_shown"))
+    of = counted if counted == shown else f"{counted} of {shown}"
+    faces = f", id {line['face']:.3f} of {of} faces" if line["faces_shown"] else ""
     parts = [
         f"loss {line['loss']:.4f} (flow {line['flow']:.4f}{faces})", f"lr {line['lr']:.1e}", f"p {line['p']:.2f}",
         f"norm {line['norm']:.2f}", f"{line['samples_per_s']:.2g} samples/s", f"{line['memory_gb']:.1f} GB",

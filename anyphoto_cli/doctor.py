@@ -125,10 +125,9 @@ def _devices() -> list[Line]:
 
 
 def _total_memory_gb() -> float:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    except (AttributeError, ValueError, OSError):
-        return float("nan")
+    import psutil
+
+    return float(psutil.virtual_memory().total / 1e9)
 
 
 def _face_models() -> list[Line]:

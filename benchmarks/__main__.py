@@ -45,7 +45,7 @@ Rows = list[dict[str, object]]
 
 def machine() -> str:
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
     model = names[0] if names else platform.processor()
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}"

@@ -195,7 +195,7 @@ def _many(count: int) -> dict[str, object]:
         world = draw_photos(
             Path(name) / "world", PhotosConfig(people=8, groups=25, references=1, held_out=True, layouts=True)
         ).folder
-        lines = [json.loads(line) for line in (world / "cases.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (world / "cases.jsonl").read_text(encoding="utf-8").splitlines()]
         many = [lines[k % 25] | {"id": str(k), "result": lines[k % 25]["gt"]} for k in range(count)]
         (world / "many.jsonl").write_text("".join(json.dumps(line) + "\n" for line in many))
         cases, config = read_cases(world / "many.jsonl"), BenchConfig(face_packs=("mini",), clip=None)
@@ -213,7 +213,7 @@ def _many(count: int) -> dict[str, object]:
 
 def _peak_mb() -> int:
     """Of this process alone: what getrusage tells is never less than the parent had at the fork."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return round(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024)
 
 

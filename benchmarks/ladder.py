@@ -161,7 +161,7 @@ def train_nf4(folder: Path, device: torch.device, side: int) -> dict[str, object
 def _in_a_process(*words: str, limit: float = 120.0) -> dict[str, object]:
     """A line of JSON from a fresh process, or why there is none."""
     command = [sys.executable, "-m", "benchmarks.ladder", *words]
-    with tempfile.NamedTemporaryFile("w+") as complained:
+    with tempfile.NamedTemporaryFile("w+", encoding="utf-8") as complained:
         # Three processes with a thread for every core each would wait for each other.
         few = os.environ | {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // 4, 1))}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complained, text=True, env=few)
@@ -178,7 +178,7 @@ def _in_a_process(*words: str, limit: float = 120.0) -> dict[str, object]:
 
 
 def _last(complained: Path) -> str:
-    return (complained.read_text().strip().splitlines() or ["nothing said"])[-1][:200]
+    return (complained.read_text(encoding="utf-8").strip().splitlines() or ["nothing said"])[-1][:200]
 
 
 def reached(what: str) -> None:

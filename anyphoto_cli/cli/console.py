@@ -157,6 +157,10 @@ class Terminal(Listener):
             self._bar = None
 
 
+REDIRECTS = "torch.distributed.elastic.multiprocessing.redirects"
+"""Where torch says, whenever it is imported on Windows or a Mac, what its launcher cannot do there."""
+
+
 def hush_libraries(verbose: bool) -> None:
     """diffusers, transformers and onnxruntime talk a lot; without -v only their errors are shown."""
     if verbose:
@@ -167,6 +171,7 @@ def hush_libraries(verbose: bool) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     for name in ("diffusers", "transformers", "huggingface_hub", "peft", "accelerate", "insightface", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger(REDIRECTS).setLevel(logging.ERROR)
     import os
 
     for variable in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):

@@ -58,7 +58,7 @@ def find_pack(pack: str | Path) -> Path:
     if text in names("face_packs"):
         folder: Path = find("face_packs", text)()
         return folder
-    if os.sep in text or text.startswith(".") or Path(text).is_dir():
+    if _is_a_folder(text):
         return _folder_with_models(Path(text), "--face-pack")
     if (installed := installed_pack(text)) is not None:
         return installed
@@ -71,7 +71,7 @@ def find_pack(pack: str | Path) -> Path:
 def check_name(pack: str | Path) -> None:
     """Raises InputError for a name that nobody knows, or a folder that is not there. Nothing is opened or fetched."""
     text = str(pack)
-    if os.sep in text or text.startswith(".") or Path(text).is_dir():
+    if _is_a_folder(text):
         if not Path(text).is_dir():
             raise InputError("no such folder", file=text, field="--face-pack")
         return
@@ -80,6 +80,11 @@ def check_name(pack: str | Path) -> None:
         close = get_close_matches(text, known, 1)
         remedy = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}; or give a folder"
         raise InputError(f"{text!r} is no face pack", field="--face-pack", remedy=remedy)
+
+
+def _is_a_folder(pack: str) -> bool:
+    """Or is meant to be one: it is there, or written as a path."""
+    return any(mark in pack for mark in (os.sep, os.altsep) if mark) or pack.startswith(".") or Path(pack).is_dir()
 
 
 def installed_pack(name: str) -> Path | None:

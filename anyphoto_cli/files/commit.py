@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,8 +83,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """A file or folder onto the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """A file or folder onto the disk; Windows does not do that for folders, and does for files that may be written."""
+    if sys.platform == "win32" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -80,6 +80,8 @@ def read_bytes(path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:
+        if isinstance(error, PermissionError) and path.is_dir():  # Windows opens no folder at all
+            raise InputError("is not a regular file", file=path) from error
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"cannot be opened ({reason})", file=path) from error
     try:

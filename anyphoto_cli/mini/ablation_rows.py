@@ -93,7 +93,7 @@ def _rounded(value: float | None) -> float | None:
 
 def _minutes(file: Path, samples: int) -> float | None:
     """That training took, all pieces of the run; None where it is not known."""
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
     steps = np.diff([0, *(line["step"] for line in lines)])
     seconds = sum(samples * int(n) / line["samples_per_s"] for n, line in zip(steps, lines, strict=True))
     return round(float(seconds) / 60, 2) or None

@@ -52,7 +52,7 @@ def find_style_lora(named: str) -> StyleLora:
     if path.is_file() or path.is_dir():
         return StyleLora(source, _the_one_in(path), scale)
     parts = source.split("/")
-    local = source.startswith((".", "/", "~")) or ".." in parts
+    local = source.startswith((".", "/", "~")) or ".." in parts or path.is_absolute()
     if local or len(parts) < 2 or (len(parts) > 3 and path.suffix != ".safetensors"):
         raise InputError("no such file", file=source, field=FIELD, remedy="Give a .safetensors file, or org/name")
     folder = hub_folder("the LoRA", "/".join(parts[:2]), ["/".join(parts[2:]) or "*.safetensors"])

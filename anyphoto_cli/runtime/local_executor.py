@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from anyphoto_cli.errors import AnyPhotoError, EnvironmentFault
 from anyphoto_cli.runtime.jobs import DEATHS, HANGS_AFTER_S, Job, to_skip
-from anyphoto_cli.runtime.signals import interrupts_wait
+from anyphoto_cli.runtime.signals import deaf_to_interrupts, interrupts_wait
 
 
 @dataclass
@@ -26,7 +26,7 @@ class _Worker:
     """A process, our end of its pipe, and what it is at. place: the item it touched last, in memory both share."""
 
     process: Any
-    pipe: Connection
+    pipe: Any
     place: Any
     number: int | None = None
     seen: tuple[int, float] = (-1, 0.0)
@@ -80,7 +80,7 @@ def _hear(pool: _Pool) -> Iterator[tuple[int, Any]]:
     """One round: answers, deaths, and whoever has stood still for too long."""
     busy = {worker.pipe: index for index, worker in pool.workers.items() if worker.number is not None}
     for pipe in wait(list(busy), timeout=1.0):
-        index = busy[pipe]  # type: ignore[index]
+        index = busy[pipe]
         worker = pool.workers[index]
         try:
             kind, answer = worker.pipe.recv()
@@ -142,10 +142,9 @@ def _stop(pool: _Pool) -> None:
             worker.process.join()
 
 
-def _work(job: Job, index: int, pipe: Connection, place: Any) -> None:
+def _work(job: Job, index: int, pipe: Any, place: Any) -> None:
     """What a worker does until its pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+    deaf_to_interrupts()  # Ctrl-C is the parent's to hear
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_follow_parent, daemon=True).start()
 

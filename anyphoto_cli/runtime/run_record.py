@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,7 +35,7 @@ def only_one(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise EnvironmentFault(f"cannot be written to ({error.strerror})", file=folder) from error
     try:
-        (folder / f"{LOCK}.holder").write_text(f"process {os.getpid()} on {os.uname().nodename}")
+        (folder / f"{LOCK}.holder").write_text(f"process {os.getpid()} on {platform.node()}")
         yield
     finally:
         with suppress(OSError):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""What asks long work for an end; SIGUSR1 is SLURM's warning."""
+STOPPING = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGBREAK") if hasattr(signal, name))
+"""What asks long work for an end; SIGUSR1 is SLURM's warning, SIGBREAK Windows' Ctrl-Break."""
 DEAF_S = 5.0
 """A launcher signals the group and passes its own signal on: what comes again so soon is still the same request."""
 
@@ -65,24 +67,18 @@ def stop_on_signals() -> Iterator[StopSignal]:
 @contextmanager
 def signals_wait() -> Iterator[None]:
     """Signals of STOPPING come after the block: what it does is done as a whole or not at all."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    try:
+    with _later(STOPPING):
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Ctrl-C comes after the block. A process that is started in it does not hear it until it says so itself."""
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # starting it lets SIGINT through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
-    try:
+    """Ctrl-C comes after the block. A process that is started in it does not hear it until it says so itself (on
+    Windows it does: see `deaf_to_interrupts`).
+    """
+    _start_resource_tracker()  # starting it lets SIGINT through again
+    with _later((signal.SIGINT,)):
         yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -91,12 +87,61 @@ def children_deaf() -> Iterator[None]:
 
     A signal for the whole group must not take from it those it still needs to stop well.
     """
-    from multiprocessing import resource_tracker
-
     with signals_wait():
-        resource_tracker.ensure_running()  # it would die of USR1, too; and starting it lets INT and TERM through again
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        _start_resource_tracker()  # it would die of USR1, too; and starting it lets INT and TERM through again
+        with signals_wait():
+            yield
+
+
+def deaf_to_interrupts() -> None:
+    """For a process whose parent decides what Ctrl-C means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "win32":
+        signal.signal(signal.SIGBREAK, signal.SIG_IGN)
+    else:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+
+
+@contextmanager
+def _later(numbers: Sequence[signal.Signals]) -> Iterator[None]:
+    """These signals come after the block; processes started in it inherit that, but on Windows."""
+    if sys.platform == "win32":
+        with raised_later(numbers):
+            yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
         yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def raised_later(numbers: Sequence[signal.Signals]) -> Iterator[None]:
+    """For a system without masks: the first of them that is heard in the block is raised after it.
+
+    Python hears signals in its main thread alone: in others there is nothing to do.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    before = {number: signal.signal(number, lambda told, _: heard.append(told)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for told in heard[:1]:
+            signal.raise_signal(told)
+
+
+def _start_resource_tracker() -> None:
+    """multiprocessing's own helper process; Windows has none."""
+    if sys.platform != "win32":
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from anyphoto_cli.data.samples import decode_sample
 from anyphoto_cli.data.shard_index import AGAIN, ShardIndex, index_shard
 from anyphoto_cli.data.shards import read_manifest
 from anyphoto_cli.errors import InputError
-from anyphoto_cli.runtime.signals import children_deaf
+from anyphoto_cli.runtime.signals import children_deaf, deaf_to_interrupts
 from anyphoto_cli.train.distributed import Ranks
 from anyphoto_cli.train.examples import Bank, Example, make_example
 from anyphoto_cli.train.indexing import Shard, index_together
@@ -240,7 +240,10 @@ def _read(loaded: Iterator[list[Example]]) -> Iterator[list[Example]]:
 
 
 def _end_with_the_trainer(worker: int) -> None:
-    """A killed trainer takes nothing out of its queue: who has something to put in would wait for ever."""
+    """A killed trainer takes nothing out of its queue: who has something to put in would wait for ever. Ctrl-C is the
+    trainer's to hear: on Windows all processes of a terminal hear it.
+    """
+    deaf_to_interrupts()
     trainer = multiprocessing.parent_process()
 
     def watch() -> None:

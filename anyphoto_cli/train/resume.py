@@ -114,7 +114,7 @@ def cut_metrics(file: Path, step: int) -> None:
     """Lines of steps after `step`, which will be done again, go."""
     if not file.is_file():
         return
-    lines = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
     with committed(file) as out:
         out.write("".join(line + "\n" for line in lines).encode())
 

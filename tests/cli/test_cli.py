@@ -473,3 +473,18 @@ def test_json_may_be_asked_for_in_the_environment_also_for_errors(run, monkeypat
     assert code == 0 and json.loads(said)
     code, said, _ = run("layout", "check", "nowhere.json")
     assert code == 2 and json.loads(said)["error"]["code"] == 2
+
+
+def test_what_torch_says_on_windows_and_macs_whenever_it_is_imported_is_not_heard():
+    import logging
+
+    logger = logging.getLogger("torch.distributed.elastic.multiprocessing.redirects")
+    before = logger.level
+    try:
+        logger.setLevel(logging.NOTSET)
+        console.hush_libraries(verbose=True)
+        assert logger.isEnabledFor(logging.WARNING)
+        console.hush_libraries(verbose=False)
+        assert not logger.isEnabledFor(logging.WARNING)
+    finally:
+        logger.setLevel(before)

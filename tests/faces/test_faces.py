@@ -9,6 +9,7 @@ import torch
 from onnx import TensorProto, helper
 
 from anyphoto_cli.errors import InputError
+from anyphoto_cli.faces import packs
 from anyphoto_cli.faces.norm_crop import face_patch, norm_crop
 from anyphoto_cli.faces.packs import find_pack, open_faces
 from anyphoto_cli.faces.recogniser_torch import _prelu, load_recogniser, to_input
@@ -224,6 +225,14 @@ def test_tiny_pack_equals_onnxruntime(tmp_path):
     session = onnxruntime.InferenceSession(str(pack.recogniser_file), providers=["CPUExecutionProvider"])
     raw = session.run(None, {"data": ((crops.transpose(0, 3, 1, 2) - 127.5) / 127.5).astype(np.float32)})[0]
     np.testing.assert_allclose(pack.embed(crops), raw / np.linalg.norm(raw, axis=1, keepdims=True), atol=1e-5)
+
+
+def test_what_is_written_as_a_path_is_a_folder_with_either_separator(monkeypatch):
+    monkeypatch.setattr(packs.os, "sep", "\\")
+    monkeypatch.setattr(packs.os, "altsep", "/")  # as on Windows, where both are used
+    for text in ("packs\\mine", "packs/mine"):
+        with pytest.raises(InputError, match="no such folder"):
+            packs.check_name(text)
 
 
 def test_packs_are_found_where_people_put_them(face_pack_folder, tmp_path):

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from anyphoto_cli.errors import EnvironmentFault, InputError
-from anyphoto_cli.files.images import decode, read_picture
+from anyphoto_cli.files import images
+from anyphoto_cli.files.images import decode, read_bytes, read_picture
 
 RED = (200, 40, 30)
 
@@ -190,6 +191,17 @@ def test_missing_and_odd_paths_are_refused(tmp_path):
     for path in (tmp_path / "gone.png", tmp_path, tmp_path / "nul\0.png"):
         with pytest.raises(InputError):
             read_picture(path)
+
+
+def test_a_folder_is_told_as_on_linux_where_the_system_opens_none(tmp_path, monkeypatch):
+    def refuses(path, flags):  # Windows
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(images.os, "open", refuses)
+    with pytest.raises(InputError, match="is not a regular file"):
+        read_bytes(tmp_path)
+    with pytest.raises(InputError, match=r"cannot be opened \(Permission denied\)"):
+        read_bytes(tmp_path / "x.png")
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a regular file that cannot be read is one of Linux")

@@ -105,7 +105,11 @@ def peak_kib() -> int:
     """Of this process alone: what getrusage tells is never less than the parent had at the fork."""
     status = Path("/proc/self/status")
     if status.is_file():
-        return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
+        return int(
+            next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")).split()[
+                1
+            ]
+        )
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

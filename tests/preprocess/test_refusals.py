@@ -166,7 +166,7 @@ def twelve(config, options):
 
 def forget(out, key):
     """As a version wrote it that did not know of the key."""
-    record = json.loads((out / "run.json").read_text())
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
     del record["caption"][key]
     (out / "run.json").write_text(json.dumps(record))
 
@@ -306,7 +306,7 @@ def test_every_entry_gets_one_row_and_nothing_hangs_or_swells(drawn, awful, tmp_
                           env=os.environ | environment)  # fmt: skip
     assert "Traceback" not in done.stderr and done.returncode == 0, done.stderr
     assert int(done.stdout) < 1.5 * 2**20  # KiB
-    found = [json.loads(line) for line in (tmp_path / "out" / "report.jsonl").read_text().splitlines()]
+    found = [json.loads(line) for line in (tmp_path / "out" / "report.jsonl").read_text(encoding="utf-8").splitlines()]
     entries = {p.relative_to(awful).as_posix() for p in awful.rglob("*") if p.suffix != ".json"} - {"sub"}
     ids = [row["id"].rstrip("/") for row in found]
     assert sorted(ids) == sorted(entries) and len(set(ids)) == len(ids)
@@ -516,7 +516,7 @@ def test_of_a_run_that_was_cut_off_what_no_chunk_holds_is_used(journalled, retry
 
     told, journal, lines = journalled
     forget_answers(*told, retry_failed=retry)
-    assert journal.read_text() == "".join(lines[place] for place in used)
+    assert journal.read_text(encoding="utf-8") == "".join(lines[place] for place in used)
 
 
 def test_a_full_disk_leaves_the_answers_of_a_run_that_was_cut_off(journalled):
@@ -532,7 +532,7 @@ def test_a_full_disk_leaves_the_answers_of_a_run_that_was_cut_off(journalled):
             forget_answers(*told, retry_failed=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert journal.read_text() == "".join(lines)
+    assert journal.read_text(encoding="utf-8") == "".join(lines)
 
 
 def test_a_photo_that_kills_its_worker_costs_itself_alone(tmp_path):
@@ -577,7 +577,7 @@ if __name__ == "__main__":
     run = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert run.stdout.readline() == "now\n"
     time.sleep(0.5)
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text(encoding="utf-8").split()
     for child in children:
         os.kill(int(child), signal.SIGINT)
     said, err = run.communicate(timeout=60)

@@ -62,7 +62,7 @@ if __name__ == "__main__":
     if sys.argv[2:]:
         misfortune(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
     try:
-        loop.run(TrainConfig.model_validate_json(Path(sys.argv[1]).read_text()), listener=Aloud())
+        loop.run(TrainConfig.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")), listener=Aloud())
     except AnyPhotoError as error:
         print(error, file=sys.stderr, flush=True)
         os._exit(error.exit_code if hasattr(error, "exit_code") else 2)

@@ -33,8 +33,10 @@ class HostWaits(RuntimeError):
 
 class Card(TorchDispatchMode):
     """now, most: bytes on the card. may_wait: whether the host may. host_has_numbers: whether main memory's new tensors
-    are real ones.
+    are real ones. kind: torch's name of the device.
     """
+
+    kind = "cuda"
 
     def __init__(self, fakes: FakeTensorMode) -> None:
         super().__init__()
@@ -71,7 +73,7 @@ class Card(TorchDispatchMode):
             out = given[0].clone()
             self._pinned.add(out.untyped_storage())
             return out
-        if self.host_has_numbers and _of_the_host(given, named):
+        if self.host_has_numbers and self._of_the_host(given, named):
             with unset_fake_temporarily():
                 return function(*given, **named)
         if not self.may_wait:
@@ -82,7 +84,7 @@ class Card(TorchDispatchMode):
             return False
         out = function(*given, **named)
         for tensor in tree_leaves(out):
-            if isinstance(tensor, FakeTensor) and tensor.device.type == "cuda":
+            if isinstance(tensor, FakeTensor) and tensor.device.type == self.kind:
                 self._count(tensor.untyped_storage())
         return out
 
@@ -108,27 +110,23 @@ class Card(TorchDispatchMode):
         else:
             return
         ways = source.device.type, onto.type
-        if ways == ("cuda", "cpu"):
+        if ways == (self.kind, "cpu"):
             raise HostWaits(f"for {tuple(source.shape)} of the card")
-        if ways == ("cpu", "cuda") and source.untyped_storage() not in self._pinned:
+        if ways == ("cpu", self.kind) and source.untyped_storage() not in self._pinned:
             raise HostWaits(f"until {tuple(source.shape)} in ordinary memory is copied")
 
-
-def _of_the_host(given: Any, named: Any) -> bool:
-    onto = named.get("device")
-    if onto is not None and torch.device(onto).type == "cuda":
-        return False
-    return not any(isinstance(one, FakeTensor) for one in tree_leaves((given, named)))
+    def _of_the_host(self, given: Any, named: Any) -> bool:
+        onto = named.get("device")
+        if onto is not None and torch.device(onto).type == self.kind:
+            return False
+        return not any(isinstance(one, FakeTensor) for one in tree_leaves((given, named)))
 
 
 @contextmanager
 def card() -> Iterator[Card]:
     """Within, "cuda" is a device, with the fused kernels and the attention that a Hopper card would have."""
     patched: list[tuple[Any, str, Any]] = [
-        # Assigned data brings its device along, as with real tensors; fakes keep theirs in a field of their own.
-        (FakeTensor, "data", property(_get_data, _set_data)),
-        # Modules that move swap fakes, which a weak reference forbids.
-        (torch.utils, "swap_tensors", _set_data),
+        *MOVING,
         (F, "scaled_dot_product_attention", _attention),
         (kernel_trial, "cuda_kernels", lambda *_: Cudnn()), (isolated_attention, "cuda_kernels", lambda *_: Cudnn()),
         (transformer, "usable", lambda *_: True),
@@ -150,6 +148,15 @@ def _get_data(tensor: Any) -> Any:
 def _set_data(tensor: Any, value: Any) -> None:
     torch.Tensor.data.__set__(tensor, value)  # type: ignore[attr-defined]
     tensor.fake_device = value.fake_device
+
+
+MOVING = [
+    # Assigned data brings its device along, as with real tensors; fakes keep theirs in a field of their own.
+    (FakeTensor, "data", property(_get_data, _set_data)),
+    # Modules that move swap fakes, which a weak reference forbids.
+    (torch.utils, "swap_tensors", _set_data),
+]
+"""What moves with fakes otherwise than with tensors."""
 
 
 def _attention(

@@ -1,7 +1,8 @@
-// What torch's CPU build asks of a CUDA device before autograd or a copy may name one: a guard and hooks that do nothing.
-// Tensors of such a device exist in FakeTensorMode only, with sizes and without numbers.
+// What torch's CPU build asks of a device before autograd or a copy may name one: a guard and hooks that do nothing.
+// Tensors of such a device exist in FakeTensorMode only, with sizes and without numbers. A CUDA card; with MAC an Apple GPU.
 
 #include <ATen/detail/CUDAHooksInterface.h>
+#include <ATen/detail/MPSHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 namespace at {
@@ -15,15 +16,37 @@ struct HooksOfNoCard : CUDAHooksInterface {
   DeviceIndex deviceCount() const override { return 1; }
   DeviceIndex getCurrentDevice() const override { return 0; }
 };
+
+struct HooksOfNoMac : MPSHooksInterface {
+  void init() const override {}
+  bool hasMPS() const override { return true; }
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return true; }
+  bool isOnMacOSorNewer(unsigned, unsigned) const override { return true; }
+  bool hasPrimaryContext(DeviceIndex) const override { return true; }
+  DeviceIndex deviceCount() const override { return 1; }
+  DeviceIndex getCurrentDevice() const override { return 0; }
+};
+
+// Of one kind only: torch wants to know of one accelerator.
+#ifdef MAC
+C10_REGISTER_CLASS(MPSHooksRegistry, MPSHooks, HooksOfNoMac)
+#else
 C10_REGISTER_CLASS(CUDAHooksRegistry, CUDAHooks, HooksOfNoCard)
+#endif
 } // namespace at
 
 namespace {
 using c10::Device;
 using c10::Stream;
+#ifdef MAC
+constexpr auto KIND = c10::DeviceType::MPS;
+#else
+constexpr auto KIND = c10::DeviceType::CUDA;
+#endif
 
-struct GuardOfNoCard : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
-  static Device card() { return Device(c10::DeviceType::CUDA, 0); }
+struct GuardOfNoCard : c10::impl::NoOpDeviceGuardImpl<KIND> {
+  static Device card() { return Device(KIND, 0); }
   static Stream stream() { return Stream(Stream::DEFAULT, card()); }
   Device exchangeDevice(Device) const override { return card(); }
   Device getDevice() const override { return card(); }
@@ -36,5 +59,5 @@ struct GuardOfNoCard : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
 };
 
 GuardOfNoCard guard;
-c10::impl::DeviceGuardImplRegistrar registrar(c10::DeviceType::CUDA, &guard);
+c10::impl::DeviceGuardImplRegistrar registrar(KIND, &guard);
 } // namespace

@@ -1,4 +1,4 @@
-"""A CUDA card that is not there: what torch's build for CPUs lacks before a tensor may name one.
+"""A CUDA card, or an Apple GPU, that is not there: what torch's build for CPUs lacks before a tensor may name one.
 
 A process calls `summon` before it imports torch; then `fake_card` gives it a card.
 """
@@ -16,19 +16,22 @@ from pathlib import Path
 SOURCE = Path(__file__).with_suffix(".cpp")
 
 
-def summon() -> None:
-    """Build and load a device guard that does nothing. Raises CalledProcessError, or FileNotFoundError without g++."""
+def summon(mac: bool = False) -> None:
+    """Build and load a device guard that does nothing. mac: of an Apple GPU; one of the two a process.
+
+    Raises CalledProcessError, or FileNotFoundError without g++.
+    """
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         raise ImportError("torch")
     torch = Path(spec.origin).parent
-    told = SOURCE.read_text() + str(torch) + (torch / "version.py").read_text()
+    told = str(mac) + SOURCE.read_text() + str(torch) + (torch / "version.py").read_text()
     built = Path(tempfile.gettempdir()) / f"anyphoto-no-card-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
     if not built.exists():
         fresh = built.with_suffix(f".{os.getpid()}")
         command = [
-            "g++", "-std=c++20", "-w", "-shared", "-fPIC", f"-I{torch}/include", f"-L{torch}/lib", str(SOURCE),
-            "-o", str(fresh), "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{torch}/lib",
+            "g++", "-std=c++20", "-w", "-shared", "-fPIC", *(["-DMAC"] if mac else []), f"-I{torch}/include",
+            f"-L{torch}/lib", str(SOURCE), "-o", str(fresh), "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{torch}/lib",
         ]  # fmt: skip
         subprocess.run(command, check=True)
         fresh.replace(built)

@@ -115,6 +115,8 @@ def choose_kernel(name: str, device: torch.device, tokens: int, dtype: torch.dty
         return "merged"
     if name not in ATTENTIONS:
         raise ValueError(f"attention must be one of auto, {', '.join(ATTENTIONS)}; got {name!r}")
+    if name == "merged" and device.type == "mps":
+        raise InputError("an Apple GPU has no flash kernels", field="--attention", remedy="Use split, or auto")
     if name == "merged" and device.type == "cuda" and cuda_kernels(device, dtype, head_dim) is None:
         told = str(dtype).removeprefix("torch.")
         raise InputError(f"no flash kernel here joins {told}", field="--attention", remedy="Use split, or auto")

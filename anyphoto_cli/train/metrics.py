@@ -35,7 +35,8 @@ class Meter:
         sums = dict(before or {})
         self._seconds = sums.pop(SECONDS, 0.0)
         # Of all ranks together: one of them has what was, the others nothing of the same.
-        self._sums: dict[str, Any] = sums if ranks.first else dict.fromkeys(sums, 0.0)
+        self._sums: dict[str, float] = sums if ranks.first else dict.fromkeys(sums, 0.0)
+        self._unread: list[tuple[str, Tensor]] = []
         self._began = time.monotonic()
         self.sections = Sections(device)
 
@@ -51,17 +52,22 @@ class Meter:
             "flops": sum(step_flops(self._transformer, noise, text, counts) for counts in faces),
         }  # fmt: skip
         for key, value in told.items():
-            # In float64, and on the device until a line is asked for.
-            self._sums[key] = self._sums.get(key, 0.0) + (value.double() if isinstance(value, Tensor) else value)
+            if isinstance(value, Tensor):
+                self._unread.append((key, value))  # on the device until a line is asked for
+            else:
+                self._sums[key] = self._sums.get(key, 0.0) + value
 
     def since_line(self) -> dict[str, float]:
         """Sums over all ranks, which ask together, and `SECONDS`; they go on. Empty where nothing was done."""
+        for key, value in self._unread:  # summed in float64, which Apple's GPUs do not have
+            self._sums[key] = self._sums.get(key, 0.0) + float(value)
+        self._unread = []
         for name, taken in self.sections.take().items():
             self._sums[f"s_{name}"] = self._sums.get(f"s_{name}", 0.0) + taken
         if "micro" not in self._sums:
             return {}
         keys = sorted(self._sums)
-        total = dict(zip(keys, self._ranks.sum([float(self._sums[key]) for key in keys]), strict=True))
+        total = dict(zip(keys, self._ranks.sum([self._sums[key] for key in keys]), strict=True))
         return {**total, SECONDS: self._seconds + time.monotonic() - self._began}
 
     def line(self, step: int, norm: float, rate: float) -> dict[str, float]:

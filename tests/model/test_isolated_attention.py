@@ -94,6 +94,8 @@ def test_kernel_follows_device_and_size():
         choose_kernel("open", torch.device("cpu"), 10, *single)
     with pytest.raises(InputError, match="--attention: no flash kernel here joins float32. Use split, or auto"):
         choose_kernel("merged", torch.device("cuda"), 4608, *single)
+    with pytest.raises(InputError, match="--attention: an Apple GPU has no flash kernels. Use split, or auto"):
+        choose_kernel("merged", torch.device("mps"), 4608, *half)
     assert set(KERNELS) == {"masked", "split", "merged", "open"}
 
 

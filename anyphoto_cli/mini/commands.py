@@ -12,6 +12,7 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 
 from anyphoto_cli.errors import EnvironmentFault
+from anyphoto_cli.runtime.devices import cores
 
 SOME_LEFT_OUT = 3
 """The exit code of a command that did its work and left something out: `bench` where a case shows no face."""
@@ -41,7 +42,7 @@ def run_command(
     """
     began, last = time.monotonic(), "it said nothing"
     command = [sys.executable, *launcher, "-m", "anyphoto_cli", *words]
-    share = {"OMP_NUM_THREADS": str(max(len(os.sched_getaffinity(0)) // beside, 1))} if beside > 1 else {}
+    share = {"OMP_NUM_THREADS": str(max(cores() // beside, 1))} if beside > 1 else {}
     with Popen(command, cwd=folder, stdout=DEVNULL, stderr=PIPE, text=True, errors="replace",
                env={**share, **os.environ}) as process:  # fmt: skip
         told_to_end = threading.Event()

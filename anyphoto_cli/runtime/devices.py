@@ -44,4 +44,9 @@ def free_workers(device: str) -> int:
         import torch
 
         return max(torch.cuda.device_count(), 1)
+    return cores()
+
+
+def cores() -> int:
+    """Those this process may use; of the machine where the system does not tell, as macOS does not."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,6 +14,7 @@ from anyphoto_cli.mini.commands import echo, run_command
 from anyphoto_cli.mini.pretrain.loop import STEPS as ASKED_STEPS
 from anyphoto_cli.mini.pretrain.loop import Unfinished
 from anyphoto_cli.model.adapter import CARD_FILE, LORA_FILE, PROJECTOR_FILE, read_card
+from anyphoto_cli.runtime.devices import cores
 from anyphoto_cli.train.checkpoint import ADAPTER_FOLDER
 
 WORLD = ("--people", "1200", "--groups", "8000", "--references", "4", "--style", "any")
@@ -58,7 +59,7 @@ def train_adapter(folder: Path, device: str = "cpu", processes: int = 0, minutes
     do("mini", "photos", *WORLD, "-o", "world")
     do("preprocess", "world/photos.jsonl", "--refs", "world/refs", "-o", "data", "--config", "world/preprocess.yaml")
     do("train", "init", "--model", "mini", "--shards", "data", "-o", "run.yaml", "--output-dir", RUN, "--overwrite")
-    ranks = 1 if device != "cpu" else processes or len(os.sched_getaffinity(0))
+    ranks = 1 if device != "cpu" else processes or cores()
     settings = [*SETTINGS, *([f"adapter={BEGUN}"] if (out / BEGUN).is_dir() else [])]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     do("train", "run.yaml", f"max_train_steps={steps}", f"device={device}", *settings, launcher=launcher)

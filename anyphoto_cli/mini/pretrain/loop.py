@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from anyphoto_cli.errors import AnyPhotoError, InputError
 from anyphoto_cli.mini.command_line import CUT_OFF
+from anyphoto_cli.runtime.devices import cores
 
 STEPS = "ANYPHOTO_MINI_STEPS"
 Loss = Callable[[nn.Module, range, int], dict[str, Tensor]]
@@ -316,7 +317,7 @@ def spawn(target: Callable[..., None], *arguments: Any, processes: int = 0) -> N
 
     Threads inside one process lose most of their time to barriers as soon as anything else runs beside them.
     """
-    processes = processes or len(os.sched_getaffinity(0))
+    processes = processes or cores()
     torch.set_num_threads(1)
     if processes == 1:
         target(*arguments)

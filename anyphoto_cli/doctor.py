@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -84,6 +85,8 @@ def _packages() -> list[Line]:
         remedy = "" if version else "pip install anyphoto"
         lines.append(("ok" if version else "broken", f"{name} {version or 'is not installed'}", remedy))
     for extra, (packages, purpose) in EXTRAS.items():
+        if extra == "gpu" and sys.platform == "darwin":  # brings nothing there
+            continue
         lacking = [name for name in packages if not _version(name)]
         text = f"extra {extra} ({purpose}): {'not installed' if lacking else 'installed'}"
         lines.append(("note" if lacking else "ok", text, f'pip install "anyphoto[{extra}]"' if lacking else ""))
@@ -115,12 +118,13 @@ def _devices() -> list[Line]:
     for i in range(torch.cuda.device_count()):
         free, total = (n / 1e9 for n in torch.cuda.mem_get_info(i))
         lines.append(("ok", f"cuda:{i}: {torch.cuda.get_device_name(i)}, {free:.0f} of {total:.0f} GB free", ""))
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and sys.platform != "darwin":
         built = torch.version.cuda
         text = f"no CUDA device ({'driver or card not found' if built else 'this torch is built without CUDA'})"
         lines.append(("note", text, "" if built else "with an NVIDIA card: uv pip install torch --torch-backend=auto"))
     if torch.backends.mps.is_available():
-        lines.append(("ok", "mps: Apple GPU", ""))
+        room = torch.mps.recommended_max_memory() / 1e9
+        lines.append(("ok", f"mps: Apple GPU, {room:.0f} GB for it; nobody has run anyphoto on one", ""))
     return lines
 
 

@@ -175,7 +175,7 @@ class TrainConfig(BaseModel):
     )
     output_dir: str = Field(min_length=1, description="Folder of the run: checkpoint-<step>/, logs, the adapter.")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Everything random follows from it and the step.")
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1.")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps.")
     mixed_precision: Literal["auto", "no", "bf16"] = Field(
         default="auto", description="Number format of the base; auto: bf16 on a GPU."
     )

@@ -278,7 +278,7 @@ class Renderer:
                     listener.preview(seen)
             return state
 
-        with _one_line_out_of_memory(self._weights.mode):
+        with _one_line_out_of_memory(self._weights):
             result = self._pipeline(
                 **self._conditions(wanted),
                 height=layout.height,
@@ -320,7 +320,7 @@ class Renderer:
         """Text and canvases of a layout."""
         layout, faces = one.layout, one.conditions.faces
         pipeline, length = self._pipeline, self._pipeline.text_length
-        with torch.no_grad(), _one_line_out_of_memory(self._weights.mode), _sent_home_after_errors(pipeline):
+        with torch.no_grad(), _one_line_out_of_memory(self._weights), _sent_home_after_errors(pipeline):
             device = pipeline._execution_device
             embeds, pooled, _ = pipeline.encode_prompt(layout.prompt, None, device, max_sequence_length=length)
             encoded = {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
@@ -357,9 +357,11 @@ def _sent_home_after_errors(pipeline: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _one_line_out_of_memory(mode: str) -> Iterator[None]:
+def _one_line_out_of_memory(weights: Weights) -> Iterator[None]:
     """torch's page-long complaint becomes an EnvironmentFault that names the next smaller mode."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise memory.out_of_memory(mode) from error
+    except (RuntimeError, MemoryError) as error:
+        if not memory.ran_out(error):
+            raise
+        raise memory.out_of_memory(weights.mode, weights.device) from error

@@ -8,6 +8,7 @@ counted on a card that is not there they leave some room (docs/performance/memor
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,10 @@ VOCABULARIES = (("tokenizer.json",), ("spiece.model",), ("vocab.json", "merges.t
 """Files of which one group must lie in a tokenizer's folder."""
 MEGAPIXEL = 2**20
 """Decoding more at once needs more memory than the transformer's own work."""
-ON_A_CPU = ("auto", "full", "fp8")
+WAYS = {"cpu": ("full", "fp8"), "mps": ("full", "offload", "hoisted", "nf4", "group")}
+"""What there is where not all modes are: nothing to offload from on a CPU, no 8-bit floats on an Apple GPU."""
+RAN_OUT = ("out of memory", "not enough memory", "allocate memory", "alloc_failed")
+"""What torch's RuntimeErrors say of it: on CPUs and Apple's GPUs, of cuBLAS, of CUDA outside torch's allocator."""
 
 EXPLAINED = {
     "full": "everything stays on the device",
@@ -57,14 +61,17 @@ class MemoryPlan:
 def plan_memory(mode: str, device: torch.device, parameters: float) -> MemoryPlan:
     """Resolve "auto" for a device. parameters: the base's weights, in units of FLUX.1's (1.0; a toy: near 0).
 
-    Raises InputError for the others on a CPU: there is nothing to offload from, and diffusers quantises on GPUs.
+    Raises InputError for a mode that this kind of device has not.
     """
-    if device.type == "cpu" and mode not in ON_A_CPU:
-        raise InputError(f"{mode} needs a GPU", field="--memory", remedy="On a CPU use full or fp8")
+    if mode != "auto" and mode not in ways(device):
+        if device.type == "cpu":
+            raise InputError(f"{mode} needs a GPU", field="--memory", remedy="On a CPU use full or fp8")
+        remedy = "Use full, hoisted or group"
+        raise InputError(f"{device.type} has no 8-bit floats, which {mode} needs", field="--memory", remedy=remedy)
     if mode != "auto":
         return MemoryPlan(mode, "as asked")
     if device.type != "cuda":
-        return MemoryPlan("full", f"{device.type} has no other way" if device.type != "cpu" else "CPU")
+        return MemoryPlan("full", f"nothing else was measured on {device.type}" if device.type != "cpu" else "CPU")
     free = torch.cuda.mem_get_info(device)[0] / 1e9
     for name in PICKED:
         need = FLUX_NEEDS_GB[name] * max(parameters, 0.01)
@@ -72,6 +79,11 @@ def plan_memory(mode: str, device: torch.device, parameters: float) -> MemoryPla
             return MemoryPlan(name, f"{free:.0f} GB free on the GPU, {name} needs about {need:.0f}: {EXPLAINED[name]}")
     smallest = PICKED[-1]
     return MemoryPlan(smallest, f"only {free:.0f} GB free on the GPU; it needs about {FLUX_NEEDS_GB[smallest]:.0f}")
+
+
+def ways(device: torch.device) -> tuple[str, ...]:
+    """The modes that this kind of device has."""
+    return WAYS.get(device.type, tuple(FLUX_NEEDS_GB))
 
 
 def pick_device(name: str) -> torch.device:
@@ -166,19 +178,34 @@ def place(pipeline: Any, device: torch.device, mode: str) -> None:
             )
         else:
             pipeline.enable_model_cpu_offload(device=device)
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory(mode) from error
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
+        raise out_of_memory(mode, device) from error
 
 
 def _stays(mode: str, device: torch.device) -> bool:
     return mode == "full" or device.type == "cpu"
 
 
-def out_of_memory(mode: str) -> EnvironmentFault:
-    """The one line for a full device, naming the next smaller mode."""
-    smaller = [name for name in PICKED if FLUX_NEEDS_GB[name] < FLUX_NEEDS_GB.get(mode, 99)]
+def ran_out(error: BaseException | None) -> bool:
+    """Whether it is of memory, the device's or the machine's. An Apple GPU, and a CPU, tell it in a RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error).lower() for said in RAN_OUT)
+
+
+def out_of_memory(mode: str, device: torch.device) -> EnvironmentFault:
+    """The one line for a full device, naming the next smaller mode that it has."""
+    needs = FLUX_NEEDS_GB.get(mode, 99)
+    smaller = [name for name in PICKED if name in ways(device) and FLUX_NEEDS_GB[name] < needs]
     remedy = f"Try --memory {smaller[0]}" if smaller else "Make the picture smaller"
     return EnvironmentFault(f"the device ran out of memory with --memory {mode}", remedy=remedy)
+
+
+def bitsandbytes_install() -> str:
+    """The command that brings it: the extra gpu leaves it out on a Mac."""
+    return "pip install bitsandbytes" if sys.platform == "darwin" else 'pip install "anyphoto[gpu]"'
 
 
 def _nf4(dtype: torch.dtype) -> Any:
@@ -186,7 +213,7 @@ def _nf4(dtype: torch.dtype) -> Any:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        remedy = 'Run: pip install "anyphoto[gpu]"'
+        remedy = f"Run: {bitsandbytes_install()}"
         raise EnvironmentFault("--memory nf4 needs bitsandbytes, which is not installed", remedy=remedy) from error
     from diffusers.quantizers import PipelineQuantizationConfig
 

@@ -183,8 +183,8 @@ def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
     """The ranks of this launch; a process group for the time of the block where there are several.
 
     device: as `TrainConfig` has it. A card that it names is CUDA's current one within the block: events and waiting
-    are of that one. Raises InputError where it names one for several ranks, EnvironmentFault where the launch says
-    half of it.
+    are of that one. Raises InputError where it names one for several ranks, or they are on a Mac, whose GPU has no
+    way to send gradients; EnvironmentFault where the launch says half of it.
     """
     world, card = int(os.environ.get("WORLD_SIZE", "1")), _card(device)
     if world == 1:
@@ -197,6 +197,9 @@ def joined(device: str, timeout_s: float) -> Iterator[Ranks]:
     if "RANK" not in os.environ:
         remedy = "Launch with torchrun, or unset WORLD_SIZE"
         raise EnvironmentFault(f"WORLD_SIZE is {world}, and RANK is not set", remedy=remedy)
+    if device != "cpu" and not torch.cuda.is_available() and torch.backends.mps.is_available():
+        remedy = "Set device: cpu, or launch one"
+        raise InputError(f"an Apple GPU takes one rank, and there are {world}", field="device", remedy=remedy)
     rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     cuda = device != "cpu" and torch.cuda.is_available()
     if cuda:

@@ -7,6 +7,7 @@ computes again is not useful and not counted, nor are VAE, text encoders, LoRA a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,9 +43,14 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def memory_gb(device: torch.device) -> float:
-    """Highest so far: of the device, or of the process on a CPU."""
+    """Highest so far: of the device, or of the process on a CPU. An Apple GPU tells what its driver holds now, with
+    what torch keeps to give out again.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 1e9
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of macOS, kilobytes of Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

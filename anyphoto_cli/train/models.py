@@ -143,6 +143,9 @@ def training_device(config: TrainConfig, local: int) -> torch.device:
     device = memory.pick_device(config.device)
     if device.type == "cpu" and config.base_storage == "nf4":
         raise InputError("nf4 needs a GPU", field="base_storage", remedy="On a CPU use full or fp8")
+    if config.base_storage not in memory.ways(device):
+        what = f"{device.type} has no 8-bit floats, which {config.base_storage} needs"
+        raise InputError(what, field="base_storage", remedy="Use full")
     return torch.device("cuda", local) if device.type == "cuda" and device.index is None else device
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import EnvironmentFault, InputError
 from anyphoto_cli.model.location_lora import lora_parameters
+from anyphoto_cli.model.memory import bitsandbytes_install
 
 
 def trained_parameters(transformer: Any) -> dict[str, nn.Parameter]:
@@ -131,6 +132,6 @@ def _adam_class(config: TrainConfig) -> Any:
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
-        remedy = 'Run: pip install "anyphoto[gpu]", or set use_8bit_adam: false'
+        remedy = f"Run: {bitsandbytes_install()}, or set use_8bit_adam: false"
         raise EnvironmentFault("needs bitsandbytes", field="use_8bit_adam", remedy=remedy) from error
     return AdamW8bit

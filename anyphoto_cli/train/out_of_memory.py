@@ -6,17 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import EnvironmentFault
-from anyphoto_cli.model.memory import pick_device
+from anyphoto_cli.model.memory import pick_device, ran_out
 from anyphoto_cli.train.changes import FREE
 from anyphoto_cli.train.distributed import Ranks
 
 LOADING = "while the base was loaded"
-_SAID = ("out of memory", "not enough memory", "allocate memory", "alloc_failed")
-"""What torch's RuntimeErrors say of it: on CPUs and Apple's GPUs, of cuBLAS, of CUDA outside torch's allocator."""
 
 
 @contextmanager
@@ -28,17 +24,11 @@ def out_of_memory_told(config: TrainConfig, ranks: Ranks, when: str, remedy: str
     try:
         yield
     except (RuntimeError, MemoryError, EnvironmentFault) as error:
-        if not (_ran_out(error) or (isinstance(error, EnvironmentFault) and _ran_out(error.__cause__))):
+        if not (ran_out(error) or (isinstance(error, EnvironmentFault) and ran_out(error.__cause__))):
             raise
         who = f"rank {ranks.rank} " if ranks.world > 1 else ""
         told = remedy or _less(config, ranks, loading=when == LOADING)
         raise EnvironmentFault(f"{who}ran out of memory {when}", file=Path(config.output_dir), remedy=told) from error
-
-
-def _ran_out(error: BaseException | None) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(said in str(error).lower() for said in _SAID)
 
 
 def _less(config: TrainConfig, ranks: Ranks, loading: bool) -> str:

@@ -489,7 +489,7 @@ def test_memory_plans(monkeypatch):
         assert plan.mode == mode and f"{free} GB free" in plan.reason
     assert set(memory.FLUX_NEEDS_GB) == set(memory.EXPLAINED) == set(typing.get_args(Memory)) - {"auto"}
     assert memory.plan_memory("auto", cuda, 0.0).mode == "full"
-    assert "--memory nf4" in str(memory.out_of_memory("fp8"))
+    assert "--memory nf4" in str(memory.out_of_memory("fp8", cuda))
     for name in ("gpu", "cuda:9", "cpu:7", "meta", "xpu"):
         with pytest.raises(InputError, match="--device"):
             memory.pick_device(name)

@@ -138,6 +138,17 @@ def test_a_card_that_is_named_is_the_current_one(monkeypatch, device, current):
         assert ranks == Ranks() and chosen == [current]
 
 
+@pytest.mark.parametrize("device", ["auto", "mps"])
+def test_several_ranks_are_refused_on_a_mac(monkeypatch, device):
+    """gloo sends no tensors of its GPU: each rank would be told that another one is gone."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    message = "device: an Apple GPU takes one rank, and there are 2. Set device: cpu, or launch one"
+    with pytest.raises(InputError, match=message), distributed.joined(device, 1.0):
+        pass
+
+
 def test_one_card_for_several_ranks_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     message = "device: cuda:1 is one card, and there are 4 ranks. Set device: cuda, and each"

@@ -74,6 +74,8 @@ class EditingSystem:
         import torch
         from PIL import Image
 
+        from anyphoto_cli.model.memory import ran_out
+
         file = out / "pictures" / f"{case.id}.png"
         if file.is_file():
             return
@@ -87,7 +89,9 @@ class EditingSystem:
             generator = torch.Generator("cpu").manual_seed(config.seed)
             with only_finite(self._pipeline, case.id):
                 image = self._pipeline(**told, **self.size(width, height), generator=generator).images[0]
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
             raise EnvironmentFault("the device ran out of memory", remedy="Use --memory offload, or --side") from error
         record = {"system": config.system, "model": config.model or self.source, "seed": config.seed}
         _write(image, file, record | {"prompt": case.prompt, "guidance": guidance, "width": width, "height": height})

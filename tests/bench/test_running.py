@@ -436,6 +436,18 @@ def test_a_baseline_s_picture_of_broken_numbers_is_refused_and_the_next_one_made
     assert len(pictures(tmp_path)) == 1
 
 
+@pytest.mark.parametrize("said", ["MPS backend out of memory (MPS allocated: 18.13 GB)", "CUDA out of memory."])
+def test_a_full_device_is_one_line_whatever_its_kind(drawn, kontext, tmp_path, said):
+    system = open_system(RunConfig(system="flux-kontext", model=str(kontext), steps=1, side=64))
+    [case, *_] = read_cases(drawn / "cases.jsonl").cases
+    system._pipeline = mock.Mock(side_effect=RuntimeError(said))
+    with pytest.raises(EnvironmentFault, match="ran out of memory. Use --memory offload, or --side"):
+        system.make(case, tmp_path)
+    system._pipeline.side_effect = RuntimeError("sizes must match")
+    with pytest.raises(RuntimeError, match="must match"):
+        system.make(case, tmp_path)
+
+
 def test_the_floor_is_stock_flux_by_the_prompt_alone(drawn, tmp_path):
     import torch
     from diffusers import FluxPipeline

@@ -50,6 +50,10 @@ def memory_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     if device.type == "mps":
         return torch.mps.driver_allocated_memory() / 1e9
+    if sys.platform == "win32":
+        import psutil
+
+        return float(psutil.Process().memory_info().peak_wset / 1e9)
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes of macOS, kilobytes of Linux

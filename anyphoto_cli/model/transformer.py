@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,9 +15,11 @@ from diffusers.models.transformers.transformer_flux import FluxTransformer2DMode
 from diffusers.utils import apply_lora_scale
 from torch import Tensor
 from torch._dynamo import config as dynamo_config
+from torch._dynamo.exc import TorchDynamoException
 from torch.fx.experimental import _config as fx_config
 
 from anyphoto_cli.config.method import MethodConfig
+from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.model.blocks import AnyPhotoSingleTransformerBlock, AnyPhotoTransformerBlock
 from anyphoto_cli.model.compiled_attention import mask_of
 from anyphoto_cli.model.first_block_cache import FirstBlockCache
@@ -240,17 +242,26 @@ class AnyPhotoTransformer(FluxTransformer2DModel):
         heads = self.config.num_attention_heads, self.config.attention_head_dim
         return usable(x.device, x.dtype, *heads, torch.is_grad_enabled())
 
-    def _compiler_settings(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _compiler_settings(self) -> Iterator[None]:
         """Where two lengths happen to be the same, say of text and location tokens, the compiler would take them for
         one, and make another graph for the next layout. Of one code it keeps eight graphs, and leaves what comes after
         them uncompiled: rendering and training, masked and merged, one sample and several are more.
+
+        Raises EnvironmentFault where torch cannot compile: without a C++ compiler, say.
         """
         if not self.compiled_blocks:
-            return nullcontext()
-        settings = ExitStack()
-        settings.enter_context(fx_config.patch(use_duck_shape=False))  # type: ignore[attr-defined]
-        settings.enter_context(dynamo_config.patch(recompile_limit=32))
-        return settings
+            yield
+            return
+        apart, room = fx_config.patch(use_duck_shape=False), dynamo_config.patch(recompile_limit=32)  # type: ignore[attr-defined]
+        with apart, room:
+            try:
+                yield
+            except TorchDynamoException as error:
+                cause = getattr(error, "inner_exception", error)
+                line = f"{type(cause).__name__}: {cause}".splitlines()[0][:200]
+                remedy = "Mend that, or render without --compile (train: compile: false)"
+                raise EnvironmentFault(f"torch cannot compile here ({line})", remedy=remedy) from error
 
     def modulation_inputs(
         self,

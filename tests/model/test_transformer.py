@@ -8,6 +8,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from anyphoto_cli.config.method import MethodConfig
+from anyphoto_cli.errors import EnvironmentFault
 from anyphoto_cli.model import isolation_mask
 from anyphoto_cli.model.hoisted_modulation import hoist_modulation
 from anyphoto_cli.model.location_lora import lora_parameters
@@ -314,6 +315,20 @@ def test_compiled_blocks_train(attention, layouts, whole):
             torch.testing.assert_close(b, a, rtol=0, atol=1e-10 * float(a.abs().max() + 1))
     # A double block, a single one, and the last of them.
     assert not whole or counters["stats"]["unique_graphs"] - before == 3
+
+
+@torch.no_grad()
+def test_a_machine_that_cannot_compile_is_told_in_a_line():
+    def without_a_compiler(graph, examples):
+        raise RuntimeError("No working C++ compiler found\nin forty lines more")
+
+    torch._dynamo.reset()
+    model = transformer(num_layers=1)
+    model.compile_blocks(backend=without_a_compiler)
+    with pytest.raises(
+        EnvironmentFault, match=r"cannot compile here \(.*No working C.. compiler found.*without --comp"
+    ):
+        model(**inputs(), faces=[located(3)])
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch's compiler needs a C++ compiler on a CPU")

@@ -30,12 +30,12 @@ def only_one(folder: Path) -> Iterator[None]:
     except Timeout as error:
         holder = ""
         with suppress(OSError):
-            holder = (folder / f"{LOCK}.holder").read_text().strip()
+            holder = (folder / f"{LOCK}.holder").read_text(encoding="utf-8").strip()
         raise InputError(f"is in use by another run{f' ({holder})' if holder else ''}", file=folder) from error
     except OSError as error:
         raise EnvironmentFault(f"cannot be written to ({error.strerror})", file=folder) from error
     try:
-        (folder / f"{LOCK}.holder").write_text(f"process {os.getpid()} on {platform.node()}")
+        (folder / f"{LOCK}.holder").write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
         with suppress(OSError):

@@ -21,6 +21,14 @@ RECORDED = json.loads((Path(__file__).parent / "yolo_recorded.json").read_text()
 """What ultralytics 8.4's own predictor gave for the same files and photos: boxes, scores, mask areas."""
 
 
+@pytest.fixture(autouse=True)
+def own_threads():
+    """Others' runs go by torch's number of threads, and ultralytics changes it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 def by_score(persons):
     return np.array([[*person.box, person.score] for person in persons])
 
@@ -29,15 +37,20 @@ def by_score(persons):
 def test_the_same_boxes_as_ultralytics(testdata, model):
     detector = open_persons(testdata / "models" / "yolo" / model, threads=1)
     assert isinstance(detector, PersonDetector) and len(detector.sha256) == 64
+    off = []
     for name, told in RECORDED[model].items():
         picture = read_picture(testdata / "photos" / "groups" / name)
         found = detector.persons([picture], least_score=0.25)[0]
         assert len(found) == len(told["boxes"]), name
-        np.testing.assert_allclose(by_score(found)[:, :4], told["boxes"], atol=0.6, err_msg=name)
+        boxes = np.array(told["boxes"])
+        off.append(np.abs(by_score(found)[:, :4] - boxes))
+        # Of two anchors with one score the last bit decides, which differs between processors.
+        assert (off[-1] <= 0.6 + 0.005 * (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True)).all(), name
         np.testing.assert_allclose(by_score(found)[:, 4], told["scores"], atol=0.011, err_msg=name)
         for person, area in zip(found, told.get("areas", []), strict=False):
             assert person.mask is not None and person.mask.shape == picture.shape[:2]
             assert abs(person.mask.sum() - area) <= 0.05 * area, name
+    assert np.median(np.concatenate(off)) <= 0.1
 
 
 def test_a_face_detector_finds_no_persons(face_pack_folder):
@@ -104,12 +117,8 @@ def test_boxes_of_ultralytics_depend_on_no_other_picture_of_the_batch(monkeypatc
 @pytest.mark.parametrize(("device", "used"), [("cpu", 1), ("cuda:0", 2)])
 def test_torch_of_ultralytics_keeps_to_the_threads_of_a_worker(monkeypatch, tmp_path, device, used):
     monkeypatch.setitem(sys.modules, "ultralytics", SimpleNamespace(YOLO=Ultralytics))
-    before = torch.get_num_threads()
-    try:
-        open_persons(tmp_path / "made.pt", device, threads=1).persons([np.zeros((32, 64, 3), np.uint8)])
-        assert torch.get_num_threads() == used
-    finally:
-        torch.set_num_threads(before)
+    open_persons(tmp_path / "made.pt", device, threads=1).persons([np.zeros((32, 64, 3), np.uint8)])
+    assert torch.get_num_threads() == used
 
 
 def test_several_pictures_give_what_each_gives_alone(testdata):

@@ -50,7 +50,8 @@ lint: install  ## ruff, mypy, the import direction, and what macOS and Windows l
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 	@$(BIN)/ruff check --preview --select PLW1514 .  # text is UTF-8 wherever it is read, on Windows, too
 	@for system in darwin win32; do \
-		if $(ELSEWHERE) --platform $$system --cache-dir .mypy_cache/$$system | grep "Module has no attribute"; then exit 1; fi; done
+		told=$$($(ELSEWHERE) --platform $$system --cache-dir .mypy_cache/$$system); \
+		if [ $$? -gt 1 ] || echo "$$told" | grep "Module has no attribute"; then echo "$$system: $$told" | tail -1; exit 1; fi; done
 
 fix: install  ## Let ruff mend what it can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -227,8 +227,9 @@ def _written(out: Path, layout: Any, slots: int, as_json: bool) -> None:
 
 def _refuse_target(out: Path, inputs: list[Path]) -> None:
     """A preview is a PNG of its own: never an input, a folder or a device."""
-    if out.suffix.lower() != ".png":
-        raise InputError("does not end in .png", file=out, field="--out")
+    from anyphoto_cli.files.images import refuse_no_png
+
+    refuse_no_png(out)
     if out.exists() and (not out.is_file() or any(out.samefile(path) for path in inputs if path.exists())):
         raise InputError("would replace an input, a folder or a device", file=out, field="--out")
 

@@ -71,9 +71,11 @@ def sheet(
 ) -> int:
     """Draw the small world at a glance: scenes, styles, and a few people in many moments."""
     from anyphoto_cli.files.commit import committed
+    from anyphoto_cli.files.images import refuse_no_png
     from anyphoto_cli.mini.photos import as_png
     from anyphoto_cli.mini.sheet import world_sheet
 
+    refuse_no_png(out)
     with committed(out) as file:
         file.write(as_png(world_sheet(seed, scale=2)))
     console.result(str(out))

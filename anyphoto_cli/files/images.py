@@ -37,6 +37,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "TGA", "J
 _HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 
+def refuse_no_png(out: Path) -> None:
+    """For what is written as PNG: raises InputError for a file of another ending, which nothing would open. A pipe has
+    none.
+    """
+    if out.suffix.lower() != ".png" and (out.is_file() or not out.exists()):
+        raise InputError("does not end in .png", file=out, field="--out")
+
+
 def read_picture(path: Path) -> Picture:
     """[H, W, 3] RGB, 0-255, upright.
 

@@ -28,9 +28,10 @@ from anyphoto_cli.errors import InputError
 from anyphoto_cli.mini.ablation_page import NO_ADAPTER, UNTRAINED, write_page
 from anyphoto_cli.mini.ablation_rows import Table, read_kept, read_scores, scores_of, seeded, write_kept
 from anyphoto_cli.mini.command_line import ended_in_a_line, refuse_below
-from anyphoto_cli.mini.commands import echo, run_command
+from anyphoto_cli.mini.commands import echo, end_running, run_command
 from anyphoto_cli.mini.shipped import fingerprint
 from anyphoto_cli.runtime.run_record import keep_options
+from anyphoto_cli.runtime.signals import terminate_as_exception
 from anyphoto_cli.train.presets import PRESETS
 
 SETS = {"": (), "_worn": ("--worn",)}
@@ -89,7 +90,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help=f"default: {PAGE}, or one beside it for another base than its rows'")
     parser.add_argument("--only-page", action="store_true", help="train nothing, write what there is")
     given = parser.parse_args()
-    with ended_in_a_line():
+    with ended_in_a_line(), terminate_as_exception():
         for option in ("steps", "processes"):
             refuse_below(1, f"--{option}", getattr(given, option))
         refuse_below(0, "--minutes", given.minutes)
@@ -255,8 +256,14 @@ def _bench(out: Path, name: str, adapter: str | None) -> None:
                         "--face-pack", "mini", "--clip", "none", beside=len(SETS))
             for end in SETS if not (scores_of(out, name, end) / SUMMARY).is_file()
         ]  # fmt: skip
-        for one in asked:
-            one.result()
+        try:
+            for one in asked:
+                one.result()
+        except BaseException:
+            for one in asked:
+                one.cancel()
+            end_running()
+            raise
 
 
 def _do(out: Path, *words: str, launcher: Sequence[str] = (), beside: int = 1) -> None:

@@ -7,22 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from anyphoto_cli.errors import AnyPhotoError, InputError
+from anyphoto_cli.runtime.signals import Terminated
 
 CUT_OFF = 3
 """The exit code of work that was ended in time and goes on when it is asked for again: no error."""
+_KEPT = "What is finished is kept; run the same command to go on"
 
 
 @contextmanager
 def ended_in_a_line() -> Iterator[None]:
-    """Raises SystemExit for a refusal, or Ctrl-C (130). SIGTERM stays what it is: processes of a stage end, saved, once
-    they see that the one that started them is gone.
+    """Raises SystemExit for a refusal, Ctrl-C (130), or SIGTERM (143) where that is an exception. Else it stays what it
+    is: processes of a stage end, saved, once they see that the one that started them is gone.
     """
     try:
         yield
     except AnyPhotoError as error:
         _end(f"{'' if error.exit_code == CUT_OFF else 'Error: '}{error}", error.exit_code)
     except KeyboardInterrupt:
-        _end("Interrupted. What is finished is kept; run the same command to go on", 130)
+        _end(f"Interrupted. {_KEPT}", 130)
+    except Terminated:
+        _end(f"Terminated. {_KEPT}", 143)
 
 
 def _end(line: str, code: int) -> None:

@@ -23,6 +23,10 @@ it saves, and the ranks of a launcher.
 """
 
 
+_RUNNING: set[Popen[str]] = set()
+"""Commands under way, in whichever thread."""
+
+
 def echo(line: str) -> None:
     """For run_command's `said`: what a command says of its progress, below the line that names it."""
     print(f"    {line}", file=sys.stderr, flush=True)
@@ -52,6 +56,7 @@ def run_command(
             process.terminate()
 
         timer = threading.Timer(seconds or 0, end)
+        _RUNNING.add(process)
         try:
             if seconds is not None:
                 timer.start()
@@ -67,11 +72,18 @@ def run_command(
             raise
         finally:
             timer.cancel()
+            _RUNNING.discard(process)
     if code and told_to_end.is_set():
         raise TimeoutError
     if code not in (0, SOME_LEFT_OUT):
         raise EnvironmentFault(f"`anyphoto {' '.join(words)}` failed: {last}", file=folder)
     return time.monotonic() - began
+
+
+def end_running() -> None:
+    """For who waits for commands of other threads, which hear no signal: they end, with what they have done kept."""
+    for process in tuple(_RUNNING):
+        _end(process)
 
 
 def _end(process: Popen[str]) -> None:

@@ -24,7 +24,7 @@ from anyphoto_cli.mini.commands import run_command
 from anyphoto_cli.mini.proof import save_untrained
 from anyphoto_cli.model.adapter import CARD_FILE
 from anyphoto_cli.runtime.progress import Listener
-from anyphoto_cli.runtime.run_record import keep_options
+from anyphoto_cli.runtime.run_record import keep_options, read_record
 
 PAGE = "index.html"
 SECONDS = "seconds.json"
@@ -93,7 +93,7 @@ def run_demo(out: Path, steps: int = 40, listener: Listener | None = None) -> Do
 def _run_timed(out: Path, command: str, words: Sequence[str]) -> float:
     """Its seconds, with those of calls that were cut off; once it was through, those it took until then."""
     file = out / SECONDS
-    known = json.loads(file.read_text()) if file.is_file() else {}
+    known = read_record(out, SECONDS)
     spent = known.get(command, {"seconds": 0.0, "through": False})
     began, through = time.monotonic(), False
     try:

@@ -18,6 +18,7 @@ from anyphoto_cli.mini.picture import TRAINING_IDENTITIES, draw_picture, draw_po
 from anyphoto_cli.mini.types import HELD_OUT, MAX_PEOPLE, DrawnPicture
 from anyphoto_cli.mini.wear import worn
 from anyphoto_cli.runtime.progress import Listener
+from anyphoto_cli.runtime.run_record import LOCK, only_one
 from anyphoto_cli.types import Picture
 
 _NAMES = [
@@ -28,6 +29,8 @@ _NAMES = [
 ]  # fmt: skip
 
 ANY = "any"
+CLAIM = "mini.json"
+"""Which settings a folder's photos are of."""
 FEWEST_SIBLINGS, SIDE_BY_SIDE = 4, 0.7
 """Of so many people two are siblings. And how often somebody with a sibling is drawn beside that one, where there is
 room.
@@ -105,11 +108,17 @@ def draw_photos(out: Path, config: PhotosConfig, listener: Listener | None = Non
     With `layouts`, layouts/000001.json ... ask for the same people at the same places, by a portrait of each, and
     cases.jsonl holds the same as cases of `anyphoto bench`, with the photos as originals.
 
-    The same settings give the same bytes; a run that was cut off goes on. References differ from the group photos in
-    pose, expression, light and clothes. Raises InputError where the folder holds a set of other settings.
+    The same settings give the same bytes; a run that was cut off goes on, and layouts that were edited meanwhile stay
+    so. References differ from the group photos in pose, expression, light and clothes. Raises InputError where the
+    folder holds a set of other settings, or another run draws there.
     """
-    listener = listener or Listener()
-    _claim(out, config)
+    _refuse_others(out, config)
+    with only_one(out):
+        _claim(out, config)
+        return _draw_all(out, config, listener or Listener())
+
+
+def _draw_all(out: Path, config: PhotosConfig, listener: Listener) -> Photos:
     numbers = bank_identities(config)
     names = {number: name_of(rank) for rank, number in enumerate(numbers)}
     drawn, total = 0, len(numbers) * config.references + config.groups
@@ -208,8 +217,10 @@ def _write_layout(
         "version": 1, "prompt": picture.caption, "width": config.width, "height": config.height, "seed": k,
         "faces": faces,
     }  # fmt: skip
-    with committed(folder / f"{k + 1:06d}.json") as out:
-        out.write((json.dumps(document, indent=1) + "\n").encode())
+    file = folder / f"{k + 1:06d}.json"
+    if not file.is_file():
+        with committed(file) as out:
+            out.write((json.dumps(document, indent=1) + "\n").encode())
     return {
         "id": f"{k + 1:06d}", "prompt": picture.caption, "num_persons": len(faces),
         "references": [f"{folder.name}/{face['reference']}" for face in faces], "gt": f"photos/{k + 1:06d}.png",
@@ -217,23 +228,36 @@ def _write_layout(
     }  # fmt: skip
 
 
+def _refuse_others(out: Path, config: PhotosConfig) -> None:
+    """Raises InputError for a folder that holds something else: nothing is written there, not even a lock."""
+    settings = _settings(config)
+    file = out / CLAIM
+    if file.is_file():
+        if file.read_bytes() != _record(settings):
+            raise InputError(f"holds photos of other settings{_differing(file, settings)}", file=out, field="--out",
+                             remedy="Name another folder")  # fmt: skip
+    elif out.exists() and (not out.is_dir() or any(not path.name.startswith(LOCK) for path in out.iterdir())):
+        raise InputError("is not an empty folder", file=out, field="--out", remedy="Name a new folder")
+
+
 def _claim(out: Path, config: PhotosConfig) -> None:
-    """The folder is ours alone: its settings are in mini.json."""
+    """The folder is ours alone: its settings are in mini.json. Another run may have come first since we looked."""
+    _refuse_others(out, config)
+    if not (out / CLAIM).is_file():
+        with committed(out / CLAIM) as written:
+            written.write(_record(_settings(config)))
+
+
+def _settings(config: PhotosConfig) -> dict[str, Any]:
     settings = asdict(config)
     for later in ("worn", "siblings"):
         if not settings[later]:
             del settings[later]  # folders of before there was such a thing go on
-    record = json.dumps(settings, indent=2).encode() + b"\n"
-    file = out / "mini.json"
-    if file.is_file():
-        if file.read_bytes() != record:
-            raise InputError(f"holds photos of other settings{_differing(file, settings)}", file=out, field="--out",
-                             remedy="Name another folder")  # fmt: skip
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError("is not an empty folder", file=out, field="--out", remedy="Name a new folder")
-    else:
-        with committed(file) as written:
-            written.write(record)
+    return settings
+
+
+def _record(settings: Mapping[str, Any]) -> bytes:
+    return json.dumps(settings, indent=2).encode() + b"\n"
 
 
 def _differing(file: Path, settings: Mapping[str, Any]) -> str:

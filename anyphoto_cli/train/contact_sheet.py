@@ -13,6 +13,7 @@ import numpy as np
 from anyphoto_cli.config.train import TrainConfig
 from anyphoto_cli.errors import InputError
 from anyphoto_cli.files.commit import committed
+from anyphoto_cli.files.images import refuse_no_png
 from anyphoto_cli.files.texts import in_ascii
 from anyphoto_cli.geometry import arcface_template
 from anyphoto_cli.train.batches import batches, samples_of
@@ -32,9 +33,11 @@ _FONT_PX = 12
 def write_contact_sheet(config: TrainConfig, out: Path, step: int = 0, rows: int = 6) -> None:
     """One row an example: the picture with its faces, then each identity's canvas and what its reference went through.
 
-    Raises as training does.
+    Raises as training does, and InputError where `out` does not end in .png.
     """
     from PIL import Image
+
+    refuse_no_png(out)
 
     here = config.data.model_copy(update={"workers": 0})  # they would read ahead, and hash shards that are not shown
     alone = config.model_copy(update={"train_batch_size": 1, "data": here})
@@ -46,10 +49,12 @@ def write_contact_sheet(config: TrainConfig, out: Path, step: int = 0, rows: int
 def write_degradations(config: TrainConfig, out: Path) -> None:
     """One reference of the first folder's bank as it is, and after each of the thirteen degradations, by name and p.
 
-    Who it is and how strong each is follow from the seed. Raises InputError for a bank that is missing or empty.
+    Who it is and how strong each is follow from the seed. Raises InputError for a bank that is missing or
+    empty, and where `out` does not end in .png.
     """
     from PIL import Image
 
+    refuse_no_png(out)
     patch = _somebody(config)
     points = arcface_template(len(patch))
     rates = config.data.degradations

@@ -141,6 +141,12 @@ def test_preview_draws_what_the_model_will_see(run, config_file, tmp_path):
         assert sheet.width == 996 and sheet.height >= 3 * 234 and len(set(sheet.convert("L").getdata())) > 50
 
 
+@pytest.mark.parametrize("more", [(), ("--degradations",)])
+def test_preview_refuses_another_ending_before_it_reads_anything(run, config_file, tmp_path, more):
+    code, _, err = run("train", "preview", config_file, "-o", tmp_path / "p.jpg", *more, "data.shards=nowhere")
+    assert code == 2 and err == f"Error: {tmp_path}/p.jpg: --out: does not end in .png\n"
+
+
 def test_preview_shows_each_degradation_of_one_reference(run, config_file, tmp_path):
     code, _, err = run("train", "preview", config_file, "-o", tmp_path / "d.png", "--degradations", *SMALL)
     assert code == 0, err

@@ -1,6 +1,9 @@
 """The ablation's arithmetic and page, on made-up scores; and all of it, small, in a slow test."""
 
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -239,6 +242,30 @@ def test_rows_of_other_steps_are_not_put_into_one_table(tmp_path, monkeypatch, c
     [said] = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and "steps: this run began with 900, now it is 1200" in said and "--folder" in said
     assert page.read_text() == before
+
+
+def test_commands_side_by_side_end_with_it_when_it_is_terminated(tmp_path):
+    """They were left running, both of them."""
+    code = f"""
+import sys
+from anyphoto_cli.mini import ablation, commands
+script = "trap 'touch ended-$$; exit 1' TERM; touch begun-$$; while :; do sleep .02; done"
+real = commands.Popen
+commands.Popen = lambda words, **more: real(["sh", "-c", script], **more)
+ablation._make_sets = lambda plan: None
+commands.HEARD_S = .05
+sys.argv = ["x", "--folder", {str(tmp_path)!r}, "--page", {str(tmp_path / "a.md")!r}]
+ablation.main()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 60
+        while len(list(tmp_path.glob("begun-*"))) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        process.terminate()
+        told = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and "Terminated. What is finished is kept" in told.splitlines()[-1]
+    assert {file.name[6:] for file in tmp_path.glob("begun-*")} == {file.name[6:] for file in tmp_path.glob("ended-*")}
+    assert len(list(tmp_path.glob("ended-*"))) == 2
 
 
 @pytest.mark.slow

@@ -67,6 +67,13 @@ def test_other_steps_than_it_began_with_are_told_before_a_command_runs(tmp_path,
     demo.run_demo(tmp_path, 30)
 
 
+def test_damaged_seconds_are_told_before_a_command_runs(tmp_path, ran):
+    (tmp_path / "seconds.json").write_text("{")
+    with pytest.raises(InputError, match=r"seconds.json: cannot be read \(JSONDecodeError\)"):
+        demo.run_demo(tmp_path)
+    assert not ran
+
+
 def test_a_command_that_is_interrupted_keeps_what_it_has_done(tmp_path, monkeypatch):
     """It was killed where it stood, beside the Ctrl-C that it had heard itself."""
     script = "trap 'touch kept; exit 1' TERM; echo begun >&2; while :; do sleep .02; done"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from anyphoto_cli.mini import photos
 from anyphoto_cli.mini.identity import HAIR_COLOURS, identity, sibling_of
 from anyphoto_cli.mini.picture import TRAINING_IDENTITIES, Place, draw_picture, draw_portrait
 from anyphoto_cli.mini.types import HELD_OUT, SCENES, STYLES
+from anyphoto_cli.runtime.run_record import only_one
 
 # sha256 of the pixels of pictures 0-11, one after the other, and of their captions: they are the same on every machine.
 PIXELS = "b17fc73f27b5bdc82414323437ea4d3b7980fed99fdb32a631fc0a4a910b512a"
@@ -185,6 +187,28 @@ def test_photos_command_writes_a_users_folder(run, tmp_path, monkeypatch):
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
     monkeypatch.setattr(photos, "draw_portrait", None)  # those that are there are not drawn again
     assert run(*command)[0] == 0
+
+
+def test_a_layout_that_was_edited_stays_so_and_two_runs_do_not_draw_in_one_folder(run, tmp_path):
+    out = tmp_path / "set"
+    command = ("mini", "photos", "--people", 2, "--groups", 2, "--references", 1, "--layouts", "-o", out)
+    assert run(*command)[0] == 0
+    edited = out / "layouts" / "000001.json"
+    edited.write_text(edited.read_text().replace('"seed": 0', '"seed": 77'))
+    (out / "layouts" / "000002.json").unlink()
+    assert run(*command)[0] == 0 and '"seed": 77' in edited.read_text() and (out / "layouts" / "000002.json").is_file()
+    with only_one(out):
+        code, _, err = run(*command)
+    assert code == 2 and err.startswith(f"Error: {out}: is in use by another run (process {os.getpid()} on ")
+    (tmp_path / "fresh").mkdir()
+    (tmp_path / "fresh" / ".lock").touch()  # of a run that was killed before it had written anything
+    assert run(*command[:-1], tmp_path / "fresh")[0] == 0
+
+
+def test_a_sheet_of_another_ending_is_refused(run, tmp_path):
+    code, _, err = run("mini", "sheet", "-o", tmp_path / "world.jpg")
+    assert code == 2 and err == f"Error: {tmp_path}/world.jpg: --out: does not end in .png\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_training_and_held_out_people_never_mix(run, tmp_path):

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from anyphoto_cli.files.commit import sha256_of_bytes, sha256_of_state
 from anyphoto_cli.mini.picture import draw_picture
 from anyphoto_cli.mini.pretrain.loop import fast_bfloat16, orphaned
 from anyphoto_cli.mini.pretrain.vae import as_tensor
@@ -20,6 +21,7 @@ from anyphoto_cli.runtime.jobs import batches
 
 CHUNK = 2048
 CHUNKS = 32
+MADE_OF = "made_of.sha256"
 # One chunk in eight each is wider or taller, so that the base has seen more than squares.
 SIZES = ((128, 128),) * 5 + ((160, 128), (128, 160), (192, 128))
 
@@ -32,12 +34,16 @@ def size_of(chunk: int) -> tuple[int, int]:
 def prepare_latents(
     folder: Path, vae: Any, device: str = "cpu", chunks: int = CHUNKS, minutes: float | None = None
 ) -> None:  # fmt: skip
-    """Write `folder`/latents; every process takes its share; what is there is kept. minutes: begin no further chunk
-    after that long.
+    """Write `folder`/latents; every process takes its share; what is there of the same VAE and renderer is kept.
+
+    minutes: begin no further chunk after that long.
     """
     start = time.monotonic()
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    (folder / "latents").mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        _claim(folder / "latents", _made_of(vae))
+    if dist.is_initialized():
+        dist.barrier()
     vae = vae.to(device, memory_format=torch.channels_last).eval()
     for chunk in range(rank, chunks, world):
         if orphaned() or (minutes is not None and time.monotonic() - start > minutes * 60):
@@ -46,6 +52,25 @@ def prepare_latents(
             began = time.monotonic()
             _write_chunk(folder, chunk, vae, device)
             print(f"latents {chunk + 1}/{chunks}: {CHUNK / (time.monotonic() - began):.0f} pictures/s", flush=True)
+
+
+def _made_of(vae: Any) -> str:
+    """A digest of the VAE, whose shift and scale follow from its weights, and of what the renderer draws."""
+    drawn = b"".join(draw_picture(number).pixels.tobytes() for number in range(12))
+    return sha256_of_bytes(sha256_of_state(vae).encode() + drawn)
+
+
+def _claim(home: Path, digest: str) -> None:
+    """What lies in `home` is made of that: chunks of something else go, for a base would be trained on a mixture."""
+    home.mkdir(parents=True, exist_ok=True)
+    file = home / MADE_OF
+    if file.is_file() and file.read_text(encoding="utf-8") == digest:
+        return
+    if others := list(home.glob("*.npy")):
+        print(f"{len(others)} chunks of latents are of another VAE or renderer: they are made anew", flush=True)
+    for other in others:
+        other.unlink()
+    file.write_text(digest, encoding="utf-8")
 
 
 def latents_left(folder: Path, chunks: int = CHUNKS) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from anyphoto_cli.mini.pretrain.latents import latents_left
 from anyphoto_cli.mini.pretrain.loop import STEPS, Unfinished, checkpoint_of, left_of, spawn
 from anyphoto_cli.mini.pretrain.phases import BASE, RECOGNISER, UNGUIDED, VAE, last_begun
 from anyphoto_cli.mini.shipped import FACES, WEIGHTS, write_sums
+from anyphoto_cli.runtime.signals import terminate_as_exception
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, help="stop each stage, saved, after that long")
     parser.add_argument("--processes", type=int, default=0, help="default: one a core, or one on a GPU")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
     parser.add_argument("--steps", type=int, help="of refine, base, flow, guidance and adapter, for a machine "
                         "without days: the learning rate falls to nothing towards that step")  # fmt: skip
     given = parser.parse_args()
@@ -73,6 +75,7 @@ def _run(names: Sequence[str], given: argparse.Namespace) -> None:
     refuse_below(1, "--steps", given.steps)
     refuse_below(0, "--processes", given.processes)
     refuse_below(0, "--minutes", given.minutes)
+    _refuse_device(given.device)
     if given.steps is not None:
         os.environ[STEPS] = str(given.steps)  # spawned processes inherit it
     processes = 1 if given.device != "cpu" else given.processes
@@ -84,6 +87,16 @@ def _run(names: Sequence[str], given: argparse.Namespace) -> None:
         if left := stage.left(given.folder):
             what = f"{stage.unit} {left[0]} of {left[1]}"
             raise Unfinished(what, field=name, remedy="Run again to go on")
+
+
+def _refuse_device(device: str) -> None:
+    """Raises InputError for a name that is no device's, and a card that is not here."""
+    import torch
+
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise InputError(f"{device!r} is no device", field="--device", remedy="Known: cpu, cuda, cuda:1")
+    if device != "cpu" and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise InputError(f"{device} is not on this machine", field="--device", remedy="See: anyphoto doctor")
 
 
 def _known(text: str) -> list[str]:
@@ -211,7 +224,8 @@ def _probe(folder: Path, minutes: float | None, device: str) -> None:
 def _adapter(folder: Path, minutes: float | None, device: str) -> None:
     from anyphoto_cli.mini.pretrain.adapter import train_adapter
 
-    train_adapter(folder, device, minutes=minutes)
+    with terminate_as_exception():  # the command under way would go on alone
+        train_adapter(folder, device, minutes=minutes)
 
 
 def _export(folder: Path, minutes: float | None, device: str) -> None:

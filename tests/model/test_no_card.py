@@ -4,15 +4,15 @@ before the backward pass is launched. Tensors there have no numbers, so what is 
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 
+from benchmarks import no_card
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+pytestmark = pytest.mark.skipif(bool(no_card.why_not()), reason=no_card.why_not())
 MODES = ("full", "offload", "hoisted", "group", "fp8")
 REFUSED = {
     "two devices": "FakeTensorDeviceMismatchError", "a number": "HostWaits: for a number",

@@ -2,15 +2,15 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 
+from benchmarks import no_card
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+pytestmark = pytest.mark.skipif(bool(no_card.why_not()), reason=no_card.why_not())
 RENDERED = [
     ("full", "auto", {"true_cfg_scale": 2.0, "negative_prompt": "fog"}), ("full", "split", {"cache_threshold": 0.1}),
     ("hoisted", "masked", {"weak": True}), ("group", "split", {"weak": True}),

@@ -41,8 +41,7 @@ class YoloPt:
             with nullcontext() if file.is_file() else one_at_a_time(file.name):
                 self._model = YOLO(str(file))
         except Exception as error:  # bad weights, no network, no such name
-            what = f"cannot be used as YOLO weights ({type(error).__name__}: {str(error)[:120]})"
-            raise InputError(what, file=file, field="--person-model") from error
+            raise _unusable(file, error) from error
         self.masks = self._model.task == "segment"
         self._person = next((number for number, name in self._model.names.items() if name == "person"), None)
         if self._person is None:
@@ -72,6 +71,14 @@ class YoloPt:
             [bgr], classes=[self._person], conf=least_score, device=self._device, verbose=False, retina_masks=True
         )
         return read_result(result)
+
+
+def _unusable(file: Path, error: Exception) -> InputError:
+    said = f"({type(error).__name__}: {str(error)[:120]})"
+    if file.is_file():
+        return InputError(f"cannot be used as YOLO weights {said}", file=file, field="--person-model")
+    what, remedy = f"is not there, and ultralytics could not download it {said}", "Name a file of YOLO weights"
+    return InputError(what, file=file, field="--person-model", remedy=remedy)
 
 
 def read_result(result: Any) -> list[Person]:

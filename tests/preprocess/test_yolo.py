@@ -180,3 +180,16 @@ def test_refusals(tmp_path):
         open_persons(_model(tmp_path, np.zeros((1, 4, 6), np.float32), names="{0: 'cat'}"))
     with pytest.raises(EnvironmentFault, match=r'pip install "anyphoto\[yolo\]"'):
         open_persons(tmp_path / "yolo11x.pt")
+
+
+def test_weights_that_cannot_be_had_are_told_from_weights_that_are_none(monkeypatch, tmp_path):
+    def no_network(file):
+        raise ConnectionError("Download failure")
+
+    monkeypatch.setitem(sys.modules, "ultralytics", SimpleNamespace(YOLO=no_network))
+    file = tmp_path / "yolo11x.pt"
+    with pytest.raises(InputError, match=r"is not there, and ultralytics could not download it \(ConnectionError: Down"):
+        YoloPt(file)
+    file.touch()
+    with pytest.raises(InputError, match="cannot be used as YOLO weights"):
+        YoloPt(file)

@@ -17,7 +17,7 @@ UV = $(if $(FIND_LINKS),UV_FIND_LINKS="$(FIND_LINKS)",UV_TORCH_BACKEND=$(TORCH_B
 # Other settings, another stamp: what was installed with those before is no install of these.
 STAMP := $(VENV)/.installed-$(shell printf '%s' '$(TORCH) $(EXTRAS) $(TORCH_BACKEND)' | cksum | cut -d' ' -f1)
 
-.PHONY: help install demo test test-slow lint fix mini mini-report ablation benchmarks clean
+.PHONY: help install demo test test-lowest test-slow lint fix mini mini-report ablation benchmarks clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,11 @@ demo: install  ## Photos, shards, training, pictures and scores in the small wor
 
 test: install  ## Run the tests, on four cores at most
 	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
+LOWEST_TORCH = $(shell sed -n 's/.*"torch>=\([0-9.]*\),.*/torch==\1.*/p' pyproject.toml)
+
+test-lowest:  ## The tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	@$(MAKE) --no-print-directory test VENV=.venv-lowest TORCH="$(LOWEST_TORCH)" UV_RESOLUTION=lowest-direct
 
 test-slow: install  ## What takes minutes: real photos learnt by heart, a small ablation from photos to scores
 	@$(BIN)/python -m pytest -m slow

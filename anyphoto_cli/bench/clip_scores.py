@@ -85,7 +85,9 @@ def pixel_values(processor: Any, pictures: Sequence[Picture]) -> torch.Tensor:
     """[H, W, 3] RGB each -> [n, 3, h, w], as transformers' processor does it, in bounded memory."""
     cropped = bool(getattr(processor, "do_center_crop", False))
     given = [np.ascontiguousarray(_without_far_ends(one) if cropped else one) for one in pictures]
-    pixels: torch.Tensor = processor(images=given, return_tensors="pt").pixel_values
+    # Told where the channels are: of a picture 3 px high it might take its rows for them.
+    told = processor(images=given, input_data_format="channels_last", return_tensors="pt")
+    pixels: torch.Tensor = told.pixel_values
     return pixels
 
 

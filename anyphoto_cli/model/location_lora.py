@@ -243,7 +243,7 @@ def _linear(module: nn.Module, x: Tensor) -> Tensor:
     """module(x): called where it can be, since offloading hooks hang on calls; float32 masters are cast otherwise, or x
     where a call has to bring them.
     """
-    weight, bias = cast(Tensor, module.weight), cast(Tensor | None, module.bias)
+    weight, bias = cast(Tensor, module.weight), cast("Tensor | None", module.bias)
     if weight.dtype == x.dtype:
         return cast(Tensor, module(x))
     if not torch.compiler.is_compiling() and is_called_by_hooks(module):

@@ -162,7 +162,9 @@ REDIRECTS = "torch.distributed.elastic.multiprocessing.redirects"
 
 
 def hush_libraries(verbose: bool) -> None:
-    """diffusers, transformers and onnxruntime talk a lot; without -v only their errors are shown."""
+    """diffusers, transformers, onnxruntime and vLLM talk a lot; without -v only their errors are shown, and vLLM's
+    warnings.
+    """
     if verbose:
         return
     import logging
@@ -176,5 +178,6 @@ def hush_libraries(verbose: bool) -> None:
 
     for variable in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
         os.environ.setdefault(variable, "error")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     # Weight shards load in seconds; only downloads keep their bars.
     os.environ.setdefault("TQDM_DISABLE", "0" if _on_a_terminal(sys.stderr) else "1")

@@ -262,6 +262,8 @@ def _caption(run: StageRun, retry_failed: bool) -> None:
     if not (journalled or run.left("caption") or open_again(run.photos, run.work, selection, retry_failed)):
         return
     captioner = open_captioner(run.config, run.options)
+    if captioner.looks:
+        run.listener.stage(f"Captioning by {captioner.name}")  # a model in this process is loaded first, for minutes
     try:
         caption_photos(
             run.photos, run.work, selection, captioner, run.config, run.listener, run.options.max_failed, retry_failed,

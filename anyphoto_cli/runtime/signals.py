@@ -7,8 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 STOPPING = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGBREAK") if hasattr(signal, name))
@@ -69,6 +69,61 @@ def signals_wait() -> Iterator[None]:
     """Signals of STOPPING come after the block: what it does is done as a whole or not at all."""
     with _later(STOPPING):
         yield
+
+
+@contextmanager
+def come_through(within: float) -> Iterator[None]:
+    """For a library that swallows what signals raise (a poll of pyzmq goes on after Ctrl-C): SIGINT and SIGTERM that
+    came in the block end it all the same, and this process with its children by force, if it has not ended `within`
+    seconds after them. Those that are ignored stay so; elsewhere than in the main thread there is nothing to do.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    timer = threading.Timer(within, lambda: _end_by_force(heard[0]))
+    timer.daemon = True
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        if len(heard) == 1:
+            timer.start()
+        _as_before(before[signal.Signals(number)], number, frame)
+
+    for number in before:
+        signal.signal(number, hear)
+    try:
+        yield
+    except Exception:
+        if not heard:
+            raise
+    finally:
+        timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if heard:
+        signal.raise_signal(heard[0])
+
+
+def _as_before(handler: Callable[[int, FrameType | None], object] | int | None, number: int,
+               frame: FrameType | None) -> None:  # fmt: skip
+    if callable(handler):
+        handler(number, frame)
+    else:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+
+def _end_by_force(number: int) -> None:
+    import psutil
+
+    _say(f"{signal.Signals(number).name}: ended by force. What is finished is kept; run the same command to go on")
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            child.kill()
+    os._exit(128 + number)
 
 
 @contextmanager

@@ -118,7 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
             fake.at_once += 1
             fake.most_at_once = max(fake.most_at_once, fake.at_once)
         try:
-            self._send(fake.reply(base64.b64decode(data), body, {name.lower(): value for name, value in self.headers.items()}))
+            self._send(
+                fake.reply(base64.b64decode(data), body, {name.lower(): value for name, value in self.headers.items()})
+            )
         finally:
             with fake.lock:
                 fake.at_once -= 1

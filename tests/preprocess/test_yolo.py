@@ -188,7 +188,9 @@ def test_weights_that_cannot_be_had_are_told_from_weights_that_are_none(monkeypa
 
     monkeypatch.setitem(sys.modules, "ultralytics", SimpleNamespace(YOLO=no_network))
     file = tmp_path / "yolo11x.pt"
-    with pytest.raises(InputError, match=r"is not there, and ultralytics could not download it \(ConnectionError: Down"):
+    with pytest.raises(
+        InputError, match=r"is not there, and ultralytics could not download it \(ConnectionError: Down"
+    ):
         YoloPt(file)
     file.touch()
     with pytest.raises(InputError, match="cannot be used as YOLO weights"):

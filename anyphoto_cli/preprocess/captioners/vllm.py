@@ -13,10 +13,13 @@ from anyphoto_cli.config.preprocess import PreprocessConfig, RunOptions
 from anyphoto_cli.errors import EnvironmentFault, one_line
 from anyphoto_cli.preprocess.caption_checks import ASK_AGAIN, CaptionTask, cards, draw, serve_line
 from anyphoto_cli.preprocess.captioning import MOST_PIXELS
+from anyphoto_cli.runtime.signals import come_through
 from anyphoto_cli.seams import CaptionAnswer, Captioner, CaptionRequest
 
 BATCH = 64
 """Pictures handed to vLLM at a time; how many of them it computes at once is its own affair."""
+ENDS_S = 20.0
+"""How long an engine that is being loaded may take to end after Ctrl-C; it is killed then."""
 _PICTURE_AND_PROMPT = 2048
 """Tokens: a megapixel is 1338, the prompt some 250."""
 
@@ -48,15 +51,20 @@ class VllmCaptioner:
         try:
             from vllm import LLM
 
-            return LLM(
-                model=self.model, limit_mm_per_prompt={"image": 1}, mm_processor_kwargs={"max_pixels": MOST_PIXELS},
-                max_model_len=max(4096, _PICTURE_AND_PROMPT + self.task.max_tokens), seed=0,
-                tensor_parallel_size=max(cards(self.model), 1),
-            )  # fmt: skip
+            with come_through(ENDS_S):  # it waits for its engine in a poll that swallows Ctrl-C
+                return LLM(
+                    model=self.model, limit_mm_per_prompt={"image": 1},
+                    mm_processor_kwargs={"max_pixels": MOST_PIXELS}, seed=0,
+                    max_model_len=max(4096, _PICTURE_AND_PROMPT + self.task.max_tokens),
+                    tensor_parallel_size=max(cards(self.model), 1),
+                )  # fmt: skip
         except ImportError as error:
             raise _lacking(self.model, f"vLLM cannot be imported ({_short(error)})") from error
         except Exception as error:  # whatever an engine may die of: memory, drivers, a model that is not there
-            raise _lacking(self.model, f"vLLM cannot load {self.model} ({_short(error)})") from error
+            raise EnvironmentFault(
+                f"vLLM cannot load {self.model} ({_short(error)})", field="captioner vllm",
+                remedy="vLLM has said more above. Or name another --caption-model, a hub name or a folder",
+            ) from error  # fmt: skip
 
     def _batch(self, engine: Any, batch: Sequence[CaptionRequest]) -> Iterator[CaptionAnswer]:
         answers = self._ask(engine, batch, again=False)

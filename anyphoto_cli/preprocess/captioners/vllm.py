@@ -18,7 +18,7 @@ from anyphoto_cli.seams import CaptionAnswer, Captioner, CaptionRequest
 
 BATCH = 64
 """Pictures handed to vLLM at a time; how many of them it computes at once is its own affair."""
-ENDS_S = 20.0
+ENDS_S = 10.0
 """How long an engine that is being loaded may take to end after Ctrl-C; it is killed then."""
 _PICTURE_AND_PROMPT = 2048
 """Tokens: a megapixel is 1338, the prompt some 250."""

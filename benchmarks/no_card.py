@@ -28,6 +28,8 @@ def why_not() -> str:
     if shutil.which("g++") is None:
         return "needs g++"
     built = runpy.run_path(str(_torch() / "version.py"))
+    if tuple(map(int, str(built["__version__"]).split(".")[:2])) < (2, 13):
+        return "needs torch 2.13: older headers are others"
     found = [name for name in ("cuda", "hip", "xpu") if built.get(name)]
     return f"needs torch's build for CPUs, this one is for {found[0]}" if found else ""
 

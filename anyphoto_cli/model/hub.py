@@ -20,4 +20,5 @@ def hub_folder(what: str, repository: str, patterns: Sequence[str], **options: A
         return Path(snapshot_download(repository, allow_patterns=list(patterns), **options))
     except Exception as error:  # the hub raises requests', httpx' and its own kinds
         reason = type(error).__name__
-        raise EnvironmentFault(f"{what} {repository!r} could not be had from the hub ({reason})") from error
+        told = f"{what} {repository!r} is not in this folder and could not be had from the hub ({reason})"
+        raise EnvironmentFault(told) from error

@@ -86,9 +86,10 @@ import subprocess, sys, time
 from anyphoto_cli.runtime.signals import come_through
 with come_through(.2):
     child = subprocess.Popen(["sleep", "600"])
-    print(child.pid, flush=True)
     while True:
-        try: time.sleep(600)
+        try:
+            print(child.pid, flush=True)
+            time.sleep(600)
         except BaseException: pass
 """
     with subprocess.Popen(

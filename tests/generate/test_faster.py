@@ -280,7 +280,9 @@ def test_what_is_no_lora_is_refused(named, told, style, tmp_path):
 
 
 def test_a_lora_may_lie_in_a_folder_of_the_hub():
-    with pytest.raises(EnvironmentFault, match="the LoRA 'nobody/nothing' is not in this folder and could not be had from the hub"):
+    with pytest.raises(
+        EnvironmentFault, match="the LoRA 'nobody/nothing' is not in this folder and could not be had from the hub"
+    ):
         find_style_lora("nobody/nothing/styles/ink/ink.safetensors@0.5")
 
 

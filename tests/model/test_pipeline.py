@@ -260,7 +260,9 @@ def test_names_that_are_no_adapter_or_model():
 
     with pytest.raises(InputError, match="no such folder"):
         find_adapter("./nowhere")
-    with pytest.raises(EnvironmentFault, match="the adapter .* is not in this folder and could not be had from the hub"):
+    with pytest.raises(
+        EnvironmentFault, match="the adapter .* is not in this folder and could not be had from the hub"
+    ):
         find_adapter("nobody/nothing")
     with pytest.raises(InputError, match="is no model. Known: mini, tiny-random"):
         bases.resolve_base("flux-prod")

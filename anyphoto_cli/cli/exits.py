@@ -14,7 +14,7 @@ from typer.exceptions import Abort, TyperException
 
 from anyphoto_cli.cli import bars
 from anyphoto_cli.errors import AnyPhotoError, one_line
-from anyphoto_cli.runtime.signals import Terminated, terminate_as_exception
+from anyphoto_cli.runtime.signals import GO_ON, Terminated, terminate_as_exception
 
 INTERRUPTED, TERMINATED = 130, 143
 _YES = frozenset({"1", "true", "t", "yes", "y", "on"})
@@ -44,7 +44,7 @@ def exit_code_of(run: Callable[[], Any], arguments: Sequence[str]) -> int:
     except Abort:
         return _fail("Aborted", INTERRUPTED, as_json, None)
     except Terminated:
-        return _fail("Terminated. What is finished is kept; run the same command to go on", TERMINATED, as_json, None)
+        return _fail(f"Terminated. {GO_ON}", TERMINATED, as_json, None)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -60,7 +60,7 @@ def exit_code_of(run: Callable[[], Any], arguments: Sequence[str]) -> int:
             return code
         return _fail(told, 1, as_json=False, error=None)
     if code == INTERRUPTED:
-        return _fail("Interrupted. What is finished is kept; run the same command to go on", code, as_json, None)
+        return _fail(f"Interrupted. {GO_ON}", code, as_json, None)
     return code if isinstance(code, int) else 0
 
 

@@ -260,8 +260,6 @@ def _bench(out: Path, name: str, adapter: str | None) -> None:
             for one in asked:
                 one.result()
         except BaseException:
-            for one in asked:
-                one.cancel()
             end_running()
             raise
 

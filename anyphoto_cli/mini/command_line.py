@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from anyphoto_cli.errors import AnyPhotoError, InputError
-from anyphoto_cli.runtime.signals import Terminated
+from anyphoto_cli.runtime.signals import GO_ON, Terminated
 
 CUT_OFF = 3
 """The exit code of work that was ended in time and goes on when it is asked for again: no error."""
-_KEPT = "What is finished is kept; run the same command to go on"
 
 
 @contextmanager
@@ -24,9 +23,9 @@ def ended_in_a_line() -> Iterator[None]:
     except AnyPhotoError as error:
         _end(f"{'' if error.exit_code == CUT_OFF else 'Error: '}{error}", error.exit_code)
     except KeyboardInterrupt:
-        _end(f"Interrupted. {_KEPT}", 130)
+        _end(f"Interrupted. {GO_ON}", 130)
     except Terminated:
-        _end(f"Terminated. {_KEPT}", 143)
+        _end(f"Terminated. {GO_ON}", 143)
 
 
 def _end(line: str, code: int) -> None:

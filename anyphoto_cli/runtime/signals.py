@@ -13,6 +13,8 @@ from types import FrameType
 
 STOPPING = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGBREAK") if hasattr(signal, name))
 """What asks long work for an end; SIGUSR1 is SLURM's warning, SIGBREAK Windows' Ctrl-Break."""
+GO_ON = "What is finished is kept; run the same command to go on"
+"""What work that was interrupted says."""
 DEAF_S = 5.0
 """A launcher signals the group and passes its own signal on: what comes again so soon is still the same request."""
 
@@ -96,7 +98,7 @@ def come_through(within: float) -> Iterator[None]:
         signal.signal(number, hear)
     try:
         yield
-    except Exception:
+    except Exception:  # after a signal: that its processes are gone, which heard it, too
         if not heard:
             raise
     finally:
@@ -119,7 +121,7 @@ def _as_before(handler: Callable[[int, FrameType | None], object] | int | None, 
 def _end_by_force(number: int) -> None:
     import psutil
 
-    _say(f"{signal.Signals(number).name}: ended by force. What is finished is kept; run the same command to go on")
+    _say(f"{signal.Signals(number).name}: ended by force. {GO_ON}")
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             child.kill()

@@ -38,7 +38,6 @@ def write_contact_sheet(config: TrainConfig, out: Path, step: int = 0, rows: int
     from PIL import Image
 
     refuse_no_png(out)
-
     here = config.data.model_copy(update={"workers": 0})  # they would read ahead, and hash shards that are not shown
     alone = config.model_copy(update={"train_batch_size": 1, "data": here})
     samples = samples_of(alone, lazily=True)

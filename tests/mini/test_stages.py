@@ -75,8 +75,8 @@ def test_a_stage_that_is_none_is_refused_before_anything_is_made(tmp_path, monke
         (("--stages", "export-adapter"), "Error: f/adapter: no adapter was trained here. First: --stages adapter"),
         (("--steps", 0), "Error: --steps: 0 is not 1 or more"),
         (("--minutes", -1), "Error: --minutes: -1.0 is not 0 or more"),
-        (("--device", "gpu"), "Error: --device: 'gpu' is no device. Known: cpu, cuda, cuda:1"),
-        (("--device", "cuda:99"), "Error: --device: cuda:99 is not on this machine. See: anyphoto doctor"),
+        (("--device", "gpu"), "Error: --device: 'gpu' is no device. Known: auto, cpu, cuda, cuda:1, mps"),
+        (("--device", "cuda:99"), "Error: --device: this machine has no cuda:99. See: anyphoto doctor"),
         (("--processes", -1), "Error: --processes: -1 is not 0 or more"),
     ],
 )
@@ -119,7 +119,7 @@ def test_latents_of_another_vae_are_not_mixed_with_those_of_this_one(tmp_path, c
         assert chunk_file(tmp_path, 1).is_file() == kept
         chunk_file(tmp_path, 1).touch()
     said = capsys.readouterr().out.splitlines()
-    assert said == ["1 chunks of latents are of another VAE or renderer: they are made anew"] * 2
+    assert said == ["Latents of another VAE or renderer are removed (1 of their files)"] * 2
 
 
 def test_the_adapter_s_commands_end_in_time_and_it_is_not_exported_so(tmp_path, monkeypatch):

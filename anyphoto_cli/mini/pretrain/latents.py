@@ -67,7 +67,7 @@ def _claim(home: Path, digest: str) -> None:
     if file.is_file() and file.read_text(encoding="utf-8") == digest:
         return
     if others := list(home.glob("*.npy")):
-        print(f"{len(others)} chunks of latents are of another VAE or renderer: they are made anew", flush=True)
+        print(f"Latents of another VAE or renderer are removed ({len(others)} of their files)", flush=True)
     for other in others:
         other.unlink()
     file.write_text(digest, encoding="utf-8")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, help="stop each stage, saved, after that long")
     parser.add_argument("--processes", type=int, default=0, help="default: one a core, or one on a GPU")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 or mps; auto: what there is")
     parser.add_argument("--steps", type=int, help="of refine, base, flow, guidance and adapter, for a machine "
                         "without days: the learning rate falls to nothing towards that step")  # fmt: skip
     given = parser.parse_args()
@@ -72,31 +71,23 @@ def _run(names: Sequence[str], given: argparse.Namespace) -> None:
     """Raises InputError for an option out of its range or a stage that lacks what it goes on from, Unfinished for one
     that was cut off.
     """
+    from anyphoto_cli.model.memory import pick_device
+
     refuse_below(1, "--steps", given.steps)
     refuse_below(0, "--processes", given.processes)
     refuse_below(0, "--minutes", given.minutes)
-    _refuse_device(given.device)
+    device = str(pick_device(given.device))
     if given.steps is not None:
         os.environ[STEPS] = str(given.steps)  # spawned processes inherit it
-    processes = 1 if given.device != "cpu" else given.processes
+    processes = 1 if device != "cpu" else given.processes
     for name in names:
         print(f"-- {name}", flush=True)
         stage = (STAGES | ASKED_FOR)[name]
         stage.refuse_without(given.folder)
-        spawn(stage.run, given.folder, given.minutes, given.device, processes=processes if stage.parallel else 1)
+        spawn(stage.run, given.folder, given.minutes, device, processes=processes if stage.parallel else 1)
         if left := stage.left(given.folder):
             what = f"{stage.unit} {left[0]} of {left[1]}"
             raise Unfinished(what, field=name, remedy="Run again to go on")
-
-
-def _refuse_device(device: str) -> None:
-    """Raises InputError for a name that is no device's, and a card that is not here."""
-    import torch
-
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise InputError(f"{device!r} is no device", field="--device", remedy="Known: cpu, cuda, cuda:1")
-    if device != "cpu" and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
-        raise InputError(f"{device} is not on this machine", field="--device", remedy="See: anyphoto doctor")
 
 
 def _known(text: str) -> list[str]:
